@@ -1,0 +1,266 @@
+"""The only reader of images: a Hub id or a folder of the same layout becomes uint8 tensors, once.
+
+``datasets.load_dataset`` treats a Hub id (``ylecun/mnist``) and a local folder that holds the same parquet
+files alike, so both go through one call. The PNG bytes of a split are decoded once with torchvision and
+kept beside the ``datasets`` cache: 60,000 images are 47 MB, and later runs read them back in a moment.
+
+Everything that is not a 28x28 grey image with a named class is refused with an error that names the
+first offender; ``datasets`` itself accepts such rows without a word.
+
+Ranges used in this package:
+
+* ``uint8`` (B, 28, 28) in memory,
+* *unit range* [0, 1] (B, 1, 28, 28) for losses and pictures,
+* *model range* [-1, 1] (B, 1, 28, 28), the input of every VAE and of pixel-space denoisers: standard
+  Gaussian noise is symmetric around zero, so the data must be too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+__all__ = [
+    "DEFAULT_DATASET",
+    "IMAGE_SIZE",
+    "DatasetError",
+    "LabelledImages",
+    "load_images",
+    "to_model_range",
+    "to_uint8",
+    "to_unit_range",
+]
+
+DEFAULT_DATASET = "ylecun/mnist"
+IMAGE_SIZE = 28
+_DECODE_CHUNK = 5_000
+
+
+class DatasetError(ValueError):
+    """A data set that is missing, or that is not 28x28 grey images with class names."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """One split of a data set, decoded.
+
+    Attributes:
+        images: uint8 (N, 28, 28), 0 is background.
+        labels: int64 (N,), in ``[0, len(class_names))``.
+        class_names: the name of each class, in label order.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Class index to class name, as pipelines and transformers configs store it."""
+        return dict(enumerate(self.class_names))
+
+
+def load_images(
+    dataset_name: str | os.PathLike[str] = DEFAULT_DATASET,
+    split: str = "train",
+    *,
+    dataset_config_name: str | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    max_samples: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> LabelledImages:
+    """Read one split of a 28x28 grey image data set.
+
+    Args:
+        dataset_name: a Hub id such as ``"ylecun/mnist"``, or a folder of the same layout.
+        split: ``"train"``, ``"test"`` or another split of the data set.
+        dataset_config_name: the configuration, where the data set has several.
+        image_column: the column that holds the images.
+        label_column: the column that holds the class, a ``ClassLabel`` feature.
+        max_samples: read only the first this many rows; all of them if None.
+        cache_dir: where ``datasets`` and the decoded images are cached; the library's default if None.
+        progress: show a progress bar while decoding.
+
+    Returns:
+        The decoded split.
+
+    Raises:
+        DatasetError: the data set, the split or a column is missing, or a row is not a 28x28 grey image
+            with a known class. The message says what was found and what would do.
+    """
+    if max_samples is not None and max_samples < 1:
+        raise DatasetError(f"max_samples must be at least 1 (or None for all rows), got {max_samples}.")
+    table, cached = _open_split(os.fspath(dataset_name), split, dataset_config_name, cache_dir)
+    class_names = _class_names(table, image_column, label_column)
+    if max_samples is not None and max_samples < len(table):
+        table = table.select(range(max_samples))
+    if len(table) == 0:
+        raise DatasetError(f"Split {split!r} of {str(dataset_name)!r} is empty.")
+    file = _cache_file(cached, table, split, image_column, label_column, len(table))
+    decoded = _read_cache(file, len(table)) if file else None
+    if decoded is None:
+        decoded = _decode(table, image_column, label_column, len(class_names), progress)
+        if file:
+            _write_cache(file, *decoded)
+    return LabelledImages(*decoded, class_names)
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 (B, 28, 28) or (B, 1, 28, 28) to float32 (B, 1, 28, 28) in [0, 1]."""
+    return images.reshape(-1, 1, *images.shape[-2:]).to(torch.float32) / 255.0
+
+
+def to_model_range(images: Tensor) -> Tensor:
+    """uint8 (B, 28, 28) or (B, 1, 28, 28) to float32 (B, 1, 28, 28) in [-1, 1]."""
+    return to_unit_range(images) * 2.0 - 1.0
+
+
+def to_uint8(model_range: Tensor) -> Tensor:
+    """Model range [-1, 1] (B, 1, 28, 28) to uint8 (B, 28, 28), rounded; values outside are clamped."""
+    unit = (model_range.float() * 0.5 + 0.5).clamp(0.0, 1.0)
+    return (unit * 255.0).round().to(torch.uint8).squeeze(1)
+
+
+def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> tuple[Any, Path | None]:
+    """Open the split with ``datasets``; translate its errors into one that says what would do."""
+    from datasets import DownloadConfig, get_dataset_split_names, load_dataset
+
+    is_folder = os.path.isdir(name)
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep + os.sep in name
+    if looks_like_path and not is_folder:
+        raise DatasetError(f"dataset_name {name!r} looks like a folder, but there is no such folder.")
+    try:
+        table = load_dataset(name, config, split=split, cache_dir=cache_dir, download_config=DownloadConfig(max_retries=1))
+    except Exception as error:
+        try:
+            available = get_dataset_split_names(name, config)
+        except Exception:
+            available = None
+        if available is not None and split not in available:
+            reason = f"it has no split {split!r}; it has {', '.join(available)}."
+        elif is_folder:
+            reason = "the folder must hold parquet files named train-*.parquet and test-*.parquet, as on the Hub."
+        else:
+            reason = (
+                "it is neither a folder nor a data set that the Hub (or, without a network, the local cache) has. "
+                "Give a Hub id such as 'ylecun/mnist', or a folder with the same parquet files; "
+                "set HF_HUB_OFFLINE=1 to use the cache at once when there is no network."
+            )
+        raise DatasetError(
+            f"Cannot read split {split!r} of dataset_name {name!r}: {reason} ({type(error).__name__}: {error})"
+        ) from error
+    files = getattr(table, "cache_files", None) or []
+    return table, Path(files[0]["filename"]).parent if files else None
+
+
+def _class_names(table: Any, image_column: str, label_column: str) -> tuple[str, ...]:
+    """Check both columns and return the class names."""
+    from datasets import ClassLabel, Image
+
+    columns = ", ".join(table.column_names)
+    for argument, column in (("image_column", image_column), ("label_column", label_column)):
+        if column not in table.column_names:
+            raise DatasetError(f"{argument} {column!r} is not a column of the data set; its columns are {columns}.")
+    if not isinstance(table.features[image_column], Image):
+        raise DatasetError(
+            f"image_column {image_column!r} must be an Image feature, it is {table.features[image_column]}."
+        )
+    label = table.features[label_column]
+    if not isinstance(label, ClassLabel):
+        raise DatasetError(
+            f"label_column {label_column!r} must be a ClassLabel feature (it names the classes), it is {label}."
+        )
+    return tuple(label.names)
+
+
+def _decode(
+    table: Any, image_column: str, label_column: str, num_classes: int, progress: bool
+) -> tuple[Tensor, Tensor]:
+    """Decode and check every row."""
+    from datasets import Image
+
+    labels = table[label_column][:] if len(table) else []
+    for row, label in enumerate(labels):
+        if label is None or not 0 <= label < num_classes:
+            raise DatasetError(
+                f"Row {row}: column {label_column!r} is {label}; it must be a class index from 0 to {num_classes - 1}."
+            )
+    undecoded = table.cast_column(image_column, Image(decode=False)).flatten_indices()
+    images = torch.empty(len(table), IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
+    with tqdm(total=len(table), desc="decoding images", unit="image", disable=not progress, leave=False) as bar:
+        for start in range(0, len(table), _DECODE_CHUNK):
+            cells = undecoded[start : start + _DECODE_CHUNK][image_column]
+            for row, cell in enumerate(cells, start):
+                images[row] = _decode_image(cell, row, image_column)
+            bar.update(len(cells))
+    return images, torch.tensor(labels, dtype=torch.int64)
+
+
+def _decode_image(cell: dict[str, Any] | None, row: int, column: str) -> Tensor:
+    """One image cell to uint8 (28, 28)."""
+    from torchvision.io import decode_image
+
+    if cell is None or (cell.get("bytes") is None and cell.get("path") is None):
+        raise DatasetError(f"Row {row}: column {column!r} holds no image.")
+    encoded = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
+    try:
+        image = decode_image(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
+    except (RuntimeError, ValueError) as error:
+        raise DatasetError(f"Row {row}: column {column!r} is not a readable image ({error}).") from error
+    channels, height, width = image.shape
+    if channels != 1:
+        raise DatasetError(
+            f"Row {row}: column {column!r} has {channels} channels; this package works on grey images. "
+            "Convert the data set to mode 'L' first."
+        )
+    if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
+        raise DatasetError(
+            f"Row {row}: column {column!r} is {height}x{width}; images must be {IMAGE_SIZE}x{IMAGE_SIZE}. "
+            "Resize the data set first."
+        )
+    return image[0]
+
+
+def _cache_file(folder: Path | None, table: Any, split: str, image: str, label: str, rows: int) -> Path | None:
+    """Where the decoded rows are kept: beside the Arrow files, named by everything they depend on."""
+    if folder is None or not os.access(folder, os.W_OK):
+        return None
+    state = "|".join((table._fingerprint, split, image, label, str(rows)))
+    return folder / f"decoded-{hashlib.sha256(state.encode()).hexdigest()[:16]}.safetensors"
+
+
+def _read_cache(file: Path, rows: int) -> tuple[Tensor, Tensor] | None:
+    """The cached tensors, or None where there are none that can be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+        images, labels = tensors["images"], tensors["labels"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return (images, labels) if len(images) == len(labels) == rows else None
+
+
+def _write_cache(file: Path, images: Tensor, labels: Tensor) -> None:
+    """Write the decoded tensors in one rename, so that a reader never sees half a file."""
+    from safetensors.torch import save_file
+
+    partial = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        save_file({"images": images, "labels": labels}, partial)
+        os.replace(partial, file)
+    except OSError:  # a full or read-only disk costs the cache, not the run
+        partial.unlink(missing_ok=True)
