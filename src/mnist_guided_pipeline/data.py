@@ -135,21 +135,17 @@ def to_uint8(model_range: Tensor) -> Tensor:
 
 def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> tuple[Any, Path | None]:
     """Open the split with ``datasets``; translate its errors into one that says what would do."""
-    from datasets import DownloadConfig, get_dataset_split_names, load_dataset
+    from datasets import get_dataset_split_names, load_dataset
 
     is_folder = os.path.isdir(name)
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep + os.sep in name
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if looks_like_path and not is_folder:
         raise DatasetError(f"dataset_name {name!r} looks like a folder, but there is no such folder.")
     try:
-        table = load_dataset(name, config, split=split, cache_dir=cache_dir, download_config=DownloadConfig(max_retries=1))
+        table = load_dataset(name, config, split=split, cache_dir=cache_dir)
     except Exception as error:
-        try:
-            available = get_dataset_split_names(name, config)
-        except Exception:
-            available = None
-        if available is not None and split not in available:
-            reason = f"it has no split {split!r}; it has {', '.join(available)}."
+        if isinstance(error, ValueError) and "Unknown split" in str(error):
+            reason = f"it has no split {split!r}; it has {', '.join(get_dataset_split_names(name, config))}."
         elif is_folder:
             reason = "the folder must hold parquet files named train-*.parquet and test-*.parquet, as on the Hub."
         else:
@@ -197,7 +193,7 @@ def _decode(
             raise DatasetError(
                 f"Row {row}: column {label_column!r} is {label}; it must be a class index from 0 to {num_classes - 1}."
             )
-    undecoded = table.cast_column(image_column, Image(decode=False)).flatten_indices()
+    undecoded = table.cast_column(image_column, Image(decode=False))
     images = torch.empty(len(table), IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
     with tqdm(total=len(table), desc="decoding images", unit="image", disable=not progress, leave=False) as bar:
         for start in range(0, len(table), _DECODE_CHUNK):

@@ -1,0 +1,138 @@
+r"""Guidance: pure functions of tensors, one paper each, no network and no scheduler inside.
+
+**Classifier guidance** (Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233, section 4; Song et al. 2021,
+https://arxiv.org/abs/2011.13456, equation 14). By Bayes' rule the score of the noisy class-conditional density is
+
+    grad_x log p(x | y) = grad_x log p(x) + s * grad_x log p(y | x, t)        with s = 1.
+
+A network gives the first term, the gradient ``g`` of a classifier that has learned to read noisy samples gives the
+second. In model-input space, ``x = alpha x0 + sigma eps``, adding ``s g`` to the score moves the network's output by
+``s * k * g`` where ``k`` follows from how the output relates to the score:
+
+====================  ===========================  ==========================
+``prediction_type``   score of x                   k
+====================  ===========================  ==========================
+``epsilon``           -p / sigma                   -sigma
+``sample``            (alpha p - x) / sigma^2      sigma^2 / alpha
+``v_prediction``      -(alpha p + sigma x)/sigma   -sigma / alpha
+``flow_prediction``   -(x + alpha p) / sigma       -sigma / alpha
+EDM, ``epsilon``      (D - x) / sigma^2            sigma / (alpha sigma_data)
+EDM, ``v_prediction`` (D - x) / sigma^2            -sigma / (alpha sigma_data)
+====================  ===========================  ==========================
+
+(The ``v_prediction`` row needs alpha^2 + sigma^2 = 1, the flow row alpha + sigma = 1.) The scheduler then steps as
+ever: nothing else about the sampler changes, which is why one rule serves all of them. Schedulers that scale their
+input need no factor of their own, since ``g`` is taken at the scaled input.
+
+Only s = 1 draws from p(x | y). For other s no sampler draws from p(x) p(y | x)^s, because noising does not commute
+with raising to a power; a larger s trades diversity for agreement with the classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "class_log_likelihood",
+    "classifier_score",
+    "guidance_factor",
+    "guided_prediction",
+]
+
+
+def class_log_likelihood(logits: Tensor, class_labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probability that a classifier gives to what is wanted, computed in float32.
+
+    Args:
+        logits: (B, num_classes).
+        class_labels: int64 (B,), one class an image; or float (B, num_classes), the weight ``q`` of each class, for
+            which the result is ``log sum_y q_y p(y | x)``: the evidence that the class is one of several. Weights that
+            are zero on a class and one elsewhere mean "anything but that class".
+        temperature: the logits are divided by it, positive; it calibrates the classifier and is not a scale.
+
+    Returns:
+        float32 (B,).
+    """
+    log_probabilities = torch.log_softmax(logits.float() / temperature, dim=-1)
+    if class_labels.is_floating_point():
+        return torch.logsumexp(log_probabilities + class_labels.float().log(), dim=-1)
+    return log_probabilities.gather(-1, class_labels.unsqueeze(-1)).squeeze(-1)
+
+
+def classifier_score(
+    classifier: Callable[..., tuple[Tensor, ...]],
+    sample: Tensor,
+    timestep: Tensor,
+    class_labels: Tensor,
+    temperature: float = 1.0,
+) -> Tensor:
+    """The gradient of log p(y | x, t) with respect to the sample the classifier sees.
+
+    The sum over the batch is differentiated, not the mean, so an image's gradient does not depend on its batch. Works
+    under ``torch.no_grad`` and ``torch.inference_mode``.
+
+    Args:
+        classifier: ``classifier(sample, timestep, return_dict=False)[0]`` are logits (B, num_classes).
+        sample: (B, ...), in model-input space.
+        timestep: 0-d or (B,).
+        class_labels: as in :func:`class_log_likelihood`.
+        temperature: as in :func:`class_log_likelihood`.
+
+    Returns:
+        float32, the shape of ``sample``.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = sample.detach().clone().requires_grad_(True)
+        logits = classifier(leaf, timestep.clone(), return_dict=False)[0]
+        total = class_log_likelihood(logits, class_labels.clone(), temperature).sum()
+        (gradient,) = torch.autograd.grad(total, leaf)
+    return gradient.float()
+
+
+def guidance_factor(
+    alpha: float | Tensor, sigma: float | Tensor, prediction_type: str, sigma_data: float | None = None
+) -> float | Tensor:
+    """The factor ``k`` of the module's table: a unit of score moves the network's output by ``k``.
+
+    Args:
+        alpha: coefficient of the signal, positive where ``k`` divides by it.
+        sigma: coefficient of the noise.
+        prediction_type: ``"epsilon"``, ``"sample"``, ``"v_prediction"`` or ``"flow_prediction"``.
+        sigma_data: the data's standard deviation, for EDM-preconditioned networks; None for all others.
+
+    Raises:
+        ValueError: no factor is known for this prediction type.
+    """
+    if sigma_data is not None:
+        if prediction_type in ("epsilon", "v_prediction"):
+            return (1.0 if prediction_type == "epsilon" else -1.0) * sigma / (alpha * sigma_data)
+    elif prediction_type == "epsilon":
+        return -sigma
+    elif prediction_type == "sample":
+        return sigma**2 / alpha
+    elif prediction_type in ("v_prediction", "flow_prediction"):
+        return -sigma / alpha
+    raise ValueError(f"No guidance rule for prediction_type {prediction_type!r} (sigma_data={sigma_data}).")
+
+
+def guided_prediction(prediction: Tensor, score: Tensor, factor: float | Tensor, scale: float | Tensor) -> Tensor:
+    """Add ``scale * factor * score`` to a network's output.
+
+    Args:
+        prediction: the network's output (B, C, ...), or (B, 2C, ...) where it also predicts a variance, which is left
+            as it is.
+        score: from :func:`classifier_score`, the shape of the sample.
+        factor: from :func:`guidance_factor`.
+        scale: guidance scale s >= 0, a float or a tensor that broadcasts against ``score``.
+
+    Returns:
+        The guided output, in the shape and dtype of ``prediction``.
+    """
+    shift = (scale * factor * score).to(prediction.dtype)
+    if prediction.shape == shift.shape:
+        return prediction + shift
+    mean, variance = prediction.split(shift.shape[1], dim=1)
+    return torch.cat([mean + shift, variance], dim=1)

@@ -1,0 +1,131 @@
+"""The smallest networks that do the job: noisy sample and timestep embedding, concatenated, through two hidden layers.
+
+They work on vectors; samples of any shape are flattened. Good for a first look and for vector latents. The residual
+networks of ``residual_mlp`` are better at the same cost.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import Timesteps
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+__all__ = ["MLPClassifier", "MLPClassifierOutput", "MLPDenoiser", "MLPDenoiserOutput"]
+
+
+@dataclass
+class MLPDenoiserOutput(BaseOutput):
+    """The prediction ``sample``, in the shape of the input."""
+
+    sample: Tensor
+
+
+@dataclass
+class MLPClassifierOutput(BaseOutput):
+    """Class ``logits`` (B, num_classes)."""
+
+    logits: Tensor
+
+
+class _TimeConditionedMLP(nn.Module):
+    """Flattened sample and sinusoidal timestep embedding (and extra features) through a two-layer SiLU network."""
+
+    def __init__(self, in_features: int, extra_features: int, time_embed_dim: int, hidden_size: int, out_features: int):
+        super().__init__()
+        self.time_embedding = Timesteps(time_embed_dim, flip_sin_to_cos=False, downscale_freq_shift=0)
+        self.layers = nn.Sequential(
+            nn.Linear(in_features + time_embed_dim + extra_features, hidden_size),
+            nn.SiLU(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.SiLU(),
+            nn.Linear(hidden_size, out_features),
+        )
+
+    def forward(self, sample: Tensor, timestep: Tensor, *extra: Tensor) -> Tensor:
+        flat = sample.flatten(1)
+        times = torch.as_tensor(timestep, device=flat.device).reshape(-1).expand(flat.shape[0])
+        return self.layers(torch.cat([flat, self.time_embedding(times).to(flat.dtype), *extra], dim=1))
+
+
+class MLPDenoiser(ModelMixin, ConfigMixin):
+    """Two-layer denoiser.
+
+    Args:
+        sample_shape: the shape of one sample, such as ``(16,)`` or ``(4, 7, 7)``.
+        hidden_size: width of both hidden layers.
+        time_embed_dim: size of the sinusoidal timestep embedding.
+        num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
+            stands in where no labels are given.
+        class_embed_dim: size of the label embedding.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...] = (16,),
+        hidden_size: int = 256,
+        time_embed_dim: int = 64,
+        num_classes: int | None = None,
+        class_embed_dim: int = 16,
+    ):
+        super().__init__()
+        size = math.prod(sample_shape)
+        self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, class_embed_dim)
+        extra = 0 if num_classes is None else class_embed_dim
+        self.network = _TimeConditionedMLP(size, extra, time_embed_dim, hidden_size, size)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> MLPDenoiserOutput | tuple[Tensor]:
+        """Predict from noisy samples.
+
+        Args:
+            sample: (B, *sample_shape).
+            timestep: any dtype, 0-d or (B,).
+            class_labels: int64 (B,); only for a denoiser with ``num_classes``.
+            return_dict: return an output object rather than a tuple.
+        """
+        extra = []
+        if self.class_embedding is not None:
+            if class_labels is None:
+                class_labels = torch.full((sample.shape[0],), self.config.num_classes, device=sample.device)
+            extra.append(self.class_embedding(class_labels))
+        elif class_labels is not None:
+            raise ValueError("class_labels were given, but this denoiser has no classes (num_classes=None).")
+        prediction = self.network(sample, timestep, *extra).reshape(sample.shape)
+        return MLPDenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+
+class MLPClassifier(ModelMixin, ConfigMixin):
+    """Two-layer noise-aware classifier p(y | x, t).
+
+    Args:
+        sample_shape: the shape of one sample.
+        num_classes: number of classes.
+        hidden_size: width of both hidden layers.
+        time_embed_dim: size of the sinusoidal timestep embedding.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...] = (16,),
+        num_classes: int = 10,
+        hidden_size: int = 256,
+        time_embed_dim: int = 64,
+    ):
+        super().__init__()
+        self.network = _TimeConditionedMLP(math.prod(sample_shape), 0, time_embed_dim, hidden_size, num_classes)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, return_dict: bool = True
+    ) -> MLPClassifierOutput | tuple[Tensor]:
+        """Class logits of noisy samples (B, *sample_shape) at ``timestep`` (any dtype, 0-d or (B,))."""
+        logits = self.network(sample, timestep)
+        return MLPClassifierOutput(logits=logits) if return_dict else (logits,)

@@ -1,0 +1,26 @@
+"""Scalars and images to whichever tracker is on, through Accelerate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+__all__ = ["log_images", "start_trackers"]
+
+
+def start_trackers(accelerator: Accelerator, project: str, settings: dict[str, Any]) -> None:
+    """Open the accelerator's trackers; settings that a tracker cannot hold become text."""
+    plain = {
+        name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in settings.items()
+    }
+    accelerator.init_trackers(project, config=plain)
+
+
+def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
+    """Log images uint8 (N, 28, 28) to every tracker that takes images."""
+    stacked = images.cpu()[..., None].expand(-1, -1, -1, 3).numpy()  # TensorBoard draws grids of RGB images only
+    for tracker in accelerator.trackers:
+        if hasattr(tracker, "log_images"):
+            tracker.log_images({name: stacked}, step=step)

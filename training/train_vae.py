@@ -1,0 +1,162 @@
+"""Train an autoencoder for 28x28 grey images, and fit the statistics that normalise its latents.
+
+    python training/train_vae.py --dataset_name ylecun/mnist --output_dir runs/vae
+    python training/train_vae.py --output_dir runs/vae --network MLPVAE --reconstruction mse --kl_weight 0.1
+
+The result in output_dir is a plain folder for ``ConvVAE.from_pretrained`` (or ``MLPVAE``).
+"""
+
+import dataclasses
+
+import torch
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.atomic import atomic_write
+from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
+from mnist_guided_pipeline.config import VAEConfig, parse
+from mnist_guided_pipeline.data import load_images, to_uint8, to_unit_range
+from mnist_guided_pipeline.encoding import encode_images, latent_statistics
+from mnist_guided_pipeline.losses import gaussian_kl, reconstruction_loss
+from mnist_guided_pipeline.runtime import Progress, finish, make_accelerator, make_optimizer
+from mnist_guided_pipeline.streams import TrainingStream
+from mnist_guided_pipeline.tracking import log_images, start_trackers
+
+
+class Objective(torch.nn.Module):
+    """Encode, draw, decode: one forward pass, so that every launcher can wrap it."""
+
+    def __init__(self, vae: torch.nn.Module):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images in [-1, 1] and standard noise to decoder logits, posterior mean and log-variance."""
+        posterior = self.vae.encode(images).latent_dist
+        latents = posterior.mean + posterior.std * noise
+        return self.vae.decode_logits(latents), posterior.mean, posterior.logvar
+
+
+def main(config: VAEConfig) -> None:
+    """Train, then save the averaged weights with fitted latent statistics."""
+    if config.dry_run:
+        print(config.to_json())
+        return
+    accelerator = make_accelerator(config)
+    source = {
+        "dataset_config_name": config.dataset_config_name,
+        "image_column": config.image_column,
+        "label_column": config.label_column,
+        "cache_dir": config.cache_dir,
+        "progress": accelerator.is_local_main_process,
+    }
+    with accelerator.main_process_first():
+        train = load_images(config.dataset_name, "train", max_samples=config.max_train_samples, **source)
+        test = load_images(config.dataset_name, "test", max_samples=config.max_eval_samples, **source)
+
+    vae = getattr(mgp, config.network)(**config.network_arguments)
+    stream = TrainingStream(
+        len(train),
+        config.train_batch_size,
+        accumulation_steps=config.gradient_accumulation_steps,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+        seed=config.seed,
+    )
+    total_updates = config.total_updates(stream.updates_per_epoch)
+    optimizer, schedule = make_optimizer(config, vae, total_updates)
+    model, optimizer = accelerator.prepare(Objective(vae), optimizer)
+    ema = make_ema(vae, config.ema_decay) if config.use_ema else None
+    state = TrainingState(
+        dataclasses.asdict(config),
+        {"vae": vae},
+        {"vae": ema} if ema else {},
+        {"vae": optimizer},
+        {"vae": schedule},
+        accelerator.scaler,
+    )
+    if config.resume_from_checkpoint:
+        state.resume(config.output_dir, config.resume_from_checkpoint)
+    start_trackers(accelerator, config.tracker_project_name, dataclasses.asdict(config))
+
+    pixels = train.images.to(accelerator.device)
+    progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
+    validate_every = config.validation_steps or stream.updates_per_epoch
+    model.train()
+    while state.update < total_updates:
+        indices = stream.indices(state.update)
+        noise = torch.randn(len(indices), *vae.latent_shape, generator=stream.generator(state.update))
+        kl_weight = config.kl_weight * min(1.0, (state.update + 1) / max(1, config.kl_warmup_steps))
+        for part in stream.parts():
+            images = to_unit_range(pixels[indices[part].to(pixels.device)])
+            with accelerator.autocast():
+                logits, mean, logvar = model(images * 2.0 - 1.0, noise[part].to(images.device))
+            reconstruction = reconstruction_loss(logits, images, config.reconstruction).mean()
+            kl = gaussian_kl(mean, logvar).mean() if vae.config.variational else logits.new_zeros(())
+            loss = reconstruction + kl_weight * kl
+            accelerator.backward(loss / config.gradient_accumulation_steps)
+        grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if ema:
+            ema.step(vae.parameters())
+        state.update += 1
+        progress.update(
+            state.update,
+            {
+                "loss": loss.detach(),
+                "reconstruction": reconstruction.detach(),
+                "kl": kl.detach(),
+                "lr": schedule.get_last_lr()[0],
+                "grad_norm": grad_norm,
+            },
+        )
+        if config.checkpointing_steps and state.update % config.checkpointing_steps == 0:
+            if accelerator.is_main_process:
+                state.save(config.output_dir, config.checkpoints_total_limit)
+        if state.update % validate_every == 0 or state.update == total_updates:
+            with averaged_weights(ema, vae):
+                figures, pictures = validate(vae, test.images, config)
+            accelerator.log(figures, step=state.update)
+            log_images(accelerator, "test/reconstructions", pictures, state.update)
+            progress.write(
+                f"update {state.update}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            )
+    progress.close()
+
+    if accelerator.is_main_process:
+        if ema:
+            ema.copy_to(vae.parameters())
+        vae.eval()
+        mean, std = latent_statistics(encode_images(vae, train.images))
+        vae.register_to_config(latents_mean=mean, latents_std=std)
+        vae.save_pretrained(config.output_dir)
+        atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
+        print("latents_mean", [round(value, 3) for value in mean], "latents_std", [round(value, 3) for value in std])
+    finish(accelerator, config)
+
+
+@torch.no_grad()
+def validate(vae: torch.nn.Module, images: torch.Tensor, config: VAEConfig) -> tuple[dict[str, float], torch.Tensor]:
+    """Loss terms and squared error on the test set, and eight originals beside their reconstructions."""
+    vae.eval()
+    sums = torch.zeros(3, dtype=torch.float64)
+    for batch in images.split(1000):
+        target = to_unit_range(batch).to(vae.device)
+        posterior = vae.encode(target * 2.0 - 1.0).latent_dist
+        logits = vae.decode_logits(posterior.mode())
+        sums += torch.stack(
+            [
+                reconstruction_loss(logits, target, config.reconstruction).sum(),
+                posterior.kl().sum(),
+                ((torch.sigmoid(logits) - target) ** 2).flatten(1).mean(dim=1).sum(),
+            ]
+        ).cpu()
+    shown = vae(to_unit_range(images[:8]).to(vae.device) * 2.0 - 1.0).sample
+    vae.train()
+    names = ("test/reconstruction", "test/kl", "test/mse")
+    return dict(zip(names, (sums / len(images)).tolist(), strict=True)), torch.cat([images[:8], to_uint8(shown).cpu()])
+
+
+if __name__ == "__main__":
+    main(parse(VAEConfig))
