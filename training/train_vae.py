@@ -14,11 +14,10 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
 from mnist_guided_pipeline.config import VAEConfig, parse
-from mnist_guided_pipeline.data import load_images, to_uint8, to_unit_range
+from mnist_guided_pipeline.data import to_uint8, to_unit_range
 from mnist_guided_pipeline.encoding import encode_images, latent_statistics
 from mnist_guided_pipeline.losses import gaussian_kl, reconstruction_loss
-from mnist_guided_pipeline.runtime import Progress, finish, make_accelerator, make_optimizer
-from mnist_guided_pipeline.streams import TrainingStream
+from mnist_guided_pipeline.runtime import Progress, finish, load_splits, make_accelerator, make_optimizer, make_stream
 from mnist_guided_pipeline.tracking import log_images, start_trackers
 
 
@@ -42,26 +41,9 @@ def main(config: VAEConfig) -> None:
         print(config.to_json())
         return
     accelerator = make_accelerator(config)
-    source = {
-        "dataset_config_name": config.dataset_config_name,
-        "image_column": config.image_column,
-        "label_column": config.label_column,
-        "cache_dir": config.cache_dir,
-        "progress": accelerator.is_local_main_process,
-    }
-    with accelerator.main_process_first():
-        train = load_images(config.dataset_name, "train", max_samples=config.max_train_samples, **source)
-        test = load_images(config.dataset_name, "test", max_samples=config.max_eval_samples, **source)
-
+    train, test = load_splits(config, accelerator)
     vae = getattr(mgp, config.network)(**config.network_arguments)
-    stream = TrainingStream(
-        len(train),
-        config.train_batch_size,
-        accumulation_steps=config.gradient_accumulation_steps,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
-        seed=config.seed,
-    )
+    stream = make_stream(config, accelerator, len(train))
     total_updates = config.total_updates(stream.updates_per_epoch)
     optimizer, schedule = make_optimizer(config, vae, total_updates)
     model, optimizer = accelerator.prepare(Objective(vae), optimizer)

@@ -15,14 +15,27 @@ __all__ = ["PosteriorTable", "encode_images", "latent_statistics"]
 
 
 class PosteriorTable(NamedTuple):
-    """Mean and standard deviation of q(z | x) for every image, normalised; both (N, *latent_shape)."""
+    """What a denoiser is trained on: a Gaussian for every image, whose draws are clean samples.
+
+    Attributes:
+        mean: (N, *sample_shape).
+        std: (N, *sample_shape), or None for pixels, which are points.
+    """
 
     mean: Tensor
-    std: Tensor
+    std: Tensor | None
 
     def draw(self, indices: Tensor, noise: Tensor) -> Tensor:
-        """Fresh latents of the images at ``indices`` (B,), from standard Gaussian ``noise`` (B, *latent_shape)."""
+        """Fresh samples of the images at ``indices`` (B,), from standard Gaussian ``noise`` (B, *sample_shape)."""
+        indices = indices.to(self.mean.device)
+        if self.std is None:
+            return self.mean[indices]
         return torch.addcmul(self.mean[indices], self.std[indices], noise)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.mean.shape[1:])
 
 
 def latent_statistics(posteriors: PosteriorTable) -> tuple[list[float], list[float]]:
@@ -49,12 +62,12 @@ def latent_statistics(posteriors: PosteriorTable) -> tuple[list[float], list[flo
 
 
 @torch.no_grad()
-def encode_images(vae: Any, images: Tensor, *, batch_size: int = 1000, progress: bool = True) -> PosteriorTable:
+def encode_images(vae: Any | None, images: Tensor, *, batch_size: int = 1000, progress: bool = True) -> PosteriorTable:
     """Encode images once; kept in memory, they give fresh latents for every epoch.
 
     Args:
         vae: with the interface of ``AutoencoderKL``; normalised by its ``config.latents_mean`` and ``latents_std``,
-            or left as they are where these are None.
+            or left as they are where these are None. None gives pixels in model range.
         images: uint8 (N, 28, 28).
         batch_size: images encoded at a time.
         progress: show a progress bar.
@@ -62,6 +75,8 @@ def encode_images(vae: Any, images: Tensor, *, batch_size: int = 1000, progress:
     Returns:
         float32 tables on the VAE's device.
     """
+    if vae is None:
+        return PosteriorTable(to_model_range(images), None)
     means, stds = [], []
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, desc="encoding images", unit="batch", disable=not progress, leave=False):

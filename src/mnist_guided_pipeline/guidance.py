@@ -44,7 +44,7 @@ __all__ = [
 
 
 def class_log_likelihood(logits: Tensor, class_labels: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probability that a classifier gives to what is wanted, computed in float32.
+    """Log-probability that a classifier gives to what is wanted, computed in float32 (or float64).
 
     Args:
         logits: (B, num_classes).
@@ -54,11 +54,12 @@ def class_log_likelihood(logits: Tensor, class_labels: Tensor, temperature: floa
         temperature: the logits are divided by it, positive; it calibrates the classifier and is not a scale.
 
     Returns:
-        float32 (B,).
+        (B,).
     """
-    log_probabilities = torch.log_softmax(logits.float() / temperature, dim=-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_probabilities = torch.log_softmax(logits / temperature, dim=-1)
     if class_labels.is_floating_point():
-        return torch.logsumexp(log_probabilities + class_labels.float().log(), dim=-1)
+        return torch.logsumexp(log_probabilities + class_labels.to(log_probabilities.dtype).log(), dim=-1)
     return log_probabilities.gather(-1, class_labels.unsqueeze(-1)).squeeze(-1)
 
 
@@ -82,14 +83,14 @@ def classifier_score(
         temperature: as in :func:`class_log_likelihood`.
 
     Returns:
-        float32, the shape of ``sample``.
+        The shape of ``sample``, in float32 or wider.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = sample.detach().clone().requires_grad_(True)
         logits = classifier(leaf, timestep.clone(), return_dict=False)[0]
         total = class_log_likelihood(logits, class_labels.clone(), temperature).sum()
         (gradient,) = torch.autograd.grad(total, leaf)
-    return gradient.float()
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
 
 
 def guidance_factor(

@@ -6,14 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .noise import NoiseLevel
+from .guidance import class_log_likelihood, guidance_factor, guided_prediction
+from .noise import NoiseLevel, prediction_target
 
 __all__ = [
     "denoising_loss",
     "gaussian_kl",
+    "guided_denoising_loss",
     "min_snr_weight",
     "reconstruction_loss",
 ]
+
+_FULL_WEIGHT_ALPHA = 0.1  # below this the factor 1/alpha of the rule is taken out of the loss again
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor, kind: str) -> Tensor:
@@ -79,3 +83,42 @@ def denoising_loss(prediction: Tensor, target: Tensor, weight: Tensor | None = N
     errors = ((prediction.float() - target.float()) ** 2).flatten(1).mean(dim=1)
     return (errors if weight is None else errors * weight).mean()
 
+
+
+def guided_denoising_loss(
+    prediction: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    noisy: Tensor,
+    x0: Tensor,
+    noise: Tensor,
+    level: NoiseLevel,
+    prediction_type: str,
+    scale: float = 1.0,
+) -> Tensor:
+    """Denoising loss of a denoiser guided by a classifier towards the true class: what guidance should minimise.
+
+    Denoising likelihood score matching (Chao et al. 2022, https://arxiv.org/abs/2203.14206, equation 11): the
+    denoising loss is least where denoiser plus gradient is the class-conditional denoiser, so it trains the
+    classifier's gradient, which cross-entropy leaves free where probabilities saturate or noise is large.
+
+    Args:
+        prediction: the denoiser's output (B, ...), without gradient.
+        logits: the classifier's output (B, num_classes) for ``noisy``.
+        labels: int64 (B,).
+        noisy: the sample both networks saw (B, ...), requiring grad.
+        x0: clean samples (B, ...).
+        noise: the noise in ``noisy`` (B, ...).
+        level: coefficients that broadcast against ``x0``.
+        prediction_type: what the denoiser predicts.
+        scale: guidance scale.
+
+    Returns:
+        () in float32, differentiable twice. Levels that guidance leaves out do not count.
+    """
+    log_likelihood = class_log_likelihood(logits, labels)
+    (score,) = torch.autograd.grad(log_likelihood.sum(), noisy, create_graph=True)
+    factor = guidance_factor(level.alpha, level.sigma, prediction_type)
+    guided = guided_prediction(prediction, score.float(), factor, scale)
+    weight = (level.alpha.flatten() / _FULL_WEIGHT_ALPHA).clamp_max(1.0) ** 2
+    return denoising_loss(guided, prediction_target(x0, noise, level, prediction_type), weight)

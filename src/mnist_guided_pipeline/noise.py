@@ -37,6 +37,8 @@ from torch import Tensor
 __all__ = [
     "NoiseLevel",
     "PREDICTION_TYPES",
+    "add_noise",
+    "levels_at",
     "noise_family",
     "noise_level",
     "per_sample",
@@ -155,6 +157,16 @@ def training_levels(scheduler: Any) -> NoiseLevel:
 def per_sample(values: Tensor, sample: Tensor) -> Tensor:
     """Reshape (B,) coefficients so that they broadcast against a (B, ...) sample."""
     return values.reshape(-1, *(1,) * (sample.ndim - 1)).to(device=sample.device, dtype=sample.dtype)
+
+
+def levels_at(table: NoiseLevel, timesteps: Tensor, sample: Tensor) -> NoiseLevel:
+    """The entries of :func:`training_levels` at integer ``timesteps`` (B,), shaped to broadcast against ``sample``."""
+    return NoiseLevel(per_sample(table.alpha[timesteps], sample), per_sample(table.sigma[timesteps], sample))
+
+
+def add_noise(x0: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
+    """The noisy sample ``alpha x0 + sigma noise``; equals ``scheduler.add_noise`` for the same law."""
+    return level.alpha * x0 + level.sigma * noise
 
 
 def prediction_target(x0: Tensor, noise: Tensor, level: NoiseLevel, prediction_type: str) -> Tensor:

@@ -15,8 +15,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .config import TrainingConfig
+from .data import LabelledImages, load_images
+from .streams import TrainingStream
 
-__all__ = ["Progress", "finish", "make_accelerator", "make_optimizer"]
+__all__ = ["Progress", "finish", "load_splits", "make_accelerator", "make_optimizer", "make_stream"]
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -39,6 +41,37 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         )
     set_seed(config.seed)
     return accelerator
+
+
+def load_splits(config: TrainingConfig, accelerator: Accelerator) -> tuple[LabelledImages, LabelledImages]:
+    """The training and test images; the main process decodes, the others read its cache."""
+
+    def load(split: str, max_samples: int | None) -> LabelledImages:
+        return load_images(
+            config.dataset_name,
+            split,
+            dataset_config_name=config.dataset_config_name,
+            image_column=config.image_column,
+            label_column=config.label_column,
+            max_samples=max_samples,
+            cache_dir=config.cache_dir,
+            progress=accelerator.is_local_main_process,
+        )
+
+    with accelerator.main_process_first():
+        return load("train", config.max_train_samples), load("test", config.max_eval_samples)
+
+
+def make_stream(config: TrainingConfig, accelerator: Accelerator, num_examples: int) -> TrainingStream:
+    """The run's order of examples and random numbers, cut for this process."""
+    return TrainingStream(
+        num_examples,
+        config.train_batch_size,
+        accumulation_steps=config.gradient_accumulation_steps,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+        seed=config.seed,
+    )
 
 
 def make_optimizer(config: TrainingConfig, model: nn.Module, total_updates: int) -> tuple[torch.optim.AdamW, Any]:

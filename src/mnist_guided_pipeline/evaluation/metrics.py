@@ -1,0 +1,317 @@
+r"""What generated images are worth: pure functions of counts, probabilities, features and pixels.
+
+Features are activations of the judge, (N, D). Distances between the sets are Euclidean and taken in float64,
+chunk by chunk, so that 10,000 against 10,000 needs seconds and some hundred megabytes. None of the results
+depends on the order of the images or the chunk size, beyond rounding.
+
+Every figure of a finite set has a floor that real images reach too: print it beside the figure.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Manifold",
+    "Memorisation",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "frechet_distance",
+    "judge_fid",
+    "judge_kid",
+    "memorisation",
+    "nearest_neighbours",
+    "precision_recall_density_coverage",
+    "wilson_interval",
+]
+
+
+def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a proportion (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953).
+
+    Args:
+        successes: from 0 to ``total``.
+        total: at least 1.
+        confidence: coverage of the interval, in (0, 1).
+
+    Returns:
+        Lower and upper end, in [0, 1]; sensible at 0 and 100 percent too, where the normal interval has no
+        width.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if not 0 <= successes <= total or total < 1:
+        raise ValueError(f"successes must be from 0 to total, total at least 1; got {successes} of {total}.")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}; 0.95 is usual.")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / total
+    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
+    """Counts int64 (num_classes, num_classes): a row a wanted class, a column a predicted one.
+
+    Args:
+        labels: int64 (N,) in ``[0, num_classes)``.
+        predictions: int64 (N,), likewise.
+        num_classes: number of classes C.
+    """
+    cells = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy (Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3).
+
+    Args:
+        probabilities: (N, num_classes), rows sum to 1.
+        labels: int64 (N,).
+        num_bins: bins of equal width over the confidence, the largest probability of a row.
+
+    Returns:
+        The gap of each bin weighted by its share of the images, in [0, 1].
+    """
+    confidence, predictions = probabilities.double().max(dim=1)
+    bins = (confidence * num_bins).long().clamp_max(num_bins - 1)
+    gaps = confidence.new_zeros(num_bins).index_add_(0, bins, (predictions == labels).double() - confidence)
+    return (gaps.abs().sum() / len(labels)).item()
+
+
+def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    r"""Squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982).
+
+    ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)``, https://doi.org/10.1016/0047-259X(82)90077-X.
+    The product is symmetric, so its eigenvalues are real however singular the covariances are.
+
+    Args:
+        mean1: (D,).
+        cov1: (D, D), symmetric and positive semi-definite.
+        mean2: (D,).
+        cov2: (D, D), likewise.
+    """
+    mean1, cov1, mean2, cov2 = (tensor.double() for tensor in (mean1, cov1, mean2, cov2))
+    values, vectors = torch.linalg.eigh(cov1)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    overlap = torch.linalg.eigvalsh(root @ cov2 @ root).clamp_min(0).sqrt().sum()
+    return ((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * overlap).item()
+
+
+class _Features(torch.nn.Identity):
+    """Stands where torchmetrics expects the Inception network: the features are known already."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+
+def judge_fid(features_real: Tensor, features_fake: Tensor) -> float:
+    """Frechet distance of two sets of features (Heusel et al. 2017, https://arxiv.org/abs/1706.08500, eq. 6).
+
+    The computation is that of ``torchmetrics.image.fid`` in float64, on the judge's features in place of
+    Inception's; figures of other feature spaces do not compare.
+
+    Args:
+        features_real: (N, D), N at least 2; more than D for a covariance of full rank.
+        features_fake: (M, D), likewise.
+
+    Returns:
+        At least 0 up to rounding. Biased upwards by an amount that falls as 1/N (Chong and Forsyth 2020,
+        https://arxiv.org/abs/1911.07023): compare at one number of images only.
+
+    Raises:
+        ValueError: the sets do not match, are too small, or are not finite.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    _check(features_real, features_fake, at_least=2)
+    fid = FrechetInceptionDistance(feature=_Features(features_real.shape[1])).set_dtype(torch.float64)
+    fid.update(features_real.double(), real=True)
+    fid.update(features_fake.double(), real=False)
+    return fid.compute().item()
+
+
+def judge_kid(features_real: Tensor, features_fake: Tensor, chunk_size: int = 1000) -> float:
+    """Squared maximum mean discrepancy under the kernel ``(x.y / D + 1)^3``.
+
+    Binkowski et al. 2018, https://arxiv.org/abs/1801.01401. All pairs are used, not random subsets, so the
+    figure needs no seed; it is unbiased, so it is about 0 (of either sign) for two sets of the same law,
+    whatever their sizes.
+
+    Args:
+        features_real: (N, D), N at least 2.
+        features_fake: (M, D), likewise.
+        chunk_size: rows of the kernel matrix held at a time.
+
+    Raises:
+        ValueError: the sets do not match, are too small, or are not finite.
+    """
+    _check(features_real, features_fake, at_least=2)
+    real, fake = features_real.double(), features_fake.double()
+
+    def kernel_sum(x: Tensor, y: Tensor) -> Tensor:
+        return sum(((rows @ y.T / x.shape[1] + 1) ** 3).sum() for rows in x.split(chunk_size))
+
+    def within(x: Tensor) -> Tensor:
+        diagonal = ((x.square().sum(dim=1) / x.shape[1] + 1) ** 3).sum()
+        return (kernel_sum(x, x) - diagonal) / (len(x) * (len(x) - 1))
+
+    return (within(real) + within(fake) - 2 * kernel_sum(real, fake) / (len(real) * len(fake))).item()
+
+
+class Manifold(NamedTuple):
+    """Shares of the images of one set that lie within the balls around those of the other.
+
+    Attributes:
+        precision: share of generated images inside some real image's ball, in [0, 1]: are they plausible?
+        recall: share of real images inside some generated image's ball, in [0, 1]: is everything there?
+        density: mean number of real balls around a generated image, over k; about 1 for equal laws, no upper
+            bound.
+        coverage: share of real balls that hold a generated image, in [0, 1]: recall that outliers cannot
+            inflate.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def precision_recall_density_coverage(
+    features_real: Tensor, features_fake: Tensor, k: int = 5, chunk_size: int = 1000
+) -> Manifold:
+    """Compare two sets by the balls that reach to each image's k-th neighbour in its own set.
+
+    Precision and recall: Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991, equation 2. Density and
+    coverage: Naeem et al. 2020, https://arxiv.org/abs/2002.09797, section 3.
+
+    Args:
+        features_real: (N, D), N above k.
+        features_fake: (M, D), M above k.
+        k: neighbour that sets the radius, the image itself not counted.
+        chunk_size: rows of the distance matrix held at a time.
+
+    Raises:
+        ValueError: the sets do not match, are too small, or are not finite.
+    """
+    _check(features_real, features_fake, at_least=k + 1)
+    centre = features_real.double().mean(dim=0)  # differences of squares lose least around the origin
+    real, fake = features_real.double() - centre, features_fake.double() - centre
+    radius_real, radius_fake = _radii(real, k, chunk_size), _radii(fake, k, chunk_size)
+    plausible = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
+    recalled = covered = memberships = 0
+    for rows, radius in zip(real.split(chunk_size), radius_real.split(chunk_size), strict=True):
+        distances = _squared_distances(rows, fake)
+        inside = distances < radius[:, None]
+        plausible |= inside.any(dim=0)
+        memberships += inside.sum().item()
+        covered += inside.any(dim=1).sum().item()
+        recalled += (distances < radius_fake).any(dim=1).sum().item()
+    return Manifold(
+        precision=plausible.double().mean().item(),
+        recall=recalled / len(real),
+        density=memberships / (k * len(fake)),
+        coverage=covered / len(real),
+    )
+
+
+class Memorisation(NamedTuple):
+    """How near generated images are to the training set, beside held-out real ones.
+
+    Attributes:
+        closer_than_typical: share of generated images nearer to their nearest training image than half of the
+            held-out images are to theirs; 0.5 for a faithful model. Above it: copies, or images simpler than
+            real ones.
+        near_copies: share nearer than all but 1 percent of the held-out images; 0.01 for a faithful model.
+        copying_z: Mann-Whitney statistic of the two sets of distances in standard deviations, Meehan's C_T
+            with one cell; about 0 for a faithful model, below -5 for one that copies, above 5 for one that
+            strays.
+        median_distance: of the generated images to the training set, in unit range pixels.
+        median_distance_held_out: of the held-out images.
+    """
+
+    closer_than_typical: float
+    near_copies: float
+    copying_z: float
+    median_distance: float
+    median_distance_held_out: float
+
+
+def memorisation(generated: Tensor, train: Tensor, held_out: Tensor) -> Memorisation:
+    """Test for data-copying in pixel space (Meehan et al. 2020, https://arxiv.org/abs/2004.05675, section 3).
+
+    Args:
+        generated: uint8 (N, 28, 28).
+        train: uint8 (T, 28, 28), what the model was trained on.
+        held_out: uint8 (M, 28, 28), real images of the same law that it has not seen.
+    """
+    distances = nearest_neighbours(generated, train)[0].double()
+    reference = nearest_neighbours(held_out, train)[0].double().sort().values
+    below, not_above = (torch.searchsorted(reference, distances, right=right) for right in (False, True))
+    wins = (below + not_above).sum().item() / 2  # a tie is half a win
+    pairs = len(distances) * len(reference)
+    deviation = math.sqrt(pairs * (len(distances) + len(reference) + 1) / 12)
+    typical, near = reference.quantile(torch.tensor([0.5, 0.01], dtype=torch.float64)).tolist()
+    return Memorisation(
+        closer_than_typical=(distances < typical).double().mean().item(),
+        near_copies=(distances < near).double().mean().item(),
+        copying_z=(wins - pairs / 2) / deviation,
+        median_distance=distances.quantile(0.5).item(),
+        median_distance_held_out=typical,
+    )
+
+
+def nearest_neighbours(queries: Tensor, references: Tensor, chunk_size: int = 500) -> tuple[Tensor, Tensor]:
+    """For each query image the nearest reference image in pixel space.
+
+    Args:
+        queries: uint8 (N, 28, 28).
+        references: uint8 (T, 28, 28).
+        chunk_size: queries at a time, against all references.
+
+    Returns:
+        Euclidean distance between the images in unit range [0, 1], float32 (N,), 0 for a copy; and the index
+        of the reference, int64 (N,).
+    """
+    pool = references.flatten(1).float() / 255.0
+    half_norms = pool.square().sum(dim=1) / 2
+    distances, indices = [], []
+    for batch in queries.split(chunk_size):
+        rows = batch.flatten(1).float() / 255.0
+        nearest = torch.addmm(half_norms, rows, pool.T, alpha=-1).argmin(dim=1)
+        distances.append((rows - pool[nearest]).norm(dim=1))  # recomputed: a copy is at exactly 0
+        indices.append(nearest)
+    return torch.cat(distances), torch.cat(indices)
+
+
+def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """(N, D) and (M, D) to (N, M)."""
+    norms = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
+    return torch.addmm(norms, x, y.T, alpha=-2).clamp_min_(0)
+
+
+def _radii(features: Tensor, k: int, chunk_size: int) -> Tensor:
+    """Squared distance of each of (N, D) to its k-th neighbour in the set, itself not counted; (N,)."""
+    distances = (_squared_distances(rows, features) for rows in features.split(chunk_size))
+    return torch.cat([rows.topk(k + 1, largest=False).values[:, k] for rows in distances])
+
+
+def _check(features_real: Tensor, features_fake: Tensor, at_least: int) -> None:
+    for name, features in (("features_real", features_real), ("features_fake", features_fake)):
+        if features.ndim != 2 or len(features) < at_least or not torch.isfinite(features).all():
+            raise ValueError(
+                f"{name} must be (N, D) and finite, N at least {at_least}; got shape {tuple(features.shape)}."
+            )
+    if features_real.shape[1] != features_fake.shape[1]:
+        raise ValueError(
+            f"features_real and features_fake must have one width, got {features_real.shape[1]} and "
+            f"{features_fake.shape[1]}: take both from the same judge."
+        )

@@ -1,0 +1,91 @@
+"""The shipped judge: accurate, independent of the batch, and a stranger to every guide."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from mnist_guided_pipeline.data import load_images
+from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
+from mnist_guided_pipeline.evaluation.metrics import expected_calibration_error
+
+MNIST = os.environ.get("MNIST_DATASET") or str(Path(__file__).parents[2] / "shared" / "mnist")
+needs_mnist = pytest.mark.skipif(
+    "MNIST_DATASET" not in os.environ and not os.path.isdir(MNIST),
+    reason="set MNIST_DATASET to a Hub id or a folder",
+)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return load_judge()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (21, 28, 28), dtype=torch.uint8, generator=generator)
+
+
+def test_shapes_and_ranges(judge, images):
+    probabilities, features = judge(images)
+    assert probabilities.shape == (21, 10)
+    assert probabilities.dtype == features.dtype == torch.float32
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(21), atol=1e-6)
+    assert features.shape == (21, judge.model.config.hidden_sizes[-1])
+    assert torch.equal(judge.predict(images), probabilities)
+    assert torch.equal(judge.features(images), features)
+    assert judge.class_names == tuple("0123456789")
+
+
+def test_does_not_depend_on_the_batch(judge, images):
+    together, apart = judge(images), judge(images, batch_size=4)
+    assert torch.allclose(together.probabilities, apart.probabilities, atol=1e-5)
+    assert torch.allclose(together.features, apart.features, atol=1e-4)
+
+
+def test_is_the_transformers_model_on_model_range(judge, images):
+    with torch.no_grad():
+        logits = judge.model(images[:, None].float() / 127.5 - 1.0).logits
+    assert torch.allclose(judge.predict(images), logits.softmax(dim=1), atol=1e-5)
+
+
+def test_survives_saving(tmp_path, images):
+    torch.manual_seed(0)
+    config = ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1], num_labels=3)
+    original = Judge(ResNetForImageClassification(config))
+    original.model.save_pretrained(tmp_path)
+    assert torch.equal(Judge.from_pretrained(tmp_path).predict(images), original.predict(images))
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(2, 28, 28), torch.zeros(2, 1, 28, 28).byte(), torch.zeros(0, 28, 28).byte()]
+)
+def test_refuses_other_images(judge, bad):
+    with pytest.raises(ValueError, match=r"images must be uint8 \(N, 28, 28\)"):
+        judge(bad)
+
+
+def test_source_names_no_guide():
+    from mnist_guided_pipeline.evaluation import judge as module
+
+    source = Path(module.__file__).read_text()
+    assert "models" not in source and "pipeline import" not in source and "guidance import" not in source
+
+
+def test_shipped_files_are_small_and_public():
+    folder = Path(sys.modules[Judge.__module__].__file__).parents[1] / "weights" / "judge"
+    assert (folder / "model.safetensors").stat().st_size <= 2_000_000
+    texts = "".join((folder / name).read_text() for name in ("config.json", "train_config.json"))
+    assert '"ylecun/mnist"' in texts and '"/' not in texts
+
+
+@needs_mnist
+def test_reads_the_test_set(judge):
+    test = load_images(MNIST, "test", progress=False)
+    probabilities = judge.predict(test.images)
+    assert (probabilities.argmax(dim=1) == test.labels).double().mean() >= 0.996
+    assert expected_calibration_error(probabilities, test.labels) <= 0.01

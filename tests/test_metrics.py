@@ -1,0 +1,244 @@
+"""Laws of the metrics: closed forms, reference implementations, and invariances."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mnist_guided_pipeline.evaluation import metrics
+
+scipy_stats = pytest.importorskip("scipy.stats")
+
+
+def draw(seed: int, count: int, width: int = 6, shift: float = 0.0) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def covariance(seed: int, width: int = 6, rank: int = 6) -> torch.Tensor:
+    root = draw(seed, width, rank).double()
+    return root @ root.T
+
+
+def pictures(seed: int, count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=generator)
+
+
+class TestWilson:
+    @pytest.mark.parametrize(("successes", "total"), [(0, 10), (7, 10), (10, 10), (9965, 10000)])
+    @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+    def test_equals_scipy(self, successes, total, confidence):
+        expected = scipy_stats.binomtest(successes, total).proportion_ci(confidence, method="wilson")
+        assert metrics.wilson_interval(successes, total, confidence) == pytest.approx(
+            (expected.low, expected.high), abs=1e-12
+        )
+
+    @pytest.mark.parametrize("arguments", [(-1, 10), (11, 10), (0, 0), (5, 10, 1.0)])
+    def test_refuses_what_is_no_proportion(self, arguments):
+        with pytest.raises(ValueError, match="got"):
+            metrics.wilson_interval(*arguments)
+
+
+class TestClassification:
+    def test_confusion_matrix_equals_scikit_learn(self):
+        sklearn_metrics = pytest.importorskip("sklearn.metrics")
+        labels, predictions = torch.randint(0, 5, (2, 300), generator=torch.Generator().manual_seed(0))
+        expected = sklearn_metrics.confusion_matrix(labels, predictions, labels=range(6))
+        assert metrics.confusion_matrix(labels, predictions, 6).tolist() == expected.tolist()
+
+    def test_calibration_error_of_a_constant_confidence(self):
+        probabilities = torch.tensor([[0.8, 0.2]]).expand(10, 2)
+        labels = torch.tensor([0] * 6 + [1] * 4)
+        assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(0.2)
+
+    def test_calibration_error_equals_torchmetrics(self):
+        functional = pytest.importorskip("torchmetrics.functional.classification")
+        probabilities = (2 * draw(0, 2000, 4)).softmax(dim=1)
+        labels = torch.randint(0, 4, (2000,), generator=torch.Generator().manual_seed(1))
+        expected = functional.multiclass_calibration_error(probabilities, labels, num_classes=4, n_bins=15)
+        assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(
+            expected.item(), abs=1e-5
+        )
+
+    def test_labels_drawn_from_the_probabilities_are_calibrated(self):
+        probabilities = draw(2, 50_000, 4).softmax(dim=1)
+        labels = torch.multinomial(probabilities, 1, generator=torch.Generator().manual_seed(3)).squeeze(1)
+        assert metrics.expected_calibration_error(probabilities, labels) < 0.01
+
+
+class TestFrechet:
+    def test_closed_form_where_covariances_commute(self):
+        deviations1, deviations2 = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 0.0])
+        mean = torch.tensor([1.0, -1.0, 0.5])
+        expected = mean.square().sum() + (deviations1 - deviations2).square().sum()
+        value = metrics.frechet_distance(
+            torch.zeros(3), deviations1.square().diag(), mean, deviations2.square().diag()
+        )
+        assert value == pytest.approx(expected.item())
+
+    @pytest.mark.parametrize("rank", [6, 3])
+    def test_equals_the_matrix_square_root_of_scipy(self, rank):
+        linalg = pytest.importorskip("scipy.linalg")
+        cov1, cov2 = covariance(0), covariance(1, rank=rank)
+        root = linalg.sqrtm((cov1 @ cov2).numpy()).real
+        expected = np.trace(cov1.numpy() + cov2.numpy() - 2 * root)
+        assert metrics.frechet_distance(torch.zeros(6), cov1, torch.zeros(6), cov2) == pytest.approx(
+            expected, rel=1e-5
+        )
+
+    def test_is_symmetric_and_zero_on_the_diagonal(self):
+        first, second = (draw(0, 6)[0], covariance(0)), (draw(1, 6)[0], covariance(1, rank=2))
+        assert metrics.frechet_distance(*first, *second) == pytest.approx(
+            metrics.frechet_distance(*second, *first)
+        )
+        assert metrics.frechet_distance(*second, *second) == pytest.approx(0.0, abs=1e-6)
+
+
+class TestJudgeFid:
+    def test_equals_the_frechet_distance_of_the_moments(self):
+        real, fake = draw(0, 500), draw(1, 400, shift=0.3) * 1.5
+        moments = [m for x in (real, fake) for m in (x.double().mean(dim=0), x.double().T.cov())]
+        assert metrics.judge_fid(real, fake) == pytest.approx(metrics.frechet_distance(*moments), rel=1e-9)
+
+    def test_finds_the_distance_of_two_gaussians(self):
+        fake = 2.0 * draw(1, 100_000, shift=0.5)
+        assert metrics.judge_fid(draw(0, 100_000), fake) == pytest.approx(6 * (1.0 + 1.0), rel=0.02)
+
+    def test_is_zero_for_equal_sets_in_any_order(self):
+        real = draw(0, 300)
+        assert metrics.judge_fid(real, real.flip(0)) == pytest.approx(0.0, abs=1e-9)
+
+    def test_does_not_depend_on_the_order(self):
+        real, fake = draw(0, 300), draw(1, 200)
+        assert metrics.judge_fid(real, fake) == pytest.approx(metrics.judge_fid(real.flip(0), fake.flip(0)))
+
+    def test_dead_features_do_not_matter(self):
+        real, fake = draw(0, 300), draw(1, 200)
+        wide_real, wide_fake = (torch.cat([x, torch.zeros(len(x), 4)], dim=1) for x in (real, fake))
+        assert metrics.judge_fid(wide_real, wide_fake) == pytest.approx(
+            metrics.judge_fid(real, fake), abs=1e-6
+        )
+
+
+class TestJudgeKid:
+    def test_equals_torchmetrics_on_the_whole_sets(self):
+        kid = pytest.importorskip("torchmetrics.image.kid")
+        real, fake = draw(0, 200).double(), draw(1, 200, shift=0.2).double()
+        distance = kid.poly_mmd(real, fake)
+        assert metrics.judge_kid(real, fake) == pytest.approx(distance.item(), rel=1e-9)
+
+    def test_does_not_depend_on_chunks_or_order(self):
+        real, fake = draw(0, 103), draw(1, 88)
+        expected = metrics.judge_kid(real, fake)
+        assert metrics.judge_kid(real.flip(0), fake, chunk_size=7) == pytest.approx(expected, rel=1e-9)
+
+    def test_is_unbiased(self):
+        values = [metrics.judge_kid(draw(2 * seed, 30), draw(2 * seed + 1, 40)) for seed in range(200)]
+        assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(len(values))
+
+
+class TestManifold:
+    @staticmethod
+    def naive(real: torch.Tensor, fake: torch.Tensor, k: int) -> tuple[float, float, float, float]:
+        """The definitions, one pair at a time."""
+        radius_real = torch.cdist(real, real).sort(dim=1).values[:, k]
+        radius_fake = torch.cdist(fake, fake).sort(dim=1).values[:, k]
+        distances = torch.cdist(real, fake)
+        inside = [
+            [bool(distances[i, j] < radius_real[i]) for j in range(len(fake))] for i in range(len(real))
+        ]
+        precision = sum(any(row[j] for row in inside) for j in range(len(fake))) / len(fake)
+        recall = sum(bool((distances[i] < radius_fake).any()) for i in range(len(real))) / len(real)
+        density = sum(map(sum, inside)) / (k * len(fake))
+        return precision, recall, density, sum(map(any, inside)) / len(real)
+
+    @pytest.mark.parametrize("k", [1, 5])
+    @pytest.mark.parametrize("shift", [0.0, 1.0, 20.0])
+    def test_equals_the_definitions(self, k, shift):
+        real, fake = draw(0, 60).double(), draw(1, 45, shift=shift).double()
+        result = metrics.precision_recall_density_coverage(real, fake, k, chunk_size=13)
+        assert result == pytest.approx(self.naive(real, fake, k), abs=1e-12)
+
+    def test_equals_the_authors_package(self, capsys):
+        prdc = pytest.importorskip("prdc")
+        real, fake = draw(0, 400), draw(1, 300, shift=0.4)
+        expected = prdc.compute_prdc(real.numpy(), fake.numpy(), nearest_k=5)
+        result = metrics.precision_recall_density_coverage(real, fake)._asdict()
+        assert result == pytest.approx({name: float(value) for name, value in expected.items()}, abs=1e-9)
+
+    def test_does_not_depend_on_chunks_or_order(self):
+        real, fake = draw(0, 211), draw(1, 150, shift=0.4)
+        expected = metrics.precision_recall_density_coverage(real, fake)
+        result = metrics.precision_recall_density_coverage(real.flip(0), fake.flip(0), chunk_size=10)
+        assert result == pytest.approx(expected, abs=1e-12)
+
+    def test_sees_a_lost_mode(self):
+        real = torch.cat([draw(0, 200), draw(1, 200, shift=50.0)])
+        result = metrics.precision_recall_density_coverage(real, draw(2, 400))
+        assert result.precision > 0.8
+        assert result.recall < 0.6
+        assert result.coverage < 0.6
+
+
+@pytest.mark.parametrize(
+    "metric", [metrics.judge_fid, metrics.judge_kid, metrics.precision_recall_density_coverage]
+)
+class TestBadFeatures:
+    def test_too_few(self, metric):
+        with pytest.raises(ValueError, match=r"features_fake must be .* at least"):
+            metric(draw(0, 20), draw(1, 1))
+
+    def test_other_width(self, metric):
+        with pytest.raises(ValueError, match="one width, got 6 and 5"):
+            metric(draw(0, 20), draw(1, 20, width=5))
+
+    def test_not_finite(self, metric):
+        with pytest.raises(ValueError, match="features_real must be .* finite"):
+            metric(draw(0, 20) / 0.0, draw(1, 20))
+
+
+class TestMemorisation:
+    def test_nearest_neighbours_equal_brute_force(self):
+        queries, references = pictures(0, 23), pictures(1, 50)
+        gaps = (queries[:, None].double() - references[None].double()).flatten(2).norm(dim=2) / 255.0
+        distances, indices = metrics.nearest_neighbours(queries, references, chunk_size=7)
+        assert torch.equal(indices, gaps.argmin(dim=1))
+        assert torch.allclose(distances.double(), gaps.min(dim=1).values, rtol=1e-6)
+
+    def test_a_copy_is_at_distance_zero(self):
+        references = pictures(0, 50)
+        distances, indices = metrics.nearest_neighbours(references.flip(0), references)
+        assert torch.equal(distances, torch.zeros(50))
+        assert torch.equal(indices, torch.arange(49, -1, -1))
+
+    def test_shouts_on_copies(self):
+        train = pictures(0, 400)
+        result = metrics.memorisation(train[:200], train, pictures(1, 200))
+        assert result.closer_than_typical == 1.0
+        assert result.near_copies == 1.0
+        assert result.copying_z < -10
+        assert result.median_distance == 0.0
+
+    def test_notices_one_copy_in_five(self):
+        train, generated = pictures(0, 400), pictures(2, 200)
+        generated[::5] = train[:40]
+        result = metrics.memorisation(generated, train, pictures(1, 200))
+        assert result.near_copies >= 0.2
+        assert result.copying_z < -2
+
+    def test_is_quiet_on_fresh_images(self):
+        result = metrics.memorisation(pictures(2, 400), pictures(0, 400), pictures(1, 400))
+        assert 0.4 < result.closer_than_typical < 0.6
+        assert result.near_copies < 0.05
+        assert abs(result.copying_z) < 3
+
+    def test_statistic_equals_scipy(self):
+        generated, train, held_out = pictures(2, 60), pictures(0, 100), pictures(1, 80)
+        generated[:3] = held_out[:3]  # ties
+        first, second = (
+            metrics.nearest_neighbours(images, train)[0].numpy() for images in (generated, held_out)
+        )
+        wins = scipy_stats.mannwhitneyu(first, second).statistic
+        expected = (wins - 60 * 80 / 2) / math.sqrt(60 * 80 * 141 / 12)
+        assert metrics.memorisation(generated, train, held_out).copying_z == pytest.approx(expected)

@@ -1,0 +1,140 @@
+"""Train the judge: the classifier of clean images that measures generated ones, and never guides them.
+
+    python training/train_judge.py --dataset_name ylecun/mnist --output_dir runs/judge
+
+The result in output_dir is a plain folder for ``AutoModelForImageClassification.from_pretrained``, in
+float16. The judge reads images (B, 1, 28, 28) in model range [-1, 1]: no mean or deviation of the data
+enters.
+
+Batch normalisation sees one micro-batch at a time, so here, and only here, two processes or accumulated
+batches train on the same numbers without giving the same weights.
+"""
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from mnist_guided_pipeline.atomic import atomic_write
+from mnist_guided_pipeline.checkpoints import TrainingState
+from mnist_guided_pipeline.config import JudgeConfig, parse
+from mnist_guided_pipeline.data import IMAGE_SIZE, LabelledImages, to_model_range, to_unit_range
+from mnist_guided_pipeline.runtime import (
+    Progress,
+    finish,
+    load_splits,
+    make_accelerator,
+    make_optimizer,
+    make_stream,
+)
+from mnist_guided_pipeline.tracking import log_images, start_trackers
+
+
+def main(config: JudgeConfig) -> None:
+    """Train, then save the judge in half precision."""
+    if config.dry_run:
+        print(config.to_json())
+        return
+    accelerator = make_accelerator(config)
+    train, test = load_splits(config, accelerator)
+    judge = ResNetForImageClassification(
+        ResNetConfig(
+            num_channels=1,
+            id2label=train.id2label,
+            label2id={name: index for index, name in train.id2label.items()},
+            **config.network_arguments,
+        )
+    )
+    stream = make_stream(config, accelerator, len(train))
+    total_updates = config.total_updates(stream.updates_per_epoch)
+    optimizer, schedule = make_optimizer(config, judge, total_updates)
+    model, optimizer = accelerator.prepare(judge, optimizer)
+    state = TrainingState(
+        dataclasses.asdict(config),
+        {"judge": judge},
+        optimizers={"judge": optimizer},
+        lr_schedulers={"judge": schedule},
+        scaler=accelerator.scaler,
+    )
+    if config.resume_from_checkpoint:
+        state.resume(config.output_dir, config.resume_from_checkpoint)
+    start_trackers(accelerator, config.tracker_project_name, dataclasses.asdict(config))
+
+    pixels, labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
+    progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
+    validate_every = config.validation_steps or stream.updates_per_epoch
+    model.train()
+    while state.update < total_updates:
+        indices = stream.indices(state.update)
+        draws = torch.rand(len(indices), 5, generator=stream.generator(state.update)) * 2.0 - 1.0
+        for part in stream.parts():
+            rows = indices[part].to(pixels.device)
+            images = augment(to_unit_range(pixels[rows]), draws[part].to(pixels.device), config)
+            with accelerator.autocast():
+                logits = model(images * 2.0 - 1.0).logits
+            loss = F.cross_entropy(logits.float(), labels[rows])
+            accelerator.backward(loss / config.gradient_accumulation_steps)
+        grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        state.update += 1
+        readings = {"loss": loss.detach(), "lr": schedule.get_last_lr()[0], "grad_norm": grad_norm}
+        progress.update(state.update, readings)
+        if config.checkpointing_steps and state.update % config.checkpointing_steps == 0:
+            if accelerator.is_main_process:
+                state.save(config.output_dir, config.checkpoints_total_limit)
+        if state.update % validate_every == 0 or state.update == total_updates:
+            figures = validate(judge, test)
+            accelerator.log(figures, step=state.update)
+            shown = (images[:8, 0] * 255.0).round().to(torch.uint8)
+            log_images(accelerator, "train/augmented", shown, state.update)
+            readings = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            progress.write(f"update {state.update}: {readings}")
+    progress.close()
+
+    if accelerator.is_main_process:
+        judge.eval().half().save_pretrained(config.output_dir)
+        atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
+    finish(accelerator, config)
+
+
+def augment(images: torch.Tensor, draws: torch.Tensor, config: JudgeConfig) -> torch.Tensor:
+    """Rotate, shear, scale and shift every image by its own amounts, with one resampling for the whole batch.
+
+    Args:
+        images: (B, 1, 28, 28) in unit range [0, 1], background 0.
+        draws: (B, 5) in [-1, 1]: the share of the largest rotation, shear, scaling and of both shifts.
+        config: those largest amounts.
+
+    Returns:
+        (B, 1, 28, 28) in unit range.
+    """
+    angle = draws[:, 0] * math.radians(config.max_rotation)
+    shear = draws[:, 1] * config.max_shear
+    scale = 1.0 + draws[:, 2] * config.max_scaling
+    shift = draws[:, 3:] * (2.0 * config.max_shift / IMAGE_SIZE)  # an image spans [-1, 1] in grid coordinates
+    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
+    rows = [torch.stack([cos, shear * cos - sin], 1), torch.stack([sin, shear * sin + cos], 1)]
+    matrices = torch.cat([torch.stack(rows, 1), shift[:, :, None]], dim=2)  # (B, 2, 3): from output to input
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
+
+
+@torch.no_grad()
+def validate(judge: torch.nn.Module, test: LabelledImages) -> dict[str, float]:
+    """Accuracy and cross-entropy on the test set."""
+    judge.eval()
+    batches = (to_model_range(batch).to(judge.device) for batch in test.images.split(1000))
+    logits = torch.cat([judge(batch).logits for batch in batches]).float().cpu()
+    judge.train()
+    return {
+        "test/accuracy": (logits.argmax(dim=1) == test.labels).double().mean().item(),
+        "test/cross_entropy": F.cross_entropy(logits, test.labels).item(),
+    }
+
+
+if __name__ == "__main__":
+    main(parse(JudgeConfig))
