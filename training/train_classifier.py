@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F
 
 import mnist_guided_pipeline as mgp
+from accelerate import Accelerator
 from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
-from mnist_guided_pipeline.config import ClassifierConfig, noise_scheduler, parse
+from mnist_guided_pipeline.config import ClassifierConfig, noise_scheduler
 from mnist_guided_pipeline.encoding import PosteriorTable, encode_images
 from mnist_guided_pipeline.loading import load_network
 from mnist_guided_pipeline.losses import guided_denoising_loss
 from mnist_guided_pipeline.noise import NoiseLevel, add_noise, levels_at, training_levels
 from mnist_guided_pipeline.runtime import (
     Progress,
-    finish,
+    launch,
     load_splits,
-    make_accelerator,
     make_optimizer,
     make_stream,
 )
@@ -35,12 +35,8 @@ from mnist_guided_pipeline.streams import keyed_generator
 from mnist_guided_pipeline.tracking import start_trackers
 
 
-def main(config: ClassifierConfig) -> None:
+def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights."""
-    if config.dry_run:
-        print(config.to_json())
-        return
-    accelerator = make_accelerator(config)
     device = accelerator.device
     train, test = load_splits(config, accelerator)
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
@@ -137,7 +133,6 @@ def main(config: ClassifierConfig) -> None:
         classifier.save_pretrained(config.output_dir)
         scheduler.save_pretrained(f"{config.output_dir}/scheduler")
         atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
-    finish(accelerator, config)
 
 
 def validate(
@@ -149,7 +144,7 @@ def validate(
     config: ClassifierConfig,
     levels: int = 10,
 ) -> dict[str, float]:
-    """Accuracy on the test set in equal ranges of the timestep, and the guided denoising loss where there is a denoiser.
+    """Accuracy on the test set in equal ranges of the timestep, and the guided denoising loss with a denoiser.
 
     The same noise is used every time.
     """
@@ -185,4 +180,4 @@ def validate(
 
 
 if __name__ == "__main__":
-    main(parse(ClassifierConfig))
+    launch(ClassifierConfig, main)

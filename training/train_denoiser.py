@@ -11,18 +11,18 @@ import dataclasses
 import torch
 
 import mnist_guided_pipeline as mgp
+from accelerate import Accelerator
 from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
-from mnist_guided_pipeline.config import DenoiserConfig, noise_scheduler, parse
+from mnist_guided_pipeline.config import DenoiserConfig, noise_scheduler
 from mnist_guided_pipeline.encoding import PosteriorTable, encode_images
 from mnist_guided_pipeline.loading import load_network
 from mnist_guided_pipeline.losses import denoising_loss, min_snr_weight
 from mnist_guided_pipeline.noise import NoiseLevel, add_noise, levels_at, prediction_target, training_levels
 from mnist_guided_pipeline.runtime import (
     Progress,
-    finish,
+    launch,
     load_splits,
-    make_accelerator,
     make_optimizer,
     make_stream,
 )
@@ -30,12 +30,8 @@ from mnist_guided_pipeline.streams import keyed_generator
 from mnist_guided_pipeline.tracking import start_trackers
 
 
-def main(config: DenoiserConfig) -> None:
+def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights and the scheduler."""
-    if config.dry_run:
-        print(config.to_json())
-        return
-    accelerator = make_accelerator(config)
     device = accelerator.device
     train, test = load_splits(config, accelerator)
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
@@ -81,7 +77,9 @@ def main(config: DenoiserConfig) -> None:
             if num_classes is not None:
                 condition = labels[indices[part]].masked_fill(dropped[part], num_classes).to(device)
             with accelerator.autocast():
-                prediction = model(add_noise(z0, eps, level), timesteps[part].to(device), condition, return_dict=False)[0]
+                prediction = model(
+                    add_noise(z0, eps, level), timesteps[part].to(device), condition, return_dict=False
+                )[0]
             target = prediction_target(z0, eps, level, config.prediction_type)
             weight = None
             if config.snr_gamma is not None:
@@ -96,9 +94,7 @@ def main(config: DenoiserConfig) -> None:
         if ema:
             ema.step(denoiser.parameters())
         state.update += 1
-        progress.update(
-            state.update, {"loss": loss.detach(), "lr": schedule.get_last_lr()[0], "grad_norm": grad_norm}
-        )
+        progress.update(state.update, {"loss": loss.detach(), "lr": schedule.get_last_lr()[0], "grad_norm": grad_norm})
         if config.checkpointing_steps and state.update % config.checkpointing_steps == 0:
             if accelerator.is_main_process:
                 state.save(config.output_dir, config.checkpoints_total_limit)
@@ -117,7 +113,6 @@ def main(config: DenoiserConfig) -> None:
         denoiser.save_pretrained(config.output_dir)
         scheduler.save_pretrained(f"{config.output_dir}/scheduler")
         atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
-    finish(accelerator, config)
 
 
 @torch.no_grad()
@@ -153,4 +148,4 @@ def validate(
 
 
 if __name__ == "__main__":
-    main(parse(DenoiserConfig))
+    launch(DenoiserConfig, main)

@@ -91,8 +91,8 @@ def main(config: JudgeConfig) -> None:
             accelerator.log(figures, step=state.update)
             shown = (images[:8, 0] * 255.0).round().to(torch.uint8)
             log_images(accelerator, "train/augmented", shown, state.update)
-            readings = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            progress.write(f"update {state.update}: {readings}")
+            summary = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            progress.write(f"update {state.update}: {summary}")
     progress.close()
 
     if accelerator.is_main_process:

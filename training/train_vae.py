@@ -11,13 +11,14 @@ import dataclasses
 import torch
 
 import mnist_guided_pipeline as mgp
+from accelerate import Accelerator
 from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
-from mnist_guided_pipeline.config import VAEConfig, parse
+from mnist_guided_pipeline.config import VAEConfig
 from mnist_guided_pipeline.data import to_uint8, to_unit_range
 from mnist_guided_pipeline.encoding import encode_images, latent_statistics
 from mnist_guided_pipeline.losses import gaussian_kl, reconstruction_loss
-from mnist_guided_pipeline.runtime import Progress, finish, load_splits, make_accelerator, make_optimizer, make_stream
+from mnist_guided_pipeline.runtime import Progress, launch, load_splits, make_optimizer, make_stream
 from mnist_guided_pipeline.tracking import log_images, start_trackers
 
 
@@ -35,12 +36,8 @@ class Objective(torch.nn.Module):
         return self.vae.decode_logits(latents), posterior.mean, posterior.logvar
 
 
-def main(config: VAEConfig) -> None:
+def main(config: VAEConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights with fitted latent statistics."""
-    if config.dry_run:
-        print(config.to_json())
-        return
-    accelerator = make_accelerator(config)
     train, test = load_splits(config, accelerator)
     vae = getattr(mgp, config.network)(**config.network_arguments)
     stream = make_stream(config, accelerator, len(train))
@@ -115,7 +112,6 @@ def main(config: VAEConfig) -> None:
         vae.save_pretrained(config.output_dir)
         atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
         print("latents_mean", [round(value, 3) for value in mean], "latents_std", [round(value, 3) for value in std])
-    finish(accelerator, config)
 
 
 @torch.no_grad()
@@ -141,4 +137,4 @@ def validate(vae: torch.nn.Module, images: torch.Tensor, config: VAEConfig) -> t
 
 
 if __name__ == "__main__":
-    main(parse(VAEConfig))
+    launch(VAEConfig, main)

@@ -96,7 +96,10 @@ class TrainingState:
                 state = ema.state_dict()
                 shadow = state.pop("shadow_params")
                 state.pop("temp_stored_params", None)
-                save_file({str(i): tensor.contiguous() for i, tensor in enumerate(shadow)}, partial / f"{name}.ema.safetensors")
+                save_file(
+                    {str(i): tensor.contiguous() for i, tensor in enumerate(shadow)},
+                    partial / f"{name}.ema.safetensors",
+                )
                 scalars["emas"][name] = state
             for name, optimizer in self.optimizers.items():
                 tensors, groups = _split_optimizer(optimizer.state_dict())

@@ -246,9 +246,7 @@ class JudgeConfig(TrainingConfig):
 
     network: Literal["ResNetForImageClassification"] = "ResNetForImageClassification"
     """Class of the judge, from transformers."""
-    network_config: str = (
-        '{"embedding_size": 64, "hidden_sizes": [64, 128], "depths": [2, 2], "layer_type": "basic"}'
-    )
+    network_config: str = '{"embedding_size": 64, "hidden_sizes": [64, 128], "depths": [2, 2], "layer_type": "basic"}'
     """Arguments of its ResNetConfig, as a JSON object; channels and labels are filled in."""
     max_rotation: float = 12.0
     """Largest rotation of a training image, in degrees."""

@@ -61,9 +61,7 @@ def _index(entry: Any, id2label: Mapping[int, str], argument: str) -> int:
                 return int(index)
         raise ValueError(f"{argument}: {entry!r} is not a class name; the names are {', '.join(id2label.values())}.")
     if not _is_index(entry):
-        raise TypeError(
-            f"{argument} must hold class indices or names, got {entry!r} of type {type(entry).__name__}."
-        )
+        raise TypeError(f"{argument} must hold class indices or names, got {entry!r} of type {type(entry).__name__}.")
     index = operator.index(entry)
     if index not in id2label:
         raise ValueError(f"{argument}: {index} is not a class; the classes are 0 to {len(id2label) - 1}.")

@@ -84,7 +84,6 @@ def denoising_loss(prediction: Tensor, target: Tensor, weight: Tensor | None = N
     return (errors if weight is None else errors * weight).mean()
 
 
-
 def guided_denoising_loss(
     prediction: Tensor,
     logits: Tensor,

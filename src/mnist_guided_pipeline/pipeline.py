@@ -369,9 +369,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         network_input = sample.to(self.denoiser.dtype)
         return self.denoiser(network_input, timestep, return_dict=False)[0].to(sample.dtype)
 
-    def guide(
-        self, prediction: Tensor, sample: Tensor, timestep: Tensor, labels: Tensor, level: NoiseLevel
-    ) -> Tensor:
+    def guide(self, prediction: Tensor, sample: Tensor, timestep: Tensor, labels: Tensor, level: NoiseLevel) -> Tensor:
         """Add the classifier's gradient to the prediction."""
         score = classifier_score(self.classifier, sample.to(self.classifier.dtype), timestep, labels)
         factor = guidance_factor(level.alpha, level.sigma, scheduler_prediction_type(self.scheduler))

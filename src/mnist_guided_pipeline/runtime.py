@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
 from torch import nn
 from tqdm.auto import tqdm
 
-from .config import TrainingConfig
+from accelerate import Accelerator
+
+from .config import TrainingConfig, parse
 from .data import LabelledImages, load_images
 from .streams import TrainingStream
 
-__all__ = ["Progress", "finish", "load_splits", "make_accelerator", "make_optimizer", "make_stream"]
+__all__ = ["Progress", "finish", "launch", "load_splits", "make_accelerator", "make_optimizer", "make_stream"]
+
+Config = TypeVar("Config", bound=TrainingConfig)
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -145,10 +148,19 @@ class Progress:
         self.bar.close()
 
 
-def finish(accelerator: Accelerator, config: TrainingConfig) -> None:
-    """End the run in every process; the order keeps gloo from aborting at exit."""
+def launch(config_class: type[Config], main: Callable[[Config, Accelerator], None]) -> None:
+    """Run a training script: read and check the settings, start Accelerate, train, end every process in order."""
+    config = parse(config_class)
+    if config.dry_run:
+        print(config.to_json())
+        return
+    accelerator = make_accelerator(config)
+    main(config, accelerator)
+    finish(accelerator)
+
+
+def finish(accelerator: Accelerator) -> None:
+    """End the run in every process; this order keeps gloo from aborting at exit."""
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        print(f"done: {Path(config.output_dir)}")
     accelerator.free_memory()
     accelerator.end_training()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from accelerate import Accelerator
 from torch import Tensor
+
+from accelerate import Accelerator
 
 __all__ = ["log_images", "start_trackers"]
 

@@ -39,13 +39,7 @@ class LatentGaussian(DiagonalGaussianDistribution):
         if other is None:
             terms = self.mean**2 + self.var - 1.0 - self.logvar
         else:
-            terms = (
-                (self.mean - other.mean) ** 2 / other.var
-                + self.var / other.var
-                - 1.0
-                - self.logvar
-                + other.logvar
-            )
+            terms = (self.mean - other.mean) ** 2 / other.var + self.var / other.var - 1.0 - self.logvar + other.logvar
         return 0.5 * terms.flatten(1).sum(dim=1)
 
 
@@ -108,9 +102,7 @@ class MLPVAE(_Autoencoder):
         self.encoder = nn.Sequential(
             nn.Flatten(), nn.Linear(_PIXELS, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 2 * latent_dim)
         )
-        self.decoder = nn.Sequential(
-            nn.Linear(latent_dim, hidden_size), nn.ReLU(), nn.Linear(hidden_size, _PIXELS)
-        )
+        self.decoder = nn.Sequential(nn.Linear(latent_dim, hidden_size), nn.ReLU(), nn.Linear(hidden_size, _PIXELS))
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

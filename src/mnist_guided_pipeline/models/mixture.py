@@ -1,0 +1,227 @@
+r"""Exact networks: the optimal denoiser and noise-aware classifier of a Gaussian mixture, in closed form.
+
+Data are drawn from ``p(x0) = sum_k w_k N(m_k, C_k)``, each component belonging to a class. Noised to
+``x = alpha x0 + sigma eps`` it stays a mixture, with component densities
+
+    p(x | k) = N(alpha m_k, S_k),        S_k = alpha^2 C_k + sigma^2 I,
+
+so everything that networks learn is known: with responsibilities ``r_k(x) ~ w_k p(x | k)``,
+
+    E[x0 | x]  = sum_k r_k (m_k + alpha C_k S_k^-1 (x - alpha m_k)),
+    p(y | x)   = sum_{k in y} r_k,
+
+and sampling with guidance scale 1 must reproduce ``p(x0 | y)`` up to the solver's step size. That makes the pair a
+testbed for guidance: any deviation is the method's. They are ordinary networks to the pipeline.
+
+The noise law says what a timestep means (``timestep`` may be fractional):
+
+``preserving``  ``sigma / alpha`` of a diffusers beta schedule, interpolated in its logarithm; ``alpha^2 + sigma^2 = 1``
+``flow``        ``sigma = timestep / num_train_timesteps``, ``alpha = 1 - sigma``
+``edm``         ``sigma / alpha = exp(4 timestep)``, input scaled to variance one (Karras et al. 2022)
+``angle``       ``sigma = sin(pi/2 timestep)^2``, ``alpha = sqrt(1 - sigma^2)`` (IPNDM)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+__all__ = ["MixtureClassifier", "MixtureClassifierOutput", "MixtureDenoiser", "MixtureDenoiserOutput"]
+
+
+@dataclass
+class MixtureDenoiserOutput(BaseOutput):
+    """The prediction ``sample``, in the shape of the input."""
+
+    sample: Tensor
+
+
+@dataclass
+class MixtureClassifierOutput(BaseOutput):
+    """Class ``logits`` (B, num_classes): the exact log-probabilities."""
+
+    logits: Tensor
+
+
+class _Mixture(nn.Module):
+    """The noised mixture. Buffers are rebuilt from the config, so nothing is saved but the config."""
+
+    def __init__(
+        self, weights: list[float], means: list[list[float]], covariances: list[list[list[float]]], classes: list[int]
+    ):
+        super().__init__()
+        if not len(weights) == len(means) == len(covariances) == len(classes):
+            raise ValueError("weights, means, covariances and classes must have one entry a component.")
+        values, vectors = np.linalg.eigh(np.asarray(covariances, dtype=np.float64))
+        self.num_classes = max(classes) + 1
+        self._add("log_weights", np.log(np.asarray(weights) / np.sum(weights)))
+        self._add("means", means)
+        self._add("variances", values)
+        self._add("directions", vectors)
+        self._add("membership", np.eye(self.num_classes)[classes])
+
+    def _add(self, name: str, value: Any) -> None:
+        with torch.device("cpu"):  # from_pretrained builds networks on the meta device, where there are no values
+            tensor = torch.tensor(np.asarray(value), dtype=torch.float64)
+        self.register_buffer(name, tensor, persistent=False)
+
+    def components(self, sample: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Log joint density (B, K) of sample and component, and E[x0 | x, k] (B, K, d)."""
+        alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
+        offset = sample.unsqueeze(1) - alpha * self.means
+        along = torch.einsum("bkd,kde->bke", offset, self.directions)
+        total = alpha**2 * self.variances + sigma**2
+        log_density = -0.5 * (along**2 / total + torch.log(2 * math.pi * total)).sum(dim=-1)
+        pull = torch.einsum("bke,kde->bkd", alpha * self.variances / total * along, self.directions)
+        return log_density + self.log_weights, self.means + pull
+
+    def class_log_density(self, log_joint: Tensor) -> Tensor:
+        """Log joint density of sample and class (B, num_classes)."""
+        return torch.logsumexp(log_joint.unsqueeze(-1) + torch.log(self.membership), dim=1)
+
+
+class _NoiseLaw(nn.Module):
+    """Timestep to coefficients."""
+
+    def __init__(self, law: str, schedule: dict[str, Any] | None):
+        super().__init__()
+        if law not in ("preserving", "flow", "edm", "angle"):
+            raise ValueError(f"law must be 'preserving', 'flow', 'edm' or 'angle', got {law!r}.")
+        self.law = law
+        self.num_train_timesteps = (schedule or {}).get("num_train_timesteps", 1000)
+        with torch.device("cpu"):
+            table = DDPMScheduler(**(schedule or {})).alphas_cumprod.double()
+            log_ratio = 0.5 * torch.log((1 - table) / table)
+        self.register_buffer("log_ratio", log_ratio, persistent=False)
+
+    def forward(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        t = torch.as_tensor(timestep, device=like.device, dtype=torch.float64).reshape(-1)
+        if self.law == "flow":
+            sigma = t / self.num_train_timesteps
+            alpha = 1 - sigma
+        elif self.law == "angle":
+            sigma = torch.sin(t * (math.pi / 2)) ** 2
+            alpha = torch.sqrt(1 - sigma**2)
+        else:
+            log_ratio = 4 * t if self.law == "edm" else self._interpolate(t)
+            alpha, sigma = torch.sigmoid(-2 * log_ratio).sqrt(), torch.sigmoid(2 * log_ratio).sqrt()
+        return alpha.to(like.dtype), sigma.to(like.dtype)
+
+    def _interpolate(self, t: Tensor) -> Tensor:
+        low = t.floor().clamp(0, len(self.log_ratio) - 2).long()
+        part = (t - low).clamp(0.0, 1.0)
+        table = self.log_ratio.double()
+        return table[low] * (1 - part) + table[low + 1] * part
+
+
+class MixtureDenoiser(ModelMixin, ConfigMixin):
+    """The exact denoiser.
+
+    Args:
+        weights: probability of each component (K).
+        means: (K, d).
+        covariances: (K, d, d), positive semi-definite.
+        classes: class of each component (K), from 0.
+        prediction_type: what to output; for ``law="edm"`` the raw network output whose preconditioning that is.
+        law: see the module.
+        schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them, for ``law="preserving"``.
+        num_classes: with the number of classes, the denoiser is conditional: given labels it is that of p(x0 | y);
+            label ``num_classes``, or none, means all classes.
+        sigma_data: the constant of EDM preconditioning.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        weights: list[float],
+        means: list[list[float]],
+        covariances: list[list[list[float]]],
+        classes: list[int],
+        prediction_type: str = "epsilon",
+        law: str = "preserving",
+        schedule: dict[str, Any] | None = None,
+        num_classes: int | None = None,
+        sigma_data: float = 1.0,
+    ):
+        super().__init__()
+        self.mixture = _Mixture(weights, means, covariances, classes)
+        self.noise_law = _NoiseLaw(law, schedule)
+        self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)  # gives the network a dtype and a device
+        self.register_to_config(sample_shape=[len(means[0])])
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> MixtureDenoiserOutput | tuple[Tensor]:
+        """The optimal prediction for samples (B, d) at ``timestep`` (any dtype, 0-d or (B,))."""
+        alpha, sigma = self.noise_law(timestep, sample)
+        log_joint, means = self.mixture.components(self._unscaled(sample, alpha), alpha, sigma)
+        if class_labels is not None and self.config.num_classes is not None:
+            every_class = torch.ones_like(self.mixture.membership[:, :1])
+            allowed = torch.cat([self.mixture.membership, every_class], dim=1)[:, class_labels].T
+            log_joint = log_joint + torch.log(allowed)
+        x0 = torch.einsum("bk,bkd->bd", torch.softmax(log_joint, dim=1), means)
+        prediction = self._from_x0(sample, x0, alpha.unsqueeze(-1), sigma.unsqueeze(-1))
+        return MixtureDenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+    def _unscaled(self, sample: Tensor, alpha: Tensor) -> Tensor:
+        """EDM inputs have unit variance for data of standard deviation sigma_data; undo that part of the scaling."""
+        return _edm_unscale(sample, alpha, self.noise_law.law, self.config.sigma_data)
+
+    def _from_x0(self, sample: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        kind = self.config.prediction_type
+        if self.noise_law.law == "edm":
+            ratio, data = sigma / alpha, self.config.sigma_data
+            norm = torch.sqrt(ratio**2 + data**2)
+            latents = sample * norm
+            out = (x0 - data**2 / norm**2 * latents) * norm / (ratio * data)
+            return out if kind == "epsilon" else -out
+        eps = (sample - alpha * x0) / sigma
+        targets = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0, "flow_prediction": eps - x0}
+        return targets[kind]
+
+
+def _edm_unscale(sample: Tensor, alpha: Tensor, law: str, sigma_data: float) -> Tensor:
+    if law != "edm":
+        return sample
+    alpha = alpha.unsqueeze(-1)
+    ratio_squared = 1.0 / alpha**2 - 1.0
+    return sample * torch.sqrt(ratio_squared + sigma_data**2) * alpha
+
+
+class MixtureClassifier(ModelMixin, ConfigMixin):
+    """The exact noise-aware classifier; arguments as :class:`MixtureDenoiser`."""
+
+    @register_to_config
+    def __init__(
+        self,
+        weights: list[float],
+        means: list[list[float]],
+        covariances: list[list[list[float]]],
+        classes: list[int],
+        law: str = "preserving",
+        schedule: dict[str, Any] | None = None,
+        sigma_data: float = 1.0,
+    ):
+        super().__init__()
+        self.mixture = _Mixture(weights, means, covariances, classes)
+        self.noise_law = _NoiseLaw(law, schedule)
+        self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.register_to_config(num_classes=max(classes) + 1)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, return_dict: bool = True
+    ) -> MixtureClassifierOutput | tuple[Tensor]:
+        """Exact log-probabilities of the classes for samples (B, d) at ``timestep`` (any dtype, 0-d or (B,))."""
+        alpha, sigma = self.noise_law(timestep, sample)
+        unscaled = _edm_unscale(sample, alpha, self.noise_law.law, self.config.sigma_data)
+        log_joint, _ = self.mixture.components(unscaled, alpha, sigma)
+        logits = self.mixture.class_log_density(log_joint)
+        return MixtureClassifierOutput(logits=logits) if return_dict else (logits,)

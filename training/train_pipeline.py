@@ -1,0 +1,113 @@
+"""Train a whole pipeline by a preset: autoencoder, denoiser, classifier, assembled into one folder.
+
+    python training/train_pipeline.py --preset default --dataset_name ylecun/mnist --output_dir runs/default
+
+Each step trains in ``output_dir/steps`` by the script of its name; a step that has finished with the same settings is
+kept, so the same command continues an interrupted run. The result in output_dir is a plain folder for
+``ClassifierGuidedLatentPipeline.from_pretrained``.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import train_classifier
+import train_denoiser
+import train_vae
+
+from mnist_guided_pipeline.assembly import assemble_pipeline
+from mnist_guided_pipeline.config import TrainingConfig
+from mnist_guided_pipeline.presets import PRESETS
+from mnist_guided_pipeline.runtime import finish, make_accelerator
+
+
+@dataclass
+class PipelineConfig:
+    """Settings of ``train_pipeline.py``; whatever is None comes from the preset."""
+
+    output_dir: str
+    """Folder of the pipeline; the steps are in its subfolder steps."""
+    preset: Literal[tuple(PRESETS)] = "default"  # type: ignore[valid-type]
+    """Which settings to train by."""
+    dataset_name: str = "ylecun/mnist"
+    """Hub id, or a folder with the same parquet files."""
+    image_column: str = "image"
+    """Column of the images."""
+    label_column: str = "label"
+    """Column of the classes."""
+    cache_dir: str | None = None
+    """Where data sets are cached."""
+    max_train_samples: int | None = None
+    """Train on the first this many images."""
+    max_eval_samples: int | None = None
+    """Validate on the first this many images of the test split."""
+    seed: int = 0
+    """Seed of every step."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """Compute type of every step."""
+    checkpointing_steps: int | None = 500
+    """Updates between checkpoints of a step."""
+    report_to: Literal["tensorboard", "wandb", "trackio", "all", "none"] = "tensorboard"
+    """Tracker of scalars and images."""
+    dry_run: bool = False
+    """Print the resolved settings of every step and stop."""
+
+
+def main(config: PipelineConfig) -> None:
+    """Train what is not trained yet, then assemble."""
+    preset = PRESETS[config.preset]
+    steps = Path(config.output_dir) / "steps"
+    shared = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in ("output_dir", "preset", "dry_run", "mixed_precision")
+    }
+    if config.mixed_precision is not None:
+        shared["mixed_precision"] = config.mixed_precision
+    folders = {name: str(steps / name) for name in ("vae", "denoiser", "classifier")}
+    paths = {"denoiser": {"vae_path": folders["vae"]}}
+    paths["classifier"] = {"vae_path": folders["vae"], "denoiser_path": folders["denoiser"]}
+    settings = {
+        name: dataclasses.replace(
+            getattr(preset, name),
+            output_dir=folder,
+            resume_from_checkpoint="latest",
+            **shared,
+            **paths.get(name, {}),
+        )
+        for name, folder in folders.items()
+    }
+    for name, step in settings.items():
+        step.check()
+        if config.dry_run:
+            print(name, step.to_json())
+    if config.dry_run:
+        return
+    for name, module in (("vae", train_vae), ("denoiser", train_denoiser), ("classifier", train_classifier)):
+        accelerator = make_accelerator(settings[name])
+        if is_finished(settings[name]):
+            accelerator.print(f"{name}: finished before, kept")
+            continue
+        accelerator.print(f"{name}: training in {folders[name]}")
+        module.main(settings[name], accelerator)
+        accelerator.wait_for_everyone()
+        accelerator.free_memory()
+    if accelerator.is_main_process:
+        pipeline = assemble_pipeline(**folders)
+        pipeline.register_to_config(sampling_defaults=preset.sampling_defaults)
+        pipeline.save_pretrained(config.output_dir)
+        print(f"pipeline: {config.output_dir}")
+    finish(accelerator)
+
+
+def is_finished(config: TrainingConfig) -> bool:
+    """Whether a step's folder holds the result of these very settings."""
+    file = Path(config.output_dir) / "train_config.json"
+    return file.is_file() and file.read_text() == config.to_json()
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(PipelineConfig, description=None))
