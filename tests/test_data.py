@@ -5,10 +5,10 @@ import io
 import numpy as np
 import pytest
 import torch
-from conftest import FEATURES, write_split
 from datasets import ClassLabel, Features, Image, Value
 from PIL import Image as PILImage
 
+from conftest import FEATURES, write_split
 from mnist_guided_pipeline import data
 from mnist_guided_pipeline.data import DatasetError, load_images, to_model_range, to_uint8, to_unit_range
 
@@ -136,22 +136,38 @@ class TestRefusals:
 
     def test_colour(self, tmp_path, one):
         write_split(tmp_path, "train", [one, one.convert("RGB")], [3, 4])
-        self.refuses(r"Row 1: column 'image' has 3 channels", tmp_path)
+        self.refuses(r"Row 1: column 'image' has mode 'RGB'", tmp_path)
 
     def test_other_size(self, tmp_path, one):
         write_split(tmp_path, "train", [one.resize((32, 30))], [3])
         self.refuses(r"Row 0: column 'image' is 30x32; images must be 28x28", tmp_path)
 
-    @pytest.mark.parametrize("kept", [0.0, 0.2, 0.6, 0.9])
-    def test_truncated_image(self, tmp_path, one, kept):
+    def test_damaged_image(self, tmp_path, one):
         cell = png(one)
-        cell["bytes"] = cell["bytes"][: int(kept * len(cell["bytes"]))]
+        cell["bytes"] = cell["bytes"][: len(cell["bytes"]) // 2]
         write_split(tmp_path, "train", [png(one), cell], [3, 4])
-        self.refuses(r"Row 1: column 'image' (is not a readable image|holds no image)", tmp_path)
+        self.refuses(r"Row 1: column 'image' is not a readable image", tmp_path)
+
+    def test_every_truncation_and_flipped_bit_is_found_or_harmless(self, digits):
+        images, _ = digits
+        bits = np.random.default_rng(0)
+        for image in images[:10]:
+            encoded, expected = png(image)["bytes"], torch.from_numpy(np.array(image))
+            damaged = [encoded[:length] for length in range(len(encoded))]
+            for position in range(len(encoded)):
+                flipped = bytearray(encoded)
+                flipped[position] ^= 1 << bits.integers(8)
+                damaged.append(bytes(flipped))
+            for content in damaged:
+                try:
+                    decoded = data._decode_image({"bytes": content, "path": None}, 0, "image")
+                except DatasetError:
+                    continue
+                assert torch.equal(decoded, expected)
 
     def test_no_rows(self, tmp_path):
         write_split(tmp_path, "train", [], [])
-        self.refuses(r"is empty", tmp_path)
+        self.refuses(r"the split is empty", tmp_path)
 
 
 def declare_class_labels(folder):

@@ -1,6 +1,6 @@
 """The shipped judge: accurate, independent of the batch, and a stranger to every guide."""
 
-import os
+import ast
 import sys
 from pathlib import Path
 
@@ -11,12 +11,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from mnist_guided_pipeline.data import load_images
 from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
 from mnist_guided_pipeline.evaluation.metrics import expected_calibration_error
-
-MNIST = os.environ.get("MNIST_DATASET") or str(Path(__file__).parents[2] / "shared" / "mnist")
-needs_mnist = pytest.mark.skipif(
-    "MNIST_DATASET" not in os.environ and not os.path.isdir(MNIST),
-    reason="set MNIST_DATASET to a Hub id or a folder",
-)
+from mnist_guided_pipeline.weights import JUDGE_FOLDER
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +64,20 @@ def test_refuses_other_images(judge, bad):
         judge(bad)
 
 
-def test_source_names_no_guide():
-    from mnist_guided_pipeline.evaluation import judge as module
-
-    source = Path(module.__file__).read_text()
-    assert "models" not in source and "pipeline import" not in source and "guidance import" not in source
+def test_knows_no_guide():
+    tree = ast.parse(Path(sys.modules[Judge.__module__].__file__).read_text())
+    ours = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
+    assert ours == {"data", "weights"}
 
 
 def test_shipped_files_are_small_and_public():
-    folder = Path(sys.modules[Judge.__module__].__file__).parents[1] / "weights" / "judge"
-    assert (folder / "model.safetensors").stat().st_size <= 2_000_000
-    texts = "".join((folder / name).read_text() for name in ("config.json", "train_config.json"))
+    assert (JUDGE_FOLDER / "model.safetensors").stat().st_size <= 2_000_000
+    texts = "".join((JUDGE_FOLDER / name).read_text() for name in ("config.json", "train_config.json"))
     assert '"ylecun/mnist"' in texts and '"/' not in texts
 
 
-@needs_mnist
-def test_reads_the_test_set(judge):
-    test = load_images(MNIST, "test", progress=False)
+def test_reads_the_test_set(judge, mnist):
+    test = load_images(mnist, "test", progress=False)
     probabilities = judge.predict(test.images)
     assert (probabilities.argmax(dim=1) == test.labels).double().mean() >= 0.996
     assert expected_calibration_error(probabilities, test.labels) <= 0.01

@@ -57,9 +57,7 @@ class TestClassification:
         probabilities = (2 * draw(0, 2000, 4)).softmax(dim=1)
         labels = torch.randint(0, 4, (2000,), generator=torch.Generator().manual_seed(1))
         expected = functional.multiclass_calibration_error(probabilities, labels, num_classes=4, n_bins=15)
-        assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(
-            expected.item(), abs=1e-5
-        )
+        assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(expected.item(), abs=1e-5)
 
     def test_labels_drawn_from_the_probabilities_are_calibrated(self):
         probabilities = draw(2, 50_000, 4).softmax(dim=1)
@@ -72,9 +70,7 @@ class TestFrechet:
         deviations1, deviations2 = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 0.0])
         mean = torch.tensor([1.0, -1.0, 0.5])
         expected = mean.square().sum() + (deviations1 - deviations2).square().sum()
-        value = metrics.frechet_distance(
-            torch.zeros(3), deviations1.square().diag(), mean, deviations2.square().diag()
-        )
+        value = metrics.frechet_distance(torch.zeros(3), deviations1.square().diag(), mean, deviations2.square().diag())
         assert value == pytest.approx(expected.item())
 
     @pytest.mark.parametrize("rank", [6, 3])
@@ -83,15 +79,11 @@ class TestFrechet:
         cov1, cov2 = covariance(0), covariance(1, rank=rank)
         root = linalg.sqrtm((cov1 @ cov2).numpy()).real
         expected = np.trace(cov1.numpy() + cov2.numpy() - 2 * root)
-        assert metrics.frechet_distance(torch.zeros(6), cov1, torch.zeros(6), cov2) == pytest.approx(
-            expected, rel=1e-5
-        )
+        assert metrics.frechet_distance(torch.zeros(6), cov1, torch.zeros(6), cov2) == pytest.approx(expected, rel=1e-5)
 
     def test_is_symmetric_and_zero_on_the_diagonal(self):
         first, second = (draw(0, 6)[0], covariance(0)), (draw(1, 6)[0], covariance(1, rank=2))
-        assert metrics.frechet_distance(*first, *second) == pytest.approx(
-            metrics.frechet_distance(*second, *first)
-        )
+        assert metrics.frechet_distance(*first, *second) == pytest.approx(metrics.frechet_distance(*second, *first))
         assert metrics.frechet_distance(*second, *second) == pytest.approx(0.0, abs=1e-6)
 
 
@@ -116,9 +108,7 @@ class TestJudgeFid:
     def test_dead_features_do_not_matter(self):
         real, fake = draw(0, 300), draw(1, 200)
         wide_real, wide_fake = (torch.cat([x, torch.zeros(len(x), 4)], dim=1) for x in (real, fake))
-        assert metrics.judge_fid(wide_real, wide_fake) == pytest.approx(
-            metrics.judge_fid(real, fake), abs=1e-6
-        )
+        assert metrics.judge_fid(wide_real, wide_fake) == pytest.approx(metrics.judge_fid(real, fake), abs=1e-6)
 
 
 class TestJudgeKid:
@@ -145,9 +135,7 @@ class TestManifold:
         radius_real = torch.cdist(real, real).sort(dim=1).values[:, k]
         radius_fake = torch.cdist(fake, fake).sort(dim=1).values[:, k]
         distances = torch.cdist(real, fake)
-        inside = [
-            [bool(distances[i, j] < radius_real[i]) for j in range(len(fake))] for i in range(len(real))
-        ]
+        inside = [[bool(distances[i, j] < radius_real[i]) for j in range(len(fake))] for i in range(len(real))]
         precision = sum(any(row[j] for row in inside) for j in range(len(fake))) / len(fake)
         recall = sum(bool((distances[i] < radius_fake).any()) for i in range(len(real))) / len(real)
         density = sum(map(sum, inside)) / (k * len(fake))
@@ -181,9 +169,7 @@ class TestManifold:
         assert result.coverage < 0.6
 
 
-@pytest.mark.parametrize(
-    "metric", [metrics.judge_fid, metrics.judge_kid, metrics.precision_recall_density_coverage]
-)
+@pytest.mark.parametrize("metric", [metrics.judge_fid, metrics.judge_kid, metrics.precision_recall_density_coverage])
 class TestBadFeatures:
     def test_too_few(self, metric):
         with pytest.raises(ValueError, match=r"features_fake must be .* at least"):
@@ -236,9 +222,7 @@ class TestMemorisation:
     def test_statistic_equals_scipy(self):
         generated, train, held_out = pictures(2, 60), pictures(0, 100), pictures(1, 80)
         generated[:3] = held_out[:3]  # ties
-        first, second = (
-            metrics.nearest_neighbours(images, train)[0].numpy() for images in (generated, held_out)
-        )
+        first, second = (metrics.nearest_neighbours(images, train)[0].numpy() for images in (generated, held_out))
         wins = scipy_stats.mannwhitneyu(first, second).statistic
         expected = (wins - 60 * 80 / 2) / math.sqrt(60 * 80 * 141 / 12)
         assert metrics.memorisation(generated, train, held_out).copying_z == pytest.approx(expected)

@@ -7,7 +7,8 @@ float16. The judge reads images (B, 1, 28, 28) in model range [-1, 1]: no mean o
 enters.
 
 Batch normalisation sees one micro-batch at a time, so here, and only here, two processes or accumulated
-batches train on the same numbers without giving the same weights.
+batches train on the same numbers without giving the same weights. Its statistics belong to the weights it was
+trained with; those of the averaged weights are measured on training images.
 """
 
 import dataclasses
@@ -15,29 +16,20 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import update_bn
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from accelerate import Accelerator
 from mnist_guided_pipeline.atomic import atomic_write
-from mnist_guided_pipeline.checkpoints import TrainingState
-from mnist_guided_pipeline.config import JudgeConfig, parse
+from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
+from mnist_guided_pipeline.config import JudgeConfig
 from mnist_guided_pipeline.data import IMAGE_SIZE, LabelledImages, to_model_range, to_unit_range
-from mnist_guided_pipeline.runtime import (
-    Progress,
-    finish,
-    load_splits,
-    make_accelerator,
-    make_optimizer,
-    make_stream,
-)
+from mnist_guided_pipeline.runtime import Progress, launch, load_splits, make_optimizer, make_stream
 from mnist_guided_pipeline.tracking import log_images, start_trackers
 
 
-def main(config: JudgeConfig) -> None:
-    """Train, then save the judge in half precision."""
-    if config.dry_run:
-        print(config.to_json())
-        return
-    accelerator = make_accelerator(config)
+def main(config: JudgeConfig, accelerator: Accelerator) -> None:
+    """Train, then save the averaged weights in half precision."""
     train, test = load_splits(config, accelerator)
     judge = ResNetForImageClassification(
         ResNetConfig(
@@ -51,12 +43,14 @@ def main(config: JudgeConfig) -> None:
     total_updates = config.total_updates(stream.updates_per_epoch)
     optimizer, schedule = make_optimizer(config, judge, total_updates)
     model, optimizer = accelerator.prepare(judge, optimizer)
+    ema = make_ema(judge, config.ema_decay) if config.use_ema else None
     state = TrainingState(
         dataclasses.asdict(config),
         {"judge": judge},
-        optimizers={"judge": optimizer},
-        lr_schedulers={"judge": schedule},
-        scaler=accelerator.scaler,
+        {"judge": ema} if ema else {},
+        {"judge": optimizer},
+        {"judge": schedule},
+        accelerator.scaler,
     )
     if config.resume_from_checkpoint:
         state.resume(config.output_dir, config.resume_from_checkpoint)
@@ -80,6 +74,8 @@ def main(config: JudgeConfig) -> None:
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
+        if ema:
+            ema.step(judge.parameters())
         state.update += 1
         readings = {"loss": loss.detach(), "lr": schedule.get_last_lr()[0], "grad_norm": grad_norm}
         progress.update(state.update, readings)
@@ -87,7 +83,8 @@ def main(config: JudgeConfig) -> None:
             if accelerator.is_main_process:
                 state.save(config.output_dir, config.checkpoints_total_limit)
         if state.update % validate_every == 0 or state.update == total_updates:
-            figures = validate(judge, test)
+            with averaged_weights(ema, judge):
+                figures = validate(judge, train, test)
             accelerator.log(figures, step=state.update)
             shown = (images[:8, 0] * 255.0).round().to(torch.uint8)
             log_images(accelerator, "train/augmented", shown, state.update)
@@ -96,9 +93,11 @@ def main(config: JudgeConfig) -> None:
     progress.close()
 
     if accelerator.is_main_process:
+        if ema:
+            ema.copy_to(judge.parameters())
+        measure_batch_norm(judge, train)
         judge.eval().half().save_pretrained(config.output_dir)
         atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
-    finish(accelerator, config)
 
 
 def augment(images: torch.Tensor, draws: torch.Tensor, config: JudgeConfig) -> torch.Tensor:
@@ -123,9 +122,15 @@ def augment(images: torch.Tensor, draws: torch.Tensor, config: JudgeConfig) -> t
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
+def measure_batch_norm(judge: torch.nn.Module, train: LabelledImages) -> None:
+    """Take the batch-norm statistics of the judge's present weights on 10,000 training images."""
+    update_bn((to_model_range(batch).to(judge.device) for batch in train.images[:10_000].split(500)), judge)
+
+
 @torch.no_grad()
-def validate(judge: torch.nn.Module, test: LabelledImages) -> dict[str, float]:
+def validate(judge: torch.nn.Module, train: LabelledImages, test: LabelledImages) -> dict[str, float]:
     """Accuracy and cross-entropy on the test set."""
+    measure_batch_norm(judge, train)
     judge.eval()
     batches = (to_model_range(batch).to(judge.device) for batch in test.images.split(1000))
     logits = torch.cat([judge(batch).logits for batch in batches]).float().cpu()
@@ -137,4 +142,4 @@ def validate(judge: torch.nn.Module, test: LabelledImages) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(parse(JudgeConfig))
+    launch(JudgeConfig, main)

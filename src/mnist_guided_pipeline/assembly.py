@@ -22,7 +22,7 @@ def assemble_pipeline(
     denoiser: Folder,
     classifier: Folder | None,
     class_names: Sequence[str] | None = None,
-    torch_dtype: torch.dtype = torch.float32,
+    half: bool = False,
 ) -> ClassifierGuidedLatentPipeline:
     """Build a pipeline from what the training scripts wrote.
 
@@ -31,7 +31,7 @@ def assemble_pipeline(
         denoiser: folder of ``train_denoiser.py``; its ``scheduler/`` becomes the pipeline's.
         classifier: folder of ``train_classifier.py``; None for a pipeline without guidance.
         class_names: the name of each class, in label order; ``"0"``, ``"1"``, ... if None.
-        torch_dtype: floating-point type of the networks.
+        half: narrow the networks to float16.
 
     Raises:
         OSError: a folder is missing or cannot be read.
@@ -40,11 +40,9 @@ def assemble_pipeline(
     scheduler = _training_scheduler(denoiser)
     if classifier is not None:
         _check_same_noise(scheduler, _training_scheduler(classifier), denoiser, classifier)
-    options = {"torch_dtype": torch_dtype}
     networks = {
-        "vae": None if vae is None else load_network(vae, **options),
-        "denoiser": load_network(denoiser, **options),
-        "classifier": None if classifier is None else load_network(classifier, **options),
+        name: None if folder is None else _loaded(folder, half)
+        for name, folder in (("vae", vae), ("denoiser", denoiser), ("classifier", classifier))
     }
     _check_shapes(**networks)
     if classifier is not None and class_names is not None:
@@ -55,6 +53,11 @@ def assemble_pipeline(
             )
     id2label = None if class_names is None else dict(enumerate(class_names))
     return ClassifierGuidedLatentPipeline(**networks, scheduler=scheduler, id2label=id2label)
+
+
+def _loaded(folder: Folder, half: bool) -> torch.nn.Module:
+    network = load_network(folder)
+    return network.half() if half else network
 
 
 def _training_scheduler(folder: Folder) -> DDPMScheduler:

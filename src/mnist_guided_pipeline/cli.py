@@ -114,12 +114,10 @@ def assemble(
             raise FileNotFoundError(f"--{option}: there is no folder {str(folder)!r}.")
     _check_output_folder(output, force)
 
-    import torch
-
     from .assembly import assemble_pipeline
     from .atomic import atomic_folder
 
-    pipe = assemble_pipeline(vae, denoiser, classifier, class_names or None, getattr(torch, dtype))
+    pipe = assemble_pipeline(vae, denoiser, classifier, class_names or None, half=dtype == "float16")
     with atomic_folder(output) as folder:
         pipe.save_pretrained(folder)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
@@ -199,15 +197,17 @@ def _load_pipeline(model: str | None, device: str | None) -> Any:
     import torch
 
     from .pipeline import ClassifierGuidedLatentPipeline
-    from .weights import DEFAULT_FOLDER
+    from .weights import load_default
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device!r} cannot be used here: {error}") from error
-    source = DEFAULT_FOLDER if model is None else model
-    pipe = ClassifierGuidedLatentPipeline.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True)
+    if model is None:
+        pipe = load_default()
+    else:
+        pipe = ClassifierGuidedLatentPipeline.from_pretrained(model, use_safetensors=True)
     pipe.set_progress_bar_config(disable=None)
     return pipe.to(device)
 

@@ -248,29 +248,29 @@ class JudgeConfig(TrainingConfig):
     """Class of the judge, from transformers."""
     network_config: str = '{"embedding_size": 64, "hidden_sizes": [64, 128], "depths": [2, 2], "layer_type": "basic"}'
     """Arguments of its ResNetConfig, as a JSON object; channels and labels are filled in."""
-    max_rotation: float = 12.0
+    max_rotation: float = 15.0
     """Largest rotation of a training image, in degrees."""
-    max_shear: float = 0.15
+    max_shear: float = 0.2
     """Largest horizontal shear, as the tangent of its angle."""
-    max_scaling: float = 0.12
+    max_scaling: float = 0.15
     """Largest relative change of size."""
     max_shift: float = 2.0
     """Largest shift in either direction, in pixels."""
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "constant_with_warmup"
+    """Shape of the learning rate over the updates; the average of the weights takes the place of its decay."""
     adam_weight_decay: float = 0.05
     """Decoupled weight decay."""
-    use_ema: bool = False
-    """Not for the judge: an average of the weights would leave out its batch-norm statistics."""
 
     def check(self) -> None:
         """See :meth:`TrainingConfig.check`."""
         super().check()
-        if self.use_ema:
-            raise ValueError("use_ema must be off: an average leaves out the judge's batch-norm statistics.")
         for name in ("max_rotation", "max_shear", "max_scaling", "max_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}; 0 turns it off.")
         if self.max_scaling >= 1:
-            raise ValueError(f"max_scaling must be below 1, got {self.max_scaling}; 0.12 is usual.")
+            raise ValueError(f"max_scaling must be below 1, got {self.max_scaling}; 0.15 is usual.")
 
 
 def noise_scheduler(config: LatentTrainingConfig) -> Any:

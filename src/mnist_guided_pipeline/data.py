@@ -1,8 +1,8 @@
 """The only reader of images: a Hub id or a folder of the same layout becomes uint8 tensors, once.
 
 ``datasets.load_dataset`` treats a Hub id (``ylecun/mnist``) and a local folder that holds the same parquet
-files alike, so both go through one call. The PNG bytes of a split are decoded once with torchvision and
-kept beside the ``datasets`` cache: 60,000 images are 47 MB, and later runs read them back in a moment.
+files alike, so both go through one call. The PNG bytes of a split are decoded once and kept beside the
+``datasets`` cache: 60,000 images are 47 MB, and later runs read them back in a moment.
 
 Everything that is not a 28x28 grey image with a named class is refused with an error that names the
 first offender; ``datasets`` itself accepts such rows without a word.
@@ -20,10 +20,12 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image as PILImage
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -106,8 +108,6 @@ def load_images(
     class_names = _class_names(table, image_column, label_column)
     if max_samples is not None and max_samples < len(table):
         table = table.select(range(max_samples))
-    if len(table) == 0:
-        raise DatasetError(f"Split {split!r} of {str(dataset_name)!r} is empty.")
     file = _cache_file(cached, table, split, image_column, label_column, len(table))
     decoded = _read_cache(file, len(table)) if file else None
     if decoded is None:
@@ -146,6 +146,8 @@ def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> tu
     except Exception as error:
         if isinstance(error, ValueError) and "Unknown split" in str(error):
             reason = f"it has no split {split!r}; it has {', '.join(get_dataset_split_names(name, config))}."
+        elif isinstance(error, ValueError) and "corresponds to no data" in str(error):
+            reason = "the split is empty."
         elif is_folder:
             reason = "the folder must hold parquet files named train-*.parquet and test-*.parquet, as on the Hub."
         else:
@@ -205,28 +207,30 @@ def _decode(
 
 
 def _decode_image(cell: dict[str, Any] | None, row: int, column: str) -> Tensor:
-    """One image cell to uint8 (28, 28)."""
-    from torchvision.io import decode_image
+    """One image cell to uint8 (28, 28).
 
+    Pillow decodes, because torchvision's decoder crashes the process on some damaged files. ``verify`` compares the
+    checksums, so a flipped bit is found too.
+    """
     if cell is None or (cell.get("bytes") is None and cell.get("path") is None):
         raise DatasetError(f"Row {row}: column {column!r} holds no image.")
-    encoded = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
     try:
-        image = decode_image(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
-    except (RuntimeError, ValueError) as error:
+        encoded = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
+        PILImage.open(BytesIO(encoded)).verify()
+        image = PILImage.open(BytesIO(encoded))  # a verified image has to be opened again
+        if image.mode == "L" and image.size == (IMAGE_SIZE, IMAGE_SIZE):
+            return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE)
+    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise DatasetError(f"Row {row}: column {column!r} is not a readable image ({error}).") from error
-    channels, height, width = image.shape
-    if channels != 1:
+    if image.mode != "L":
         raise DatasetError(
-            f"Row {row}: column {column!r} has {channels} channels; this package works on grey images. "
+            f"Row {row}: column {column!r} has mode {image.mode!r}; this package works on grey images. "
             "Convert the data set to mode 'L' first."
         )
-    if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
-        raise DatasetError(
-            f"Row {row}: column {column!r} is {height}x{width}; images must be {IMAGE_SIZE}x{IMAGE_SIZE}. "
-            "Resize the data set first."
-        )
-    return image[0]
+    raise DatasetError(
+        f"Row {row}: column {column!r} is {image.height}x{image.width}; images must be {IMAGE_SIZE}x{IMAGE_SIZE}. "
+        "Resize the data set first."
+    )
 
 
 def _cache_file(folder: Path | None, table: Any, split: str, image: str, label: str, rows: int) -> Path | None:

@@ -24,6 +24,15 @@ EDM, ``v_prediction`` (D - x) / sigma^2            -sigma / (alpha sigma_data)
 ever: nothing else about the sampler changes, which is why one rule serves all of them. Schedulers that scale their
 input need no factor of their own, since ``g`` is taken at the scaled input.
 
+**Classifier-free guidance** (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6) and
+**autoguidance** (Karras et al. 2024, https://arxiv.org/abs/2406.02507, equation 4) extrapolate between two networks:
+from an unconditional to a conditional one, from a weak to a strong one (:func:`extrapolated_prediction`). They
+compose with classifier guidance, as all of them are shifts of the same prediction.
+
+**Rescaled guidance** (Lin et al. 2023, https://arxiv.org/abs/2305.08891, equations 15 and 16) takes back the growth
+of the prediction's spread (:func:`rescaled_prediction`). A **guidance interval** (Kynkaanniemi et al. 2024,
+https://arxiv.org/abs/2404.07724) leaves the noisiest and cleanest levels unguided (:func:`in_interval`).
+
 Only s = 1 draws from p(x | y). For other s no sampler draws from p(x) p(y | x)^s, because noising does not commute
 with raising to a power; a larger s trades diversity for agreement with the classifier.
 """
@@ -38,8 +47,12 @@ from torch import Tensor
 __all__ = [
     "class_log_likelihood",
     "classifier_score",
+    "clipped_score",
+    "extrapolated_prediction",
     "guidance_factor",
     "guided_prediction",
+    "in_interval",
+    "rescaled_prediction",
 ]
 
 
@@ -137,3 +150,51 @@ def guided_prediction(prediction: Tensor, score: Tensor, factor: float | Tensor,
         return prediction + shift
     mean, variance = prediction.split(shift.shape[1], dim=1)
     return torch.cat([mean + shift, variance], dim=1)
+
+
+def extrapolated_prediction(weak: Tensor, strong: Tensor, scale: float) -> Tensor:
+    """``weak + scale * (strong - weak)``: classifier-free guidance, and autoguidance.
+
+    Args:
+        weak: prediction without labels, or of the weaker network (B, ...).
+        strong: prediction with labels, or of the better network (B, ...).
+        scale: 1 gives ``strong``, 0 gives ``weak``, more goes beyond ``strong``.
+    """
+    return torch.lerp(weak, strong, scale)
+
+
+def rescaled_prediction(guided: Tensor, unguided: Tensor, amount: float) -> Tensor:
+    """Bring the standard deviation of each guided prediction back towards that of the unguided one.
+
+    Args:
+        guided: (B, ...).
+        unguided: (B, ...).
+        amount: 0 leaves ``guided`` as it is, 1 matches the deviations fully; 0.7 in the paper.
+    """
+    dims = tuple(range(1, guided.ndim))
+    factor = unguided.std(dim=dims, keepdim=True) / guided.std(dim=dims, keepdim=True)
+    return guided * (amount * factor + (1.0 - amount))
+
+
+def clipped_score(score: Tensor, sigma: float | Tensor, scale: float | Tensor, limit: float) -> Tensor:
+    """Shorten classifier scores where the guidance would outweigh the denoiser.
+
+    The score of the data, ``-eps / sigma``, has a norm of about ``sqrt(d) / sigma`` for d dimensions. The guidance
+    ``scale * score`` is shortened to at most ``limit`` times that, keeping its direction, which keeps high-order
+    solvers stable at large scales.
+
+    Args:
+        score: from :func:`classifier_score` (B, ...).
+        sigma: coefficient of the noise.
+        scale: guidance scale, a float or a tensor that broadcasts against ``score``.
+        limit: positive; infinity never shortens.
+    """
+    dims = tuple(range(1, score.ndim))
+    norm = torch.linalg.vector_norm(scale * score, dim=dims, keepdim=True)
+    longest = limit * score[0].numel() ** 0.5 / sigma
+    return score * (longest / norm.clamp_min(1e-12)).clamp_max(1.0)
+
+
+def in_interval(ratio: float, interval: tuple[float, float]) -> bool:
+    """Whether ``low < sigma / alpha <= high``, the noise levels at which to guide."""
+    return interval[0] < ratio <= interval[1]

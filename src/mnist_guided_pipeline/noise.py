@@ -45,12 +45,14 @@ __all__ = [
     "predicted_epsilon",
     "predicted_x0",
     "prediction_target",
+    "preserving_equivalent",
+    "preserving_levels",
     "training_levels",
 ]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
-Coefficient = float | Tensor
+_LARGEST_RATIO = 200.0
 
 
 class NoiseLevel(NamedTuple):
@@ -150,13 +152,47 @@ def training_levels(scheduler: Any) -> NoiseLevel:
         steps = int(scheduler.config.num_train_timesteps)
         sigma = torch.arange(1, steps + 1, dtype=torch.float64) / steps
         return NoiseLevel(1.0 - sigma, sigma)
-    table = scheduler.alphas_cumprod.to(device="cpu", dtype=torch.float64)
+    return preserving_levels(scheduler.alphas_cumprod)
+
+
+def preserving_levels(alphas_cumprod: Tensor) -> NoiseLevel:
+    """Variance-preserving levels, float64 tensors (T,), of a table ``alphas_cumprod`` (T,)."""
+    table = alphas_cumprod.to(device="cpu", dtype=torch.float64)
     return NoiseLevel(table.sqrt(), (1.0 - table).sqrt())
 
 
 def per_sample(values: Tensor, sample: Tensor) -> Tensor:
     """Reshape (B,) coefficients so that they broadcast against a (B, ...) sample."""
     return values.reshape(-1, *(1,) * (sample.ndim - 1)).to(device=sample.device, dtype=sample.dtype)
+
+
+def preserving_equivalent(level: NoiseLevel, table: NoiseLevel) -> tuple[float, float, NoiseLevel]:
+    """The variance-preserving sample and timestep with the same signal-to-noise ratio as a flow sample.
+
+    A flow sample ``x = (1 - s) x0 + s eps`` divided by ``sqrt((1 - s)^2 + s^2)`` is a variance-preserving one, so a
+    network trained on a preserving law can be run, and guided, at the timestep whose ratio is the same.
+
+    Args:
+        level: of the flow sample.
+        table: :func:`training_levels` of the law the networks were trained on.
+
+    Returns:
+        The divisor, the (fractional) timestep, and the equivalent level. Noisier levels than the table has, or than a
+        ratio of 200, are moved there: a prediction of noise says nothing about x0 in pure noise.
+    """
+    ratios = (table.sigma / table.alpha).log()
+    wanted = math.log(min(level.ratio, _LARGEST_RATIO))
+    above = int(torch.searchsorted(ratios, wanted))
+    if above == 0:
+        timestep = 0.0
+    elif above == len(ratios):
+        timestep, wanted = float(len(ratios) - 1), float(ratios[-1])
+    else:
+        below, span = float(ratios[above - 1]), float(ratios[above] - ratios[above - 1])
+        timestep = above - 1 + (wanted - below) / span
+    alpha = 1.0 / math.sqrt(1.0 + math.exp(2.0 * wanted))
+    equivalent = NoiseLevel(alpha, alpha * math.exp(wanted))
+    return math.hypot(level.alpha, level.sigma), timestep, equivalent
 
 
 def levels_at(table: NoiseLevel, timesteps: Tensor, sample: Tensor) -> NoiseLevel:

@@ -11,7 +11,6 @@ the class takes uint8 images and converts them once. ``training/train_judge.py``
 from __future__ import annotations
 
 import os
-from importlib import resources
 from typing import NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from ..data import IMAGE_SIZE, to_model_range
+from ..weights import JUDGE_FOLDER
 
 __all__ = ["Judge", "Judgement", "load_judge"]
 
@@ -99,5 +99,4 @@ class Judge:
 
 def load_judge() -> Judge:
     """The judge that comes with the package; needs no network."""
-    with resources.as_file(resources.files("mnist_guided_pipeline") / "weights" / "judge") as folder:
-        return Judge.from_pretrained(folder)
+    return Judge.from_pretrained(JUDGE_FOLDER)

@@ -36,9 +36,7 @@ class MLPClassifierOutput(BaseOutput):
 class _TimeConditionedMLP(nn.Module):
     """Flattened sample and sinusoidal timestep embedding (and extra features) through a two-layer SiLU network."""
 
-    def __init__(
-        self, in_features: int, extra_features: int, time_embed_dim: int, hidden_size: int, out_features: int
-    ):
+    def __init__(self, in_features: int, extra_features: int, time_embed_dim: int, hidden_size: int, out_features: int):
         super().__init__()
         self.time_embedding = Timesteps(time_embed_dim, flip_sin_to_cos=False, downscale_freq_shift=0)
         self.layers = nn.Sequential(
