@@ -28,9 +28,10 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_every_network_is_tested():
+def test_every_trained_network_is_here():
     names = {name for name in mgp.__all__ if name.endswith(("Denoiser", "Classifier"))}
-    assert names == DENOISERS.keys() | CLASSIFIERS.keys()
+    exact = {"MixtureDenoiser", "MixtureClassifier"}  # closed forms, with tests of their own
+    assert names - exact == DENOISERS.keys() | CLASSIFIERS.keys()
 
 
 @pytest.mark.parametrize("name", [*DENOISERS, *CLASSIFIERS])

@@ -63,7 +63,7 @@ class TestLearning:
         assert losses[-1] < 0.9 * losses[0]
 
     def test_denoiser(self, runs):
-        losses = figures(runs["denoiser"][1], "test/denoising_loss")
+        losses = figures(runs["denoiser"][1], "test/loss")
         assert losses[-1] < 0.9 * losses[0]
 
     @pytest.mark.parametrize("name", ["plain", "classifier"])

@@ -14,9 +14,9 @@ import dataclasses
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 
 import mnist_guided_pipeline as mgp
-from accelerate import Accelerator
 from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
 from mnist_guided_pipeline.config import ClassifierConfig, noise_scheduler

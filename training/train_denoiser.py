@@ -9,9 +9,9 @@ is beside it in ``scheduler/``.
 import dataclasses
 
 import torch
+from accelerate import Accelerator
 
 import mnist_guided_pipeline as mgp
-from accelerate import Accelerator
 from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
 from mnist_guided_pipeline.config import DenoiserConfig, noise_scheduler
@@ -77,9 +77,9 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
             if num_classes is not None:
                 condition = labels[indices[part]].masked_fill(dropped[part], num_classes).to(device)
             with accelerator.autocast():
-                prediction = model(
-                    add_noise(z0, eps, level), timesteps[part].to(device), condition, return_dict=False
-                )[0]
+                prediction = model(add_noise(z0, eps, level), timesteps[part].to(device), condition, return_dict=False)[
+                    0
+                ]
             target = prediction_target(z0, eps, level, config.prediction_type)
             weight = None
             if config.snr_gamma is not None:

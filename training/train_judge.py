@@ -16,10 +16,10 @@ import math
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch.optim.swa_utils import update_bn
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from accelerate import Accelerator
 from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
 from mnist_guided_pipeline.config import JudgeConfig

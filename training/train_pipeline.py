@@ -15,7 +15,6 @@ from typing import Literal
 import train_classifier
 import train_denoiser
 import train_vae
-
 from mnist_guided_pipeline.assembly import assemble_pipeline
 from mnist_guided_pipeline.config import TrainingConfig
 from mnist_guided_pipeline.presets import PRESETS

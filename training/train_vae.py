@@ -9,9 +9,9 @@ The result in output_dir is a plain folder for ``ConvVAE.from_pretrained`` (or `
 import dataclasses
 
 import torch
+from accelerate import Accelerator
 
 import mnist_guided_pipeline as mgp
-from accelerate import Accelerator
 from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
 from mnist_guided_pipeline.config import VAEConfig

@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 from .models.autoencoders import MLPVAE, ConvVAE
+from .models.mixture import MixtureClassifier, MixtureDenoiser
 from .models.mlp import MLPClassifier, MLPDenoiser
 from .models.residual_mlp import ResidualMLPClassifier, ResidualMLPDenoiser
 from .pipeline import ClassifierGuidedLatentPipeline
@@ -20,6 +21,8 @@ __all__ = [
     "MLPClassifier",
     "MLPDenoiser",
     "MLPVAE",
+    "MixtureClassifier",
+    "MixtureDenoiser",
     "ModelMixin",
     "ResidualMLPClassifier",
     "ResidualMLPDenoiser",

@@ -81,7 +81,7 @@ def generate(
     atomic_write(output, encoded.getvalue())
     print(
         f"{output}: {len(images)} images by {type(pipe.scheduler).__name__} in {pipe.num_timesteps} steps; "
-        f"sampling took {sampled - loaded:.1f} s, everything {time.perf_counter() - started:.1f} s."
+        f"sampling took {sampled - loaded:.1f} s, with loading and writing {time.perf_counter() - started:.1f} s."
     )
 
 
@@ -193,8 +193,9 @@ def _check_pipeline_folder(model: str) -> None:
 
 
 def _load_pipeline(model: str | None, device: str | None) -> Any:
-    """The pipeline on its device, in float32; its progress bar shows at a terminal only."""
+    """The pipeline on its device, in float32; the progress of sampling shows at a terminal only."""
     import torch
+    from diffusers.utils import logging
 
     from .pipeline import ClassifierGuidedLatentPipeline
     from .weights import load_default
@@ -204,6 +205,7 @@ def _load_pipeline(model: str | None, device: str | None) -> Any:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device!r} cannot be used here: {error}") from error
+    logging.disable_progress_bar()  # of loading, which takes a moment
     if model is None:
         pipe = load_default()
     else:

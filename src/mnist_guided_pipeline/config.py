@@ -218,6 +218,14 @@ class DenoiserConfig(LatentTrainingConfig):
     label_dropout: float = 0.1
     """Share of labels replaced by the null class, for a denoiser with num_classes."""
 
+    def check(self) -> None:
+        """See :meth:`TrainingConfig.check`."""
+        super().check()
+        if self.snr_gamma is not None and not self.snr_gamma > 0:
+            raise ValueError(f"snr_gamma must be positive (5 in the paper), or None, got {self.snr_gamma}.")
+        if not 0.0 <= self.label_dropout < 1.0:
+            raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}.")
+
 
 @dataclass
 class ClassifierConfig(LatentTrainingConfig):
@@ -233,6 +241,8 @@ class ClassifierConfig(LatentTrainingConfig):
     def check(self) -> None:
         """See :meth:`TrainingConfig.check`."""
         super().check()
+        if self.score_matching_weight < 0:
+            raise ValueError(f"score_matching_weight must not be negative, got {self.score_matching_weight}.")
         if self.score_matching_weight > 0 and self.denoiser_path is None:
             raise ValueError(
                 f"score_matching_weight {self.score_matching_weight} needs denoiser_path: the loss compares the guided "

@@ -351,8 +351,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             )
         if autoguidance_scale != 1.0 and self.weak_denoiser is None:
             raise ValueError(
-                f"autoguidance_scale is {autoguidance_scale}, but there is no weak_denoiser; leave it at 1, or give the "
-                "pipeline one."
+                f"autoguidance_scale is {autoguidance_scale}, but there is no weak_denoiser; leave it at 1, or give "
+                "the pipeline one."
             )
         batch_size = num_labels * num_images_per_label
         if isinstance(generator, (list, tuple)) and len(generator) != batch_size:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
 from torch import nn
 from tqdm.auto import tqdm
-
-from accelerate import Accelerator
 
 from .config import TrainingConfig, parse
 from .data import LabelledImages, load_images

@@ -8,6 +8,7 @@ A *noise law* is what the networks were trained on, as JSON in the pipeline's co
 ``preserving``  a diffusers beta schedule, ``alpha = sqrt(alphas_cumprod[t])``; most schedulers, in all their spaces
 ``flow``        straight lines from data to noise, ``alpha = 1 - sigma``, ``t = num_train_timesteps * sigma``
 ``edm``         networks with the preconditioning of Karras et al. 2022, told ``log(sigma) / 4``
+``arctan``      the same networks, told ``2 / pi atan(sigma)``
 ``angle``       the law of IPNDM
 
 Networks of one law cannot be run by a scheduler of another, with one exception: a preserving network under a flow
@@ -86,7 +87,7 @@ SUPPORTED: dict[str, SchedulerSupport] = {
     "EDMDPMSolverMultistepScheduler": SchedulerSupport(
         (_E, _V), law="edm", stochastic="algorithm_type='sde-dpmsolver++'"
     ),
-    "CosineDPMSolverMultistepScheduler": SchedulerSupport((_E, _V), law="edm", stochastic="yes", note=_TORCHSDE),
+    "CosineDPMSolverMultistepScheduler": SchedulerSupport((_E, _V), law="arctan", stochastic="yes", note=_TORCHSDE),
     "FlowMatchEulerDiscreteScheduler": SchedulerSupport((_F,), law="flow", stochastic="stochastic_sampling=True"),
     "FlowMatchHeunDiscreteScheduler": SchedulerSupport((_F,), law="flow", note="two network calls a step"),
     "FlowMatchLCMScheduler": SchedulerSupport((_F,), law="flow", stochastic="yes", note=_DISTILLED),
@@ -163,7 +164,7 @@ def describe_noise(scheduler: Any) -> dict[str, Any]:
     described: dict[str, Any] = {"law": law, "prediction_type": scheduler_prediction_type(scheduler)}
     if law == "flow":
         described["num_train_timesteps"] = config.num_train_timesteps
-    elif law == "edm":
+    elif law in ("edm", "arctan"):
         described["sigma_data"] = config.sigma_data
     elif law == "preserving":
         described.update({name: config[name] for name in _BETA_SETTINGS if config.get(name) is not None})

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from accelerate import Accelerator
+from torch import Tensor
 
 __all__ = ["log_images", "start_trackers"]
 

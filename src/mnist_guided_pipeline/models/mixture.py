@@ -18,7 +18,8 @@ The noise law says what a timestep means (``timestep`` may be fractional):
 ``preserving``  ``sigma / alpha`` of a diffusers beta schedule, interpolated in its logarithm; ``alpha^2 + sigma^2 = 1``
 ``flow``        ``sigma = timestep / num_train_timesteps``, ``alpha = 1 - sigma``
 ``edm``         ``sigma / alpha = exp(4 timestep)``, input scaled to variance one (Karras et al. 2022)
-``angle``       ``sigma = sin(pi/2 timestep)^2``, ``alpha = sqrt(1 - sigma^2)`` (IPNDM)
+``arctan``      ``sigma / alpha = tan(pi/2 timestep)``, input scaled as for ``edm`` (cosine DPM-Solver)
+``angle``       ``sigma = sin(pi/2 timestep)``, ``alpha = cos(pi/2 timestep)`` (IPNDM)
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 __all__ = ["MixtureClassifier", "MixtureClassifierOutput", "MixtureDenoiser", "MixtureDenoiserOutput"]
+
+_PRECONDITIONED = ("edm", "arctan")
 
 
 @dataclass
@@ -93,8 +96,8 @@ class _NoiseLaw(nn.Module):
 
     def __init__(self, law: str, schedule: dict[str, Any] | None):
         super().__init__()
-        if law not in ("preserving", "flow", "edm", "angle"):
-            raise ValueError(f"law must be 'preserving', 'flow', 'edm' or 'angle', got {law!r}.")
+        if law not in ("preserving", "flow", "edm", "arctan", "angle"):
+            raise ValueError(f"law must be 'preserving', 'flow', 'edm', 'arctan' or 'angle', got {law!r}.")
         self.law = law
         self.num_train_timesteps = (schedule or {}).get("num_train_timesteps", 1000)
         with torch.device("cpu"):
@@ -108,10 +111,12 @@ class _NoiseLaw(nn.Module):
             sigma = t / self.num_train_timesteps
             alpha = 1 - sigma
         elif self.law == "angle":
-            sigma = torch.sin(t * (math.pi / 2)) ** 2
-            alpha = torch.sqrt(1 - sigma**2)
+            alpha, sigma = torch.cos(t * (math.pi / 2)), torch.sin(t * (math.pi / 2))
         else:
-            log_ratio = 4 * t if self.law == "edm" else self._interpolate(t)
+            if self.law == "preserving":
+                log_ratio = self._interpolate(t)
+            else:
+                log_ratio = 4 * t if self.law == "edm" else torch.log(torch.tan(t * (math.pi / 2)))
             alpha, sigma = torch.sigmoid(-2 * log_ratio).sqrt(), torch.sigmoid(2 * log_ratio).sqrt()
         return alpha.to(like.dtype), sigma.to(like.dtype)
 
@@ -162,7 +167,9 @@ class MixtureDenoiser(ModelMixin, ConfigMixin):
     ) -> MixtureDenoiserOutput | tuple[Tensor]:
         """The optimal prediction for samples (B, d) at ``timestep`` (any dtype, 0-d or (B,))."""
         alpha, sigma = self.noise_law(timestep, sample)
-        log_joint, means = self.mixture.components(self._unscaled(sample, alpha), alpha, sigma)
+        log_joint, means = self.mixture.components(
+            _edm_unscale(sample, alpha, self.noise_law.law, self.config.sigma_data), alpha, sigma
+        )
         if class_labels is not None and self.config.num_classes is not None:
             every_class = torch.ones_like(self.mixture.membership[:, :1])
             allowed = torch.cat([self.mixture.membership, every_class], dim=1)[:, class_labels].T
@@ -171,13 +178,9 @@ class MixtureDenoiser(ModelMixin, ConfigMixin):
         prediction = self._from_x0(sample, x0, alpha.unsqueeze(-1), sigma.unsqueeze(-1))
         return MixtureDenoiserOutput(sample=prediction) if return_dict else (prediction,)
 
-    def _unscaled(self, sample: Tensor, alpha: Tensor) -> Tensor:
-        """EDM inputs have unit variance for data of standard deviation sigma_data; undo that part of the scaling."""
-        return _edm_unscale(sample, alpha, self.noise_law.law, self.config.sigma_data)
-
     def _from_x0(self, sample: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         kind = self.config.prediction_type
-        if self.noise_law.law == "edm":
+        if self.noise_law.law in _PRECONDITIONED:
             ratio, data = sigma / alpha, self.config.sigma_data
             norm = torch.sqrt(ratio**2 + data**2)
             latents = sample * norm
@@ -189,7 +192,8 @@ class MixtureDenoiser(ModelMixin, ConfigMixin):
 
 
 def _edm_unscale(sample: Tensor, alpha: Tensor, law: str, sigma_data: float) -> Tensor:
-    if law != "edm":
+    """The variance-preserving sample: preconditioned inputs are scaled for data of deviation sigma_data."""
+    if law not in _PRECONDITIONED:
         return sample
     alpha = alpha.unsqueeze(-1)
     ratio_squared = 1.0 / alpha**2 - 1.0

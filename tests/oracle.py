@@ -1,0 +1,130 @@
+"""A guided problem with a known answer: Gaussian mixtures, their exact networks, and the exact p(x | y)."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch.quasirandom import SobolEngine
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.schedulers import SUPPORTED
+
+LINEAR = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+COSINE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A Gaussian mixture with two components in each of two classes."""
+
+    dim: int
+    seed: int
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """Arguments of ``MixtureDenoiser`` and ``MixtureClassifier``; about unit variance in every direction."""
+        rng = np.random.default_rng(self.seed)
+        means = rng.normal(size=(4, self.dim))
+        factors = rng.normal(size=(4, self.dim, self.dim)) / np.sqrt(self.dim)
+        covariances = 0.1 * factors @ factors.transpose(0, 2, 1) + 0.02 * np.eye(self.dim)
+        return {
+            "weights": [0.3, 0.2, 0.3, 0.2],
+            "means": means.tolist(),
+            "covariances": covariances.tolist(),
+            "classes": [0, 0, 1, 1],
+        }
+
+    def _of_class(self, label: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        chosen = [k for k, c in enumerate(self.parameters["classes"]) if label is None or c == label]
+        weights = np.array(self.parameters["weights"])[chosen]
+        means, covariances = np.array(self.parameters["means"])[chosen], np.array(self.parameters["covariances"])[chosen]
+        return weights / weights.sum(), means, covariances
+
+    def moments(self, label: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Exact mean and covariance of p(x | label), or of p(x)."""
+        weights, means, covariances = self._of_class(label)
+        mean = weights @ means
+        spread = means - mean
+        return mean, np.einsum("k,kij->ij", weights, covariances + spread[:, :, None] * spread[:, None, :])
+
+    def draw(self, label: int | None, count: int, seed: int) -> np.ndarray:
+        """Exact samples of p(x | label), or of p(x)."""
+        rng = np.random.default_rng(seed)
+        weights, means, covariances = self._of_class(label)
+        component = rng.choice(len(weights), size=count, p=weights)
+        factors = np.linalg.cholesky(covariances)
+        return means[component] + np.einsum("nij,nj->ni", factors[component], rng.normal(size=(count, self.dim)))
+
+
+PLANE, HIGHER = Mixture(2, 0), Mixture(16, 1)
+
+
+def make_scheduler(name: str, prediction_type: str, schedule: dict[str, Any], **options: Any) -> Any:
+    """A diffusers scheduler with every setting explicit, built without this package."""
+    scheduler_class = getattr(diffusers, name)
+    accepted = inspect.signature(scheduler_class.__init__).parameters
+    settings = {
+        **schedule,
+        "prediction_type": prediction_type,
+        "clip_sample": False,
+        "timestep_spacing": "trailing",
+        "snr_shift_scale": 1.0,
+        **options,
+    }
+    return scheduler_class(**{key: value for key, value in settings.items() if key in accepted})
+
+
+def exact_pipeline(
+    mixture: Mixture,
+    name: str,
+    prediction_type: str,
+    conditional: bool = False,
+    denoiser_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> mgp.ClassifierGuidedLatentPipeline:
+    """The exact networks of a mixture under a scheduler, in float64."""
+    schedule = COSINE if name == "UnCLIPScheduler" else LINEAR
+    scheduler = make_scheduler(name, prediction_type, schedule, **options)
+    law = "flow" if options.get("use_flow_sigmas") else SUPPORTED[name].law
+    noise = {"law": law, "schedule": schedule}
+    if law in ("edm", "arctan"):
+        noise["sigma_data"] = scheduler.config.sigma_data
+    denoiser = mgp.MixtureDenoiser(
+        **mixture.parameters,
+        **noise,
+        prediction_type=prediction_type,
+        num_classes=2 if conditional else None,
+        **(denoiser_options or {}),
+    )
+    classifier = mgp.MixtureClassifier(**mixture.parameters, **noise)
+    pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser.double(), classifier.double(), scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def even_noise(count: int, dim: int, seed: int = 0) -> torch.Tensor:
+    """Standard Gaussian noise from a scrambled Sobol sequence: its moments are far closer than those of a draw."""
+    uniform = SobolEngine(dim, scramble=True, seed=seed).draw(count).double().clamp(1e-6, 1 - 1e-6)
+    return torch.erfinv(2 * uniform - 1) * 2**0.5
+
+
+def moment_errors(samples: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> tuple[float, float]:
+    """Largest error of the mean in standard deviations, and error of the covariance relative to its norm."""
+    mean_error = np.abs(samples.mean(axis=0) - mean) / np.sqrt(np.diag(covariance))
+    return float(mean_error.max()), float(
+        np.linalg.norm(np.cov(samples.T) - covariance) / np.linalg.norm(covariance)
+    )
+
+
+def sliced_wasserstein(first: np.ndarray, second: np.ndarray, directions: int = 64) -> float:
+    """Mean 1-Wasserstein distance of two samples of one size over fixed random directions."""
+    rng = np.random.default_rng(0)
+    axes = rng.normal(size=(first.shape[1], directions))
+    axes /= np.linalg.norm(axes, axis=0)
+    return float(np.abs(np.sort(first @ axes, axis=0) - np.sort(second @ axes, axis=0)).mean())
