@@ -43,8 +43,8 @@ class Mixture:
     def _of_class(self, label: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         chosen = [k for k, c in enumerate(self.parameters["classes"]) if label is None or c == label]
         weights = np.array(self.parameters["weights"])[chosen]
-        means, covariances = np.array(self.parameters["means"])[chosen], np.array(self.parameters["covariances"])[chosen]
-        return weights / weights.sum(), means, covariances
+        means, covariances = np.array(self.parameters["means"]), np.array(self.parameters["covariances"])
+        return weights / weights.sum(), means[chosen], covariances[chosen]
 
     def moments(self, label: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Exact mean and covariance of p(x | label), or of p(x)."""
@@ -63,6 +63,12 @@ class Mixture:
 
 
 PLANE, HIGHER = Mixture(2, 0), Mixture(16, 1)
+
+_SETTINGS = {  # where a default would stop before the data are reached, or allow few steps only
+    "LCMScheduler": {"original_inference_steps": 200},
+    "TCDScheduler": {"original_inference_steps": 200},
+    "CosineDPMSolverMultistepScheduler": {"sigma_min": 0.002, "sigma_max": 80.0},
+}
 
 
 def make_scheduler(name: str, prediction_type: str, schedule: dict[str, Any], **options: Any) -> Any:
@@ -90,7 +96,7 @@ def exact_pipeline(
 ) -> mgp.ClassifierGuidedLatentPipeline:
     """The exact networks of a mixture under a scheduler, in float64."""
     schedule = COSINE if name == "UnCLIPScheduler" else LINEAR
-    scheduler = make_scheduler(name, prediction_type, schedule, **options)
+    scheduler = make_scheduler(name, prediction_type, schedule, **{**_SETTINGS.get(name, {}), **options})
     law = "flow" if options.get("use_flow_sigmas") else SUPPORTED[name].law
     noise = {"law": law, "schedule": schedule}
     if law in ("edm", "arctan"):
@@ -117,9 +123,8 @@ def even_noise(count: int, dim: int, seed: int = 0) -> torch.Tensor:
 def moment_errors(samples: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> tuple[float, float]:
     """Largest error of the mean in standard deviations, and error of the covariance relative to its norm."""
     mean_error = np.abs(samples.mean(axis=0) - mean) / np.sqrt(np.diag(covariance))
-    return float(mean_error.max()), float(
-        np.linalg.norm(np.cov(samples.T) - covariance) / np.linalg.norm(covariance)
-    )
+    covariance_error = np.linalg.norm(np.cov(samples.T) - covariance) / np.linalg.norm(covariance)
+    return float(mean_error.max()), float(covariance_error)
 
 
 def sliced_wasserstein(first: np.ndarray, second: np.ndarray, directions: int = 64) -> float:

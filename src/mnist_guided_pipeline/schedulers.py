@@ -198,8 +198,11 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
     mend = f"pipe.scheduler = pipe.make_scheduler({name})"
     adapted = law == "flow" and trained_law == "preserving"
     if law != trained_law and not adapted:
-        possible = ", ".join(found.__name__ for found in compatible_schedulers(training_noise))
-        raise ValueError(f"{name} runs networks of law {law!r}, these were trained on {trained_law!r}. Use {possible}.")
+        wanted = training_noise["prediction_type"]
+        fitting = [key for key, row in SUPPORTED.items() if row.law == trained_law and wanted in row.prediction_types]
+        raise ValueError(
+            f"{name} runs networks of law {law!r}, these were trained on {trained_law!r}. Use {', '.join(fitting)}."
+        )
     prediction_type = scheduler_prediction_type(scheduler)
     known = SUPPORTED[name].prediction_types
     allowed = tuple(kind for kind in known if law != "flow" or kind != _V)  # v is defined on the unit circle only
