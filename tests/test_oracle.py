@@ -64,18 +64,17 @@ def floor():
 @pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
 def test_scale_one_reproduces_the_exact_conditional(variant, floor):
     name, kind, options = variant
+    stochastic = SUPPORTED[name].stochastic == "yes" or "sde" in str(options)
     pipe = build(PLANE, name, kind, **options)
-    samples = draw(pipe, PLANE, 120)
-    mean, covariance = PLANE.moments(1)
-    mean_error, covariance_error = moment_errors(samples, mean, covariance)
+    samples = draw(pipe, PLANE, 300 if stochastic and name not in (*TORCHSDE, *DISTILLED) else 120)
+    mean_error, covariance_error = moment_errors(samples, *PLANE.moments(1))
     if name in DISTILLED:
         assert mean_error < 0.15
         return
     distance = sliced_wasserstein(samples, PLANE.draw(1, COUNT, 7))
-    stochastic = SUPPORTED[name].stochastic == "yes" or "sde" in str(options)
     assert mean_error < 0.05
     assert covariance_error < 0.05
-    assert distance < (2.0 if stochastic else 1.3) * floor[PLANE]
+    assert distance < (1.7 if stochastic else 1.3) * floor[PLANE]  # a draw has noise that even noise has not
 
 
 @pytest.mark.parametrize(
@@ -149,9 +148,9 @@ def test_order_of_convergence(name, order):
 
 def test_solvers_agree_at_a_large_scale():
     """For s other than 1 there is no simple target, but all solvers of one ODE must meet at fine steps."""
-    fine = [draw(exact_pipeline(PLANE, name, "epsilon"), PLANE, 500, scale=3.0) for name in ("DDIMScheduler",)]
-    other = draw(exact_pipeline(PLANE, "HeunDiscreteScheduler", "epsilon"), PLANE, 250, scale=3.0)
-    assert np.abs(fine[0] - other).mean() < 0.02
+    first = draw(exact_pipeline(PLANE, "DDIMScheduler", "epsilon"), PLANE, 500, scale=3.0)
+    second = draw(exact_pipeline(PLANE, "HeunDiscreteScheduler", "epsilon"), PLANE, 250, scale=3.0)
+    assert np.abs(first - second).mean() < 0.02
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler"])

@@ -129,7 +129,8 @@ def _sigma_at(scheduler: Any, index: int) -> float:
     """The entry of ``scheduler.sigmas`` in use, also in the second stage of two-stage solvers."""
     if not getattr(scheduler, "state_in_first_order", True):
         if hasattr(scheduler, "sigmas_interpol"):  # KDPM2 evaluates its second stage between two steps
-            return float(scheduler.sigmas_interpol[index])
+            ancestral = hasattr(scheduler, "sigmas_up")  # and its ancestral form keeps that level one entry earlier
+            return float(scheduler.sigmas_interpol[index - int(ancestral)])
         if getattr(scheduler, "mid_point_sigma", None) is not None:  # so does DPM-Solver SDE
             return float(scheduler.mid_point_sigma)
     return float(scheduler.sigmas[index])

@@ -159,7 +159,7 @@ def describe_noise(scheduler: Any) -> dict[str, Any]:
     Raises:
         ValueError: the scheduler is not supported.
     """
-    _check_known(scheduler)
+    _check_known(type(scheduler).__name__)
     law, config = scheduler_law(scheduler), scheduler.config
     described: dict[str, Any] = {"law": law, "prediction_type": scheduler_prediction_type(scheduler)}
     if law == "flow":
@@ -192,8 +192,9 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
     Raises:
         ValueError: the class is not supported; or its settings do not fit, with the line that mends it.
     """
-    _check_known(scheduler)
-    name, config = type(scheduler).__name__, scheduler.config
+    name = type(scheduler).__name__
+    _check_known(name)
+    config = scheduler.config
     law, trained_law = scheduler_law(scheduler), training_noise["law"]
     mend = f"pipe.scheduler = pipe.make_scheduler({name})"
     adapted = law == "flow" and trained_law == "preserving"
@@ -241,13 +242,16 @@ def build_scheduler(scheduler_class: type, training_noise: dict[str, Any], **opt
     Raises:
         ValueError: the class is not supported, or does not have an option.
     """
+    _check_known(scheduler_class.__name__)
     parameters = inspect.signature(scheduler_class.__init__).parameters
     unknown = sorted(options.keys() - parameters.keys())
     if unknown:
         known = ", ".join(list(parameters)[1:])
         raise ValueError(f"{scheduler_class.__name__} has no setting {', '.join(unknown)}; it has {known}.")
     settings = {**training_noise, "clip_sample": False, "timestep_spacing": "trailing", "snr_shift_scale": 1.0}
-    if options.get("use_flow_sigmas", False):
+    if training_noise["law"] == "flow":
+        settings["use_flow_sigmas"] = True
+    elif options.get("use_flow_sigmas", False):
         settings["prediction_type"] = _F
     settings.update(options)
     scheduler = scheduler_class(**{name: value for name, value in settings.items() if name in parameters})
@@ -263,8 +267,7 @@ def _fits(scheduler_class: type, training_noise: dict[str, Any]) -> bool:
     return True
 
 
-def _check_known(scheduler: Any) -> None:
-    name = type(scheduler).__name__
+def _check_known(name: str) -> None:
     if name in SUPPORTED:
         return
     if name in _REFUSED:

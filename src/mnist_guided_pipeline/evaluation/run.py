@@ -1,0 +1,212 @@
+"""Measuring a pipeline: draw, score, compare with the floors, and file the record.
+
+Several settings make a sweep over their cartesian product. Every run is filed when it is finished, runs that are in
+the file already are not repeated, and samples come from the cache, so an interrupted sweep goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..data import LabelledImages
+from .cas import classification_accuracy_score
+from .fingerprints import fingerprint, pipeline_fingerprint, public_config
+from .judge import Judge
+from .records import check_name, machine, read_runs, versions, write_run
+from .sampling import SamplingSettings, draw_images, start_processes
+from .scoring import Reference, figure, floors, score_images
+
+__all__ = ["Bench", "Source", "grid", "measure_runs"]
+
+_VARIED = ("scheduler", "num_inference_steps", "guidance_scale")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where something came from, for the record: its name as the user gave it, None for what the package ships."""
+
+    name: str | None
+
+    @property
+    def public(self) -> str | None:
+        """The name without the folders above it, which belong to one machine."""
+        return os.path.basename(os.path.normpath(self.name)) if self.name and os.path.isabs(self.name) else self.name
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs of a command share.
+
+    Attributes:
+        judge: never the guide.
+        train: training images of the data set.
+        test: test images of the data set.
+        sources: ``model``, ``judge`` and ``dataset_name`` as given.
+        with_cas: whether to compute the classification accuracy score.
+    """
+
+    judge: Judge
+    train: LabelledImages
+    test: LabelledImages
+    sources: dict[str, Source]
+    with_cas: bool = False
+
+
+def grid(
+    base: SamplingSettings,
+    schedulers: Sequence[str] = (),
+    steps: Sequence[int] = (),
+    scales: Sequence[float] = (),
+    name: str = "default",
+) -> dict[str, SamplingSettings]:
+    """Settings by run name: the cartesian product; what has several values is told in the names.
+
+    Args:
+        base: everything else.
+        schedulers: names, or none for the one of ``base``.
+        steps: numbers of steps, likewise.
+        scales: guidance scales, likewise.
+        name: of the run where it is one, else the group before the slash, as in ``default/guidance_scale=2``.
+
+    Raises:
+        ValueError: a value that does not fit, or a bad name.
+    """
+    check_name(name)
+    axes = dict(zip(_VARIED, (schedulers, steps, scales), strict=True))
+    varied = [axis for axis, values in axes.items() if len(values) > 1]
+    runs = {}
+    for values in itertools.product(*(values or (getattr(base, axis),) for axis, values in axes.items())):
+        chosen = dict(zip(_VARIED, values, strict=True))
+        parts = [f"{axis}={chosen[axis]:g}" if axis == "guidance_scale" else f"{axis}={chosen[axis]}" for axis in varied]
+        runs["/".join([name, ",".join(parts)]) if parts else name] = replace(base, **chosen)
+    return runs
+
+
+def measure_runs(
+    pipe: Any,
+    runs: dict[str, SamplingSettings],
+    bench: Bench,
+    output: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str] | None = None,
+    chunk_size: int = 500,
+    again: bool = False,
+    progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Measure every run that is not in the file yet, and file each when it is finished.
+
+    Under a launcher all processes draw, and the main process scores and writes.
+
+    Args:
+        pipe: the pipeline, on its device.
+        runs: settings by run name; see :func:`grid`.
+        bench: judge and data.
+        output: a ``.json`` or ``.jsonl`` file; see ``records.py``.
+        cache_dir: folder of the samples.
+        chunk_size: images of one call of the pipeline.
+        again: measure runs that are in the file too.
+        progress: show progress bars, and a line a run.
+
+    Returns:
+        The records of these runs, by name; those that are not new come from the file.
+
+    Raises:
+        ValueError: the classes of pipeline, data set and judge differ, settings do not fit, or the file is another.
+    """
+    if len(pipe.id2label) not in (0, len(bench.test.class_names)):
+        raise ValueError(
+            f"The pipeline has {len(pipe.id2label)} classes, the data set {len(bench.test.class_names)}: give the data "
+            "set that it was trained on."
+        )
+    state = start_processes()
+    filed, records = read_runs(output), {}
+    reference: Reference | None = None
+    floor_of: dict[int, dict[str, Any]] = {}
+    hashes = {
+        "model": pipeline_fingerprint(pipe),
+        "judge": fingerprint(bench.judge.model),
+        "dataset": fingerprint(bench.train.images, bench.train.labels, bench.test.images, bench.test.labels),
+    }
+    for name, settings in runs.items():
+        scheduler, resolved = settings.make_scheduler(pipe), settings.resolved(pipe)
+        scheduler_config = public_config(scheduler)
+        key = fingerprint(hashes, resolved.to_dict(), scheduler_config, bench.with_cas, versions())
+        if not again and filed.get(name, {}).get("key") == key:
+            records[name] = filed[name]
+            if progress and state.is_main_process:
+                print(f"{name}: in {output} already, kept.")
+            continue
+        started = time.perf_counter()
+        drawn = draw_images(pipe, settings, cache_dir, chunk_size, progress)
+        if not state.is_main_process:
+            continue
+        reference = reference or Reference.of(bench.train, bench.test, bench.judge)
+        figures = score_images(drawn.chunks(), drawn.labels, bench.judge, reference)
+        figures["non_finite_images"] = figure(drawn.num_non_finite, settings.num_images)
+        figures["images_per_second"] = figure(settings.num_images / drawn.seconds, settings.num_images)
+        if settings.num_images not in floor_of:
+            floor_of[settings.num_images] = floors(reference, bench.judge, pipe.vae, settings.num_images)
+        beside = dict(floor_of[settings.num_images])
+        if bench.with_cas and drawn.labels is not None:
+            figures["classification_accuracy_score"], beside["real_training_images"] = _cas(
+                drawn.images(), drawn.labels, bench, beside["real_training_images"], progress
+            )
+        records[name] = {
+            "command": _command(name, settings, bench),
+            "key": key,
+            **{
+                kind: {"name": bench.sources[source].public or "shipped", "fingerprint": hashes[kind]}
+                for kind, source in (("model", "model"), ("judge", "judge"), ("dataset", "dataset_name"))
+            },
+            "settings": resolved.to_dict(),
+            "scheduler_config": scheduler_config,
+            "versions": versions(),
+            "machine": machine(pipe.device, state.num_processes),
+            "figures": figures,
+            "floors": beside,
+        }
+        write_run(output, name, records[name])
+        if progress:
+            print(f"{name}: measured in {time.perf_counter() - started:.0f} s.")
+    return records
+
+
+def _cas(
+    images: Any, labels: Any, bench: Bench, real: dict[str, Any], progress: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The score of the images, and the figures of the real ones with theirs added."""
+    score = classification_accuracy_score(images, labels, bench.test, progress=progress)
+    if "classification_accuracy_score" not in real:
+        count = len(images)
+        floor = classification_accuracy_score(
+            bench.train.images[:count], bench.train.labels[:count], bench.test, progress=progress
+        )
+        real = {**real, "classification_accuracy_score": floor}
+    return score, real
+
+
+def _command(name: str, settings: SamplingSettings, bench: Bench) -> str:
+    """The line that measures this run alone."""
+    words = ["mnist-guided", "evaluate"]
+    if bench.sources["model"].public:
+        words.append(bench.sources["model"].public)
+    options = {"name": name, "num_images": settings.num_images, "seed": settings.seed, "scheduler": settings.scheduler}
+    options |= settings.call_arguments()
+    options |= {kind: bench.sources[kind].public for kind in ("dataset_name", "judge")}
+    for option, value in options.items():
+        if value is None or value == getattr(SamplingSettings, option, None):
+            continue
+        words += [f"--{option}", *map(_text, value if isinstance(value, tuple) else (value,))]
+    if bench.with_cas:
+        words.append("--classification_accuracy_score")
+    return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
