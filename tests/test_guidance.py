@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from diffusers import EDMEulerScheduler
-from oracle import LINEAR, PLANE
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.guidance import (
@@ -19,6 +18,7 @@ from mnist_guided_pipeline.guidance import (
     rescaled_prediction,
 )
 from mnist_guided_pipeline.labels import excluded_classes
+from oracle import LINEAR, PLANE
 
 A, B = 0.6, 0.8
 

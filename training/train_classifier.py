@@ -11,10 +11,13 @@ The result in output_dir is a plain folder for ``ResidualMLPClassifier.from_pret
 """
 
 import dataclasses
+import inspect
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from diffusers import DDPMScheduler
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.atomic import atomic_write
@@ -31,6 +34,7 @@ from mnist_guided_pipeline.runtime import (
     make_optimizer,
     make_stream,
 )
+from mnist_guided_pipeline.schedulers import describe_noise
 from mnist_guided_pipeline.streams import keyed_generator
 from mnist_guided_pipeline.tracking import start_trackers
 
@@ -51,6 +55,7 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
         **{
             "sample_shape": samples.sample_shape,
             "num_classes": len(train.class_names),
+            **noise_arguments(network_class, scheduler),
             **config.network_arguments,
         }
     )
@@ -133,6 +138,14 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
         classifier.save_pretrained(config.output_dir)
         scheduler.save_pretrained(f"{config.output_dir}/scheduler")
         atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
+
+
+def noise_arguments(network_class: type, scheduler: DDPMScheduler) -> dict[str, Any]:
+    """The noise law, for a classifier that wants to know it."""
+    if "noise_schedule" not in inspect.signature(network_class.__init__).parameters:
+        return {}
+    noise = describe_noise(scheduler)
+    return {"noise_schedule": {name: noise[name] for name in noise if name not in ("law", "prediction_type")}}
 
 
 def validate(

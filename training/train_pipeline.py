@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from diffusers import DDIMScheduler
+
 import train_classifier
 import train_denoiser
 import train_vae
 from mnist_guided_pipeline.assembly import assemble_pipeline
 from mnist_guided_pipeline.config import TrainingConfig
 from mnist_guided_pipeline.presets import PRESETS
-from mnist_guided_pipeline.runtime import finish, make_accelerator
+from mnist_guided_pipeline.runtime import finish, load_splits, make_accelerator
 
 
 @dataclass
@@ -92,8 +94,10 @@ def main(config: PipelineConfig) -> None:
         module.main(settings[name], accelerator)
         accelerator.wait_for_everyone()
         accelerator.free_memory()
+    class_names = load_splits(settings["classifier"], accelerator)[1].class_names
     if accelerator.is_main_process:
-        pipeline = assemble_pipeline(**folders)
+        pipeline = assemble_pipeline(**folders, class_names=class_names)
+        pipeline.scheduler = pipeline.make_scheduler(DDIMScheduler)
         pipeline.register_to_config(sampling_defaults=preset.sampling_defaults)
         pipeline.save_pretrained(config.output_dir)
         print(f"pipeline: {config.output_dir}")

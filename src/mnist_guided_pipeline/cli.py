@@ -10,11 +10,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["assemble", "generate", "main"]
+import tyro
+
+__all__ = ["assemble", "evaluate", "generate", "main", "render"]
 
 
 def generate(
@@ -124,13 +127,152 @@ def assemble(
     print(f"{output}: a pipeline of {size / 1e6:.1f} MB in {dtype}, {time.perf_counter() - started:.1f} s.")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"generate": generate, "assemble": assemble}
+def evaluate(
+    model: tyro.conf.Positional[str | None] = None,
+    output: Path = Path("metrics.json"),
+    name: str = "default",
+    num_images: int = 10_000,
+    guidance_scale: tuple[float, ...] = (),
+    scheduler: tuple[str, ...] = (),
+    num_inference_steps: tuple[int, ...] = (),
+    guidance_interval: tuple[float, float] | None = None,
+    cfg_scale: float = 1.0,
+    eta: float = 0.0,
+    seed: int = 0,
+    dataset_name: str = "ylecun/mnist",
+    image_column: str = "image",
+    label_column: str = "label",
+    judge: Path | None = None,
+    classification_accuracy_score: bool = False,
+    chunk_size: int = 500,
+    cache_dir: Path | None = None,
+    device: str | None = None,
+    force: bool = False,
+) -> None:
+    """Draw many images and measure them with a judge that never guides.
+
+    Several scales, schedulers or numbers of steps make a sweep over all combinations. Finished runs and drawn images
+    are kept, so the same command continues an interrupted one. Under torchrun, the processes share the drawing.
+
+    Example: mnist-guided evaluate runs/pipeline --guidance_scale 1 2 4 --num_images 2000 --output sweep.jsonl
+
+    Args:
+        model: Folder or Hub id of a pipeline; the one shipped with the package if left out.
+        output: File to add the run to: .json, or .jsonl for one line a run. All other runs in it stay.
+        name: Name of the run in that file; of a sweep, the part before the slash.
+        num_images: Images of a run, the classes in turn.
+        guidance_scale: One or several; the pipeline's own if left out.
+        scheduler: Name of one or several diffusers schedulers; the pipeline's own if left out.
+        num_inference_steps: One or several; the pipeline's own if left out.
+        guidance_interval: Lowest and highest sigma / alpha at which the classifier guides; the pipeline's own if left
+            out.
+        cfg_scale: Classifier-free weight, for a class-conditional denoiser; 1 is off.
+        eta: Stochasticity of DDIM, from 0 to 1.
+        seed: Every image has a random generator of its own, made from the seed, its class and its number.
+        dataset_name: Hub id or folder of the data set that the pipeline was trained on.
+        image_column: Column of the images.
+        label_column: Column of the classes.
+        judge: Folder of a judge, from train_judge.py; the one shipped with the package if left out.
+        classification_accuracy_score: Also train a classifier on the images alone and test it on real ones.
+        chunk_size: Images drawn at a time.
+        cache_dir: Folder where drawn images are kept; below ~/.cache if left out. It can be deleted at any time.
+        device: Where to compute, such as cpu or cuda; a CUDA device where there is one, else the CPU, if left out.
+        force: Measure runs again that are in the output already.
+    """
+    if model is not None:
+        _check_pipeline_folder(model)
+    if output.suffix not in (".json", ".jsonl"):
+        raise ValueError(f"--output {str(output)!r} must end in .json, or in .jsonl for one line a run.")
+    _check_writable(output.parent)
+    if judge is not None and not (judge / "config.json").is_file():
+        raise FileNotFoundError(f"--judge {str(judge)!r} has no config.json: it is not the folder of a judge.")
+    if find_spec("torchmetrics") is None:
+        raise ValueError("evaluate needs torchmetrics: pip install 'mnist-guided-pipeline[evaluation]'.")
+
+    from .data import load_images
+    from .evaluation.judge import Judge, load_judge
+    from .evaluation.records import read_runs
+    from .evaluation.report import render_view
+    from .evaluation.run import Bench, grid, measure_runs
+    from .evaluation.sampling import SamplingSettings, start_processes
+
+    base = SamplingSettings(num_images, seed, guidance_interval=guidance_interval, cfg_scale=cfg_scale, eta=eta)
+    runs = grid(base, scheduler, num_inference_steps, guidance_scale, name)
+    read_runs(output)  # a file that cannot be added to is found before the work
+    state = start_processes()
+    with state.main_process_first():
+        train, test = (
+            load_images(dataset_name, split, image_column=image_column, label_column=label_column)
+            for split in ("train", "test")
+        )
+    if device is None and state.num_processes > 1:
+        device = str(state.device)
+    pipe = _load_pipeline(model, device)
+    network = (load_judge() if judge is None else Judge.from_pretrained(judge)).to(pipe.device)
+    names = {"model": model, "judge": None if judge is None else str(judge), "dataset_name": dataset_name}
+    bench = Bench(network, train, test, names, classification_accuracy_score)
+    records = measure_runs(pipe, runs, bench, output, cache_dir, chunk_size, again=force)
+    if state.is_main_process:
+        print(render_view(records, name))
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+def render(
+    documents: tuple[Path, ...] = (),
+    metrics: Path | None = None,
+    card: Path | None = None,
+    repo_id: str | None = None,
+    check: bool = False,
+) -> None:
+    """Fill the tables of Markdown files, and write a pipeline's model card, from measurements.
+
+    Example: mnist-guided render --documents README.md --card runs/pipeline --metrics metrics.json
+
+    Args:
+        documents: Markdown files with markers, rewritten in place.
+        metrics: File that evaluate wrote; the one shipped with the package if left out.
+        card: Folder of a pipeline, whose README.md becomes its model card.
+        repo_id: Hub id that the card's example loads.
+        check: Change nothing; end with an error where a file is stale.
+    """
+    from .atomic import atomic_write
+    from .evaluation.records import read_runs
+    from .evaluation.report import render_document
+    from .hub import render_model_card, write_model_card
+    from .weights import METRICS_FILE
+
+    metrics = metrics or METRICS_FILE
+    for option, file in (("metrics", metrics), *(("documents", file) for file in documents)):
+        if not file.is_file():
+            raise FileNotFoundError(f"--{option}: there is no file {str(file)!r}.")
+    if card is not None:
+        _check_pipeline_folder(str(card))
+    runs = read_runs(metrics)
+    rendered = {file: render_document(file.read_text(), runs) for file in documents}
+    if card is not None:
+        rendered[card / "README.md"] = render_model_card(card, runs, repo_id)
+    stale = [file for file, text in rendered.items() if not file.is_file() or file.read_text() != text]
+    if check and stale:
+        raise ValueError(f"{', '.join(map(str, stale))}: not what {metrics} says; run this without --check.")
+    for file in stale:
+        if card is not None and file == card / "README.md":
+            write_model_card(card, rendered[file])
+        else:
+            atomic_write(file, rendered[file])
+    print(f"{len(stale)} of {len(rendered)} files rendered anew from {metrics}.")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "generate": generate,
+    "assemble": assemble,
+    "evaluate": evaluate,
+    "render": render,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what the user can mend ends with status 2 and one line."""
-    import tyro
-
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ def resolve_labels(class_labels: Any, id2label: Mapping[int, str], argument: str
             f"got {type(class_labels).__name__}."
         )
     entries = class_labels.tolist() if hasattr(class_labels, "tolist") else list(class_labels)
-    if not isinstance(entries, list) or not entries:
+    entries = entries if isinstance(entries, list) else [entries]
+    if not entries:
         raise ValueError(f"{argument} is empty; give at least one label, or None for unconditional samples.")
     if any(isinstance(entry, Mapping) for entry in entries):
         return torch.stack([_weights(entry, id2label, argument) for entry in entries])
@@ -51,7 +53,7 @@ def excluded_classes(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _is_index(value: Any) -> bool:
-    return not isinstance(value, (bool, str, Tensor)) and hasattr(value, "__index__")
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _index(entry: Any, id2label: Mapping[int, str], argument: str) -> int:

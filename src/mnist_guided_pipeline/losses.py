@@ -17,7 +17,7 @@ __all__ = [
     "reconstruction_loss",
 ]
 
-_FULL_WEIGHT_ALPHA = 0.1  # below this the factor 1/alpha of the rule is taken out of the loss again
+_FULL_WEIGHT_ALPHA = 0.02  # below this the factor 1/alpha of the rule is taken out of the loss again
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor, kind: str) -> Tensor:

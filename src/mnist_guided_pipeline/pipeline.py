@@ -211,6 +211,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        if callback_on_step_end is not None and not callable(callback_on_step_end):
+            raise TypeError(f"callback_on_step_end must be a function or None, got {callback_on_step_end!r}.")
         defaults = self.config.sampling_defaults
         if num_inference_steps is None:
             num_inference_steps = defaults.get("num_inference_steps", 25)
@@ -339,6 +341,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         for name, value in (("timesteps", timesteps), ("sigmas", sigmas)):
             if value is not None and name not in accepted:
                 raise ValueError(f"{type(self.scheduler).__name__} does not take custom {name}; leave it None.")
+        if class_labels is not None or negative_class_labels is not None:
+            self.check_labels_have_a_reader()
         labels = self.prepare_labels(class_labels, negative_class_labels, 1, torch.device("cpu"))
         num_labels = 1 if labels is None else len(labels)
         scales = parse_scales("guidance_scale", guidance_scale, num_labels)
@@ -355,9 +359,14 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 "the pipeline one."
             )
         batch_size = num_labels * num_images_per_label
+        generators = generator if isinstance(generator, (list, tuple)) else [generator]
+        if generator is not None and not all(isinstance(entry, torch.Generator) for entry in generators):
+            raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}.")
         if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
             raise ValueError(f"generator is a list of {len(generator)}, but {batch_size} samples are drawn.")
         shape = (batch_size, *self.denoiser.config.sample_shape)
+        if latents is not None and not isinstance(latents, Tensor):
+            raise TypeError(f"latents must be a tensor of shape {shape}, got {type(latents).__name__}.")
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}.")
         if output_type != "latent" and self.vae is None and math.prod(shape[1:]) != 28 * 28:
@@ -373,16 +382,19 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         """Whether the denoiser takes class labels."""
         return getattr(self.denoiser.config, "num_classes", None) is not None
 
+    def check_labels_have_a_reader(self) -> None:
+        """Some network must take class labels."""
+        if self.classifier is None and not self.denoiser_is_conditional:
+            raise ValueError(
+                "class_labels were given, but there is neither a classifier nor a class-conditional denoiser, so they "
+                "would have no effect; use class_labels=None, or load a classifier."
+            )
+
     def check_labels_matter(self, labels: Tensor, scales: Tensor, cfg_scale: float) -> None:
         """A label must not be ignored in silence."""
         if self.classifier is None and bool((scales > 0).any()):
             raise ValueError(
                 "guidance_scale is above 0, but this pipeline has no classifier; load one, or use guidance_scale=0."
-            )
-        if self.classifier is None and not self.denoiser_is_conditional:
-            raise ValueError(
-                "class_labels were given, but there is neither a classifier nor a class-conditional denoiser, so they "
-                "would have no effect; use class_labels=None, or load a classifier."
             )
         if labels.is_floating_point() and self.denoiser_is_conditional and cfg_scale != 0.0:
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
 from torch import nn
@@ -29,6 +30,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     Raises:
         RuntimeError: the launcher started several processes, but Accelerate sees one.
     """
+    AcceleratorState._reset_state()  # a pipeline's steps run in one process and may differ in precision
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,

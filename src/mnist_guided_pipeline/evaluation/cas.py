@@ -67,8 +67,8 @@ def classification_accuracy_score(
 def _network(num_classes: int) -> nn.Sequential:
     """Images (B, 1, 28, 28) in model range to logits (B, num_classes)."""
     return nn.Sequential(
-        *(nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * 49, 128), nn.ReLU(), nn.Dropout(0.3)),
         nn.Linear(128, num_classes),
     )

@@ -12,7 +12,9 @@ key           hash of networks, settings, judge and data: a run with a known key
 model         name as given, and hash of its networks
 judge         likewise
 dataset       name, and hash of its images and labels
+class_names   in the order of the confusion matrix
 settings      of the sampling, with the pipeline's own values filled in, ``seed`` and ``num_images`` among them
+scheduler_config  of the scheduler that was used
 versions      of this package, torch, diffusers and Python
 machine       processor, its cores, threads, processes and device
 figures       see ``scoring.py``, and ``images_per_second`` of the sampling alone

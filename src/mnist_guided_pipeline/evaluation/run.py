@@ -12,7 +12,6 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..data import LabelledImages
@@ -21,23 +20,11 @@ from .fingerprints import fingerprint, pipeline_fingerprint, public_config
 from .judge import Judge
 from .records import check_name, machine, read_runs, versions, write_run
 from .sampling import SamplingSettings, draw_images, start_processes
-from .scoring import Reference, figure, floors, score_images
+from .scoring import Reference, check_enough, figure, floors, score_images
 
-__all__ = ["Bench", "Source", "grid", "measure_runs"]
+__all__ = ["Bench", "grid", "measure_runs"]
 
 _VARIED = ("scheduler", "num_inference_steps", "guidance_scale")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where something came from, for the record: its name as the user gave it, None for what the package ships."""
-
-    name: str | None
-
-    @property
-    def public(self) -> str | None:
-        """The name without the folders above it, which belong to one machine."""
-        return os.path.basename(os.path.normpath(self.name)) if self.name and os.path.isabs(self.name) else self.name
 
 
 @dataclass(frozen=True)
@@ -48,14 +35,14 @@ class Bench:
         judge: never the guide.
         train: training images of the data set.
         test: test images of the data set.
-        sources: ``model``, ``judge`` and ``dataset_name`` as given.
+        names: ``model``, ``judge`` and ``dataset_name`` as given; None for what the package ships.
         with_cas: whether to compute the classification accuracy score.
     """
 
     judge: Judge
     train: LabelledImages
     test: LabelledImages
-    sources: dict[str, Source]
+    names: dict[str, str | None]
     with_cas: bool = False
 
 
@@ -84,7 +71,9 @@ def grid(
     runs = {}
     for values in itertools.product(*(values or (getattr(base, axis),) for axis, values in axes.items())):
         chosen = dict(zip(_VARIED, values, strict=True))
-        parts = [f"{axis}={chosen[axis]:g}" if axis == "guidance_scale" else f"{axis}={chosen[axis]}" for axis in varied]
+        parts = [
+            f"{axis}={chosen[axis]:g}" if axis == "guidance_scale" else f"{axis}={chosen[axis]}" for axis in varied
+        ]
         runs["/".join([name, ",".join(parts)]) if parts else name] = replace(base, **chosen)
     return runs
 
@@ -124,6 +113,8 @@ def measure_runs(
             f"The pipeline has {len(pipe.id2label)} classes, the data set {len(bench.test.class_names)}: give the data "
             "set that it was trained on."
         )
+    for settings in runs.values():
+        check_enough(settings.num_images, len(bench.test.class_names))
     state = start_processes()
     filed, records = read_runs(output), {}
     reference: Reference | None = None
@@ -150,26 +141,26 @@ def measure_runs(
         figures = score_images(drawn.chunks(), drawn.labels, bench.judge, reference)
         figures["non_finite_images"] = figure(drawn.num_non_finite, settings.num_images)
         figures["images_per_second"] = figure(settings.num_images / drawn.seconds, settings.num_images)
-        if settings.num_images not in floor_of:
-            floor_of[settings.num_images] = floors(reference, bench.judge, pipe.vae, settings.num_images)
-        beside = dict(floor_of[settings.num_images])
         if bench.with_cas and drawn.labels is not None:
-            figures["classification_accuracy_score"], beside["real_training_images"] = _cas(
-                drawn.images(), drawn.labels, bench, beside["real_training_images"], progress
+            figures["classification_accuracy_score"] = classification_accuracy_score(
+                drawn.images(), drawn.labels, bench.test, progress=progress
             )
+        if settings.num_images not in floor_of:
+            floor_of[settings.num_images] = _floors(reference, bench, pipe.vae, settings.num_images, progress)
         records[name] = {
             "command": _command(name, settings, bench),
             "key": key,
             **{
-                kind: {"name": bench.sources[source].public or "shipped", "fingerprint": hashes[kind]}
-                for kind, source in (("model", "model"), ("judge", "judge"), ("dataset", "dataset_name"))
+                kind: {"name": _public(bench.names[option]) or "shipped", "fingerprint": hashes[kind]}
+                for kind, option in (("model", "model"), ("judge", "judge"), ("dataset", "dataset_name"))
             },
+            "class_names": list(bench.test.class_names),
             "settings": resolved.to_dict(),
             "scheduler_config": scheduler_config,
             "versions": versions(),
             "machine": machine(pipe.device, state.num_processes),
             "figures": figures,
-            "floors": beside,
+            "floors": floor_of[settings.num_images],
         }
         write_run(output, name, records[name])
         if progress:
@@ -177,28 +168,24 @@ def measure_runs(
     return records
 
 
-def _cas(
-    images: Any, labels: Any, bench: Bench, real: dict[str, Any], progress: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The score of the images, and the figures of the real ones with theirs added."""
-    score = classification_accuracy_score(images, labels, bench.test, progress=progress)
-    if "classification_accuracy_score" not in real:
-        count = len(images)
-        floor = classification_accuracy_score(
-            bench.train.images[:count], bench.train.labels[:count], bench.test, progress=progress
-        )
-        real = {**real, "classification_accuracy_score": floor}
-    return score, real
+def _floors(reference: Reference, bench: Bench, vae: Any, num_images: int, progress: bool) -> dict[str, Any]:
+    """The floors of sets of N images, with the classification accuracy score of real images where it is wanted."""
+    found = floors(reference, bench.judge, vae, num_images)
+    if bench.with_cas:
+        images, labels = bench.train.images[:num_images], bench.train.labels[:num_images]
+        score = classification_accuracy_score(images, labels, bench.test, progress=progress)
+        found["real_training_images"]["classification_accuracy_score"] = score
+    return found
 
 
 def _command(name: str, settings: SamplingSettings, bench: Bench) -> str:
     """The line that measures this run alone."""
     words = ["mnist-guided", "evaluate"]
-    if bench.sources["model"].public:
-        words.append(bench.sources["model"].public)
+    if bench.names["model"]:
+        words.append(_public(bench.names["model"]))
     options = {"name": name, "num_images": settings.num_images, "seed": settings.seed, "scheduler": settings.scheduler}
     options |= settings.call_arguments()
-    options |= {kind: bench.sources[kind].public for kind in ("dataset_name", "judge")}
+    options |= {option: _public(bench.names[option]) for option in ("dataset_name", "judge")}
     for option, value in options.items():
         if value is None or value == getattr(SamplingSettings, option, None):
             continue
@@ -210,3 +197,9 @@ def _command(name: str, settings: SamplingSettings, bench: Bench) -> str:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _public(name: str | None) -> str | None:
+    """A name without the folders above it, which belong to one machine."""
+    outside = name is not None and (os.path.isabs(name) or name.startswith((".", "~")))
+    return os.path.basename(os.path.abspath(name)) if outside else name

@@ -26,9 +26,9 @@ from .metrics import (
     wilson_interval,
 )
 
-__all__ = ["MIN_IMAGES_PER_CLASS", "Reference", "figure", "floors", "score_images", "share"]
+__all__ = ["Reference", "check_enough", "figure", "floors", "score_images", "share"]
 
-MIN_IMAGES_PER_CLASS = 10
+_MIN_IMAGES_PER_CLASS = 10
 _BATCH = 500
 
 
@@ -61,6 +61,19 @@ class Reference:
         return cls(train, test, judge(test.images))
 
 
+def check_enough(num_images: int, num_classes: int) -> None:
+    """Refuse sets so small that their figures mean nothing.
+
+    Raises:
+        ValueError: fewer than 10 images a class.
+    """
+    if num_images < _MIN_IMAGES_PER_CLASS * num_classes:
+        raise ValueError(
+            f"num_images must be at least {_MIN_IMAGES_PER_CLASS * num_classes} ({_MIN_IMAGES_PER_CLASS} a class), got "
+            f"{num_images}: figures of fewer mean nothing."
+        )
+
+
 def figure(value: float, num_images: int) -> dict[str, Any]:
     """A figure without an interval."""
     return {"value": value, "num_images": num_images}
@@ -89,9 +102,10 @@ def score_images(
         check_memorisation: compare with the training set, pixel by pixel.
 
     Returns:
-        Figures by name: ``accuracy`` of the wanted class, ``accuracy_per_class`` and ``judge_fid_per_class`` (by class
-        name, of classes with at least 2 images), ``confusion_matrix`` (rows wanted, columns seen), ``judge_fid``, ``judge_kid``, ``judge_precision``,
-        ``judge_recall``, ``judge_density``, ``judge_coverage``, ``near_copies``, ``closer_than_typical``, ``copying_z``.
+        Figures by name: ``accuracy`` of the wanted class, ``confusion_matrix`` (counts, rows wanted, columns seen),
+        ``accuracy_per_class`` and ``judge_fid_per_class`` (by class name, of classes with at least 2 images),
+        ``judge_fid``, ``judge_kid``, ``judge_precision``, ``judge_recall``, ``judge_density``, ``judge_coverage``,
+        ``near_copies``, ``closer_than_typical`` and ``copying_z``; ``metrics.py`` says what they are.
 
     Raises:
         ValueError: too few images for figures that mean anything.
@@ -105,11 +119,7 @@ def score_images(
             pixels.append(chunk)
     predicted, fake = torch.cat(probabilities).argmax(dim=1), torch.cat(features)
     names = reference.test.class_names
-    if len(fake) < MIN_IMAGES_PER_CLASS * len(names):
-        raise ValueError(
-            f"num_images must be at least {MIN_IMAGES_PER_CLASS * len(names)} ({MIN_IMAGES_PER_CLASS} a class), got "
-            f"{len(fake)}: figures of fewer mean nothing."
-        )
+    check_enough(len(fake), len(names))
 
     figures: dict[str, Any] = {}
     if labels is not None:

@@ -5,6 +5,12 @@ through a gate that starts at zero, as the adaLN-Zero blocks of DiT do (Peebles 
 https://arxiv.org/abs/2212.09748, section 3.2). On a latent of about a hundred numbers this is far cheaper than a
 convolution or attention and mixes all positions at once.
 
+The classifier can be told the noise law; then it reads ``alpha(t) x`` in place of x. Guidance moves the predicted
+clean sample by ``sigma^2 / alpha`` times the classifier's gradient, so where little signal is left any error of the
+gradient is multiplied without bound. Under Gaussian noise the class-dependent part of the log-likelihood depends on
+x through ``alpha x / sigma^2`` alone, so scaling the input by alpha loses nothing, and the chain rule gives the
+gradient the factor alpha that it ought to have.
+
 The timestep embedding is computed once where one timestep serves the whole batch, as in sampling, so the modulation
 costs nothing there.
 """
@@ -13,9 +19,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
@@ -95,6 +102,23 @@ class _Trunk(nn.Module):
         return self.norm(hidden)
 
 
+class _SignalGate(nn.Module):
+    """``alpha(t)`` of a noise law, between integer timesteps by linear interpolation; (B, 1) or (1, 1)."""
+
+    def __init__(self, noise_schedule: dict[str, Any]):
+        super().__init__()
+        with torch.device("cpu"):  # from_pretrained builds networks on the meta device, where there are no values
+            table = DDPMScheduler(**noise_schedule).alphas_cumprod.sqrt()
+        self.register_buffer("alpha", table, persistent=False)
+
+    def forward(self, timestep: Tensor, like: Tensor) -> Tensor:
+        last = len(self.alpha) - 1
+        times = torch.as_tensor(timestep, device=like.device).reshape(-1, 1).to(torch.float32).clamp(0, last)
+        below = times.floor().long()
+        above = (below + 1).clamp(max=last)
+        return torch.lerp(self.alpha[below].float(), self.alpha[above].float(), times - below).to(like.dtype)
+
+
 class ResidualMLPDenoiser(ModelMixin, ConfigMixin):
     """Residual denoiser on flattened samples.
 
@@ -170,6 +194,8 @@ class ResidualMLPClassifier(ModelMixin, ConfigMixin):
         num_layers: number of residual blocks, two linear layers each.
         condition_dim: size of the timestep embedding, even.
         dropout: in each block, while training.
+        noise_schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them; with them the classifier reads
+            ``alpha(t) x``. None makes it read x as it is.
     """
 
     _no_split_modules = ["_Block"]
@@ -184,8 +210,10 @@ class ResidualMLPClassifier(ModelMixin, ConfigMixin):
         num_layers: int = 3,
         condition_dim: int = 128,
         dropout: float = 0.0,
+        noise_schedule: dict[str, Any] | None = None,
     ):
         super().__init__()
+        self.gate = None if noise_schedule is None else _SignalGate(noise_schedule)
         self.time_embedding = _TimeEmbedding(condition_dim)
         self.activation = nn.SiLU()
         self.trunk = _Trunk(math.prod(sample_shape), hidden_size, num_layers, condition_dim, dropout)
@@ -196,5 +224,7 @@ class ResidualMLPClassifier(ModelMixin, ConfigMixin):
     ) -> ResidualMLPClassifierOutput | tuple[Tensor]:
         """Class logits of noisy samples (B, *sample_shape) at ``timestep`` (any dtype, 0-d or (B,))."""
         condition = self.activation(self.time_embedding(timestep, sample))
+        if self.gate is not None:
+            sample = sample.flatten(1) * self.gate(timestep, sample)
         logits = self.output(self.trunk(sample, condition))
         return ResidualMLPClassifierOutput(logits=logits) if return_dict else (logits,)

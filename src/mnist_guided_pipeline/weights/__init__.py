@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DEFAULT_FOLDER", "JUDGE_FOLDER", "load_default"]
+__all__ = ["DEFAULT_FOLDER", "JUDGE_FOLDER", "METRICS_FILE", "load_default"]
 
 DEFAULT_FOLDER = Path(__file__).parent / "default"
 JUDGE_FOLDER = Path(__file__).parent / "judge"
+METRICS_FILE = Path(__file__).parent / "metrics.json"
 
 
 def load_default() -> Any:
