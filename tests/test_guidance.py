@@ -7,6 +7,7 @@ import torch
 from diffusers import EDMEulerScheduler
 
 import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.evaluation.oracle import LINEAR, PLANE
 from mnist_guided_pipeline.guidance import (
     class_log_likelihood,
     classifier_score,
@@ -18,7 +19,6 @@ from mnist_guided_pipeline.guidance import (
     rescaled_prediction,
 )
 from mnist_guided_pipeline.labels import excluded_classes
-from oracle import LINEAR, PLANE
 
 A, B = 0.6, 0.8
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, IPNDMScheduler
 
+from mnist_guided_pipeline.evaluation.oracle import COSINE, LINEAR, make_scheduler
 from mnist_guided_pipeline.noise import (
     PREDICTION_TYPES,
     NoiseLevel,
@@ -24,7 +25,6 @@ from mnist_guided_pipeline.noise import (
     training_levels,
 )
 from mnist_guided_pipeline.schedulers import SUPPORTED
-from oracle import COSINE, LINEAR, make_scheduler
 
 LEVELS = [(0.6, 0.8), (0.05, math.sqrt(1 - 0.05**2)), (0.3, 0.7), (0.2, 1.4)]
 

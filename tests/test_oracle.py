@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from oracle import HIGHER, LINEAR, PLANE, even_noise, exact_pipeline, make_scheduler, moment_errors, sliced_wasserstein
 
+from mnist_guided_pipeline.evaluation.oracle import (
+    HIGHER,
+    LINEAR,
+    PLANE,
+    even_noise,
+    exact_pipeline,
+    make_scheduler,
+    moment_errors,
+    sliced_wasserstein,
+)
 from mnist_guided_pipeline.noise import NoiseLevel, predicted_epsilon
 from mnist_guided_pipeline.schedulers import SUPPORTED
 
@@ -162,7 +171,7 @@ def test_conditional_denoiser_needs_no_classifier(name):
 
 
 def test_classifier_free_guidance_equals_classifier_guidance():
-    """For exact networks (Ho and Salimans 2022, section 3): extrapolating by w is guiding by a classifier with s = w."""
+    """For exact networks extrapolating by w is guiding with s = w (Ho and Salimans 2022, section 3)."""
     by_classifier = draw(exact_pipeline(PLANE, "DDIMScheduler", "epsilon"), PLANE, 50, scale=2.5)
     conditional = exact_pipeline(PLANE, "DDIMScheduler", "epsilon", conditional=True)
     free = draw(conditional, PLANE, 50, scale=0.0, cfg_scale=2.5)

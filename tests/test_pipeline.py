@@ -14,8 +14,15 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.evaluation.oracle import (
+    LINEAR,
+    PLANE,
+    even_noise,
+    exact_pipeline,
+    make_scheduler,
+    moment_errors,
+)
 from mnist_guided_pipeline.noise import noise_level
-from oracle import LINEAR, PLANE, even_noise, exact_pipeline, make_scheduler, moment_errors
 
 ODE = ["DDIM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete"]
 SDE = ["DDPM", "EulerAncestralDiscrete", "KDPM2AncestralDiscrete", "LCM"]

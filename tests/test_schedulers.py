@@ -18,6 +18,7 @@ from diffusers import (
 )
 
 import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.evaluation.oracle import COSINE, LINEAR, PLANE, exact_pipeline, make_scheduler
 from mnist_guided_pipeline.schedulers import (
     SUPPORTED,
     build_scheduler,
@@ -28,7 +29,6 @@ from mnist_guided_pipeline.schedulers import (
     scheduler_law,
     scheduler_prediction_type,
 )
-from oracle import COSINE, LINEAR, PLANE, exact_pipeline, make_scheduler
 
 FOUND = {
     name: value
