@@ -133,7 +133,8 @@ def judge_fid(features_real: Tensor, features_fake: Tensor) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     _check(features_real, features_fake, at_least=2)
-    fid = FrechetInceptionDistance(feature=_Features(features_real.shape[1])).set_dtype(torch.float64)
+    features = _Features(features_real.shape[1])
+    fid = FrechetInceptionDistance(feature=features, sync_on_compute=False).set_dtype(torch.float64)
     fid.update(features_real.double(), real=True)
     fid.update(features_fake.double(), real=False)
     return fid.compute().item()
