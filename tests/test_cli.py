@@ -26,6 +26,13 @@ def generate(tiny_pipeline_folder):
     return run
 
 
+def open_image(file: Path) -> Image.Image:
+    """A picture, read whole."""
+    with Image.open(file) as image:
+        image.load()
+        return image
+
+
 def refused(capsys, run, *arguments: object) -> str:
     """The one line of an error that ends the program with status 2."""
     with pytest.raises(SystemExit) as stop:
@@ -66,7 +73,7 @@ class TestGenerate:
     def test_writes_a_picture_and_says_so(self, generate, tmp_path, capsys):
         output = tmp_path / "digits.png"
         generate("--class_labels", 3, 7, "--num_images_per_label", 4, "--output", output)
-        assert Image.open(output).size[0] > 4 * 56
+        assert open_image(output).size[0] > 4 * 56
         printed = capsys.readouterr().out
         assert str(output) in printed
         assert "8 images by DDPMScheduler in 3 steps" in printed
@@ -85,9 +92,9 @@ class TestGenerate:
     def test_an_image_does_not_depend_on_its_batch(self, generate, tmp_path):
         generate("--class_labels", 3, 4, "--num_images_per_label", 3, "--output", tmp_path / "many.png")
         generate("--class_labels", 3, "--num_images_per_label", 1, "--output", tmp_path / "one.png")
-        one = Image.open(tmp_path / "one.png")
+        one = open_image(tmp_path / "one.png")
         shared = (0, 0, one.width - 20, one.height - 20)  # without the right and lower margin
-        difference = ImageChops.difference(one.crop(shared), Image.open(tmp_path / "many.png").crop(shared))
+        difference = ImageChops.difference(one.crop(shared), open_image(tmp_path / "many.png").crop(shared))
         assert difference.getextrema()[1] <= 1
 
     def test_names_come_before_indices(self, generate, tmp_path):
@@ -107,7 +114,7 @@ class TestGenerate:
         assert "exists; overwrite it with --force" in refused(capsys, generate, "--output", output)
         assert output.read_text() == "mine"
         generate("--class_labels", 1, "--output", output, "--force")
-        assert Image.open(output).format == "PNG"
+        assert open_image(output).format == "PNG"
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -156,7 +163,7 @@ class TestGenerate:
         command = [sys.executable, "-m", "mnist_guided_pipeline", "generate", "--class_labels", "0", "1"]
         done = subprocess.run([*command, "--output", "digits.png"], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert Image.open(tmp_path / "digits.png").getextrema() == (0, 255)
+        assert open_image(tmp_path / "digits.png").getextrema() == (0, 255)
 
 
 class TestHelp:

@@ -422,7 +422,8 @@ class TestLoop:
 
 class TestSaving:
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory):
+    @classmethod
+    def folder(cls, tmp_path_factory):
         folder = tmp_path_factory.mktemp("pipe")
         pipe = tiny("EulerDiscrete", "v_prediction", vae=True)
         pipe.register_to_config(sampling_defaults={"guidance_scale": 3.0, "num_inference_steps": 4})
