@@ -465,6 +465,19 @@ class TestSaving:
         }
         assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".json", ".safetensors"}
 
+    def test_pickled_weights_are_neither_read_nor_written(self, folder, tmp_path):
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder)
+        with pytest.raises(ValueError, match="safe_serialization"):
+            pipe.save_pretrained(tmp_path, safe_serialization=False)
+        with pytest.raises(ValueError, match="use_safetensors"):
+            mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder, use_safetensors=False)
+        pipe.save_pretrained(tmp_path)
+        weights = tmp_path / "denoiser" / "diffusion_pytorch_model.safetensors"
+        torch.save(pipe.denoiser.state_dict(), weights.with_suffix(".bin"))
+        weights.unlink()
+        with pytest.raises(OSError, match="safetensors"):
+            mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path)
+
     @pytest.mark.parametrize("missing", ["vae", "classifier"])
     def test_optional_components_may_be_missing(self, tmp_path, missing):
         pipe = tiny(vae=missing != "vae")

@@ -147,3 +147,21 @@ class TestRefusals:
             parse(config_class, ["--output_dir", "unused", *options])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
+
+
+class TestWholePipeline:
+    def test_preset_trains_and_assembles_and_keeps_what_is_done(self, digits_folder, tmp_path):
+        options = ("--preset", "debug", "--dataset_name", digits_folder, "--output_dir", tmp_path / "pipeline")
+        first = launch("train_pipeline.py", *options)
+        assert first.returncode == 0, first.stderr
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path / "pipeline")
+        pipe.set_progress_bar_config(disable=True)
+        assert len(pipe([3, "7"], num_inference_steps=2).images) == 2
+        assert list((tmp_path / "pipeline").rglob("events.out.tfevents*"))  # TensorBoard is the default tracker
+        weights = load_file(tmp_path / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")
+
+        again = launch("train_pipeline.py", *options)
+        assert again.returncode == 0, again.stderr
+        assert again.stdout.count("finished before, kept") == 3
+        kept = load_file(tmp_path / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")
+        assert all(torch.equal(kept[name], weights[name]) for name in weights)

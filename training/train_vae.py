@@ -111,7 +111,9 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
         vae.register_to_config(latents_mean=mean, latents_std=std)
         vae.save_pretrained(config.output_dir)
         atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
-        print("latents_mean", [round(value, 3) for value in mean], "latents_std", [round(value, 3) for value in std])
+        statistics = {"latents/mean": mean, "latents/std": std}
+        accelerator.log({f"{name}_{i}": value for name, values in statistics.items() for i, value in enumerate(values)})
+        print(*(f"{name}: {', '.join(f'{value:.3f}' for value in values)}" for name, values in statistics.items()))
 
 
 @torch.no_grad()

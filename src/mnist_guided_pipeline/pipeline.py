@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,6 +108,27 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             sampling_defaults=dict(sampling_defaults or {}),
         )
         self.image_processor = VaeImageProcessor(do_resize=False)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """Load a pipeline from a folder or a Hub id; see ``DiffusionPipeline.from_pretrained`` for the options.
+
+        Raises:
+            ValueError: pickled weights are asked for; only safetensors are read.
+        """
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise ValueError("use_safetensors must be True: pickled weights can run code, so they are not read.")
+        return super().from_pretrained(os.fspath(pretrained_model_name_or_path), **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save to a folder; see ``DiffusionPipeline.save_pretrained`` for the options.
+
+        Raises:
+            ValueError: pickled weights are asked for; only safetensors are written.
+        """
+        if (args and args[0] is not True) or kwargs.get("safe_serialization", True) is not True:
+            raise ValueError("safe_serialization must be True: only safetensors are written.")
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def id2label(self) -> dict[int, str]:

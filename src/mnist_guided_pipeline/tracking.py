@@ -23,4 +23,5 @@ def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -
     stacked = images.cpu()[..., None].expand(-1, -1, -1, 3).numpy()  # TensorBoard draws grids of RGB images only
     for tracker in accelerator.trackers:
         if hasattr(tracker, "log_images"):
-            tracker.log_images({name: stacked}, step=step)
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({name: stacked}, step=step, **layout)
