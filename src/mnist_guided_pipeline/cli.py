@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import tyro
 
-__all__ = ["assemble", "evaluate", "generate", "main", "render"]
+__all__ = ["assemble", "evaluate", "figure", "generate", "main", "render"]
 
 
 def generate(
@@ -138,6 +138,7 @@ def evaluate(
     guidance_interval: tuple[float, float] | None = None,
     cfg_scale: float = 1.0,
     eta: float = 0.0,
+    guidance_rescale: float = 0.0,
     seed: int = 0,
     dataset_name: str = "ylecun/mnist",
     image_column: str = "image",
@@ -168,6 +169,7 @@ def evaluate(
             out.
         cfg_scale: Classifier-free weight, for a class-conditional denoiser; 1 is off.
         eta: Stochasticity of DDIM, from 0 to 1.
+        guidance_rescale: How far the spread of guided predictions is brought back, from 0 to 1.
         seed: Every image has a random generator of its own, made from the seed, its class and its number.
         dataset_name: Hub id or folder of the data set that the pipeline was trained on.
         image_column: Column of the images.
@@ -196,7 +198,14 @@ def evaluate(
     from .evaluation.run import Bench, grid, measure_runs
     from .evaluation.sampling import SamplingSettings, start_processes
 
-    base = SamplingSettings(num_images, seed, guidance_interval=guidance_interval, cfg_scale=cfg_scale, eta=eta)
+    base = SamplingSettings(
+        num_images,
+        seed,
+        guidance_interval=guidance_interval,
+        cfg_scale=cfg_scale,
+        eta=eta,
+        guidance_rescale=guidance_rescale,
+    )
     runs = grid(base, scheduler, num_inference_steps, guidance_scale, name)
     read_runs(output)  # a file that cannot be added to is found before the work
     state = start_processes()
@@ -216,6 +225,59 @@ def evaluate(
         print(render_view(records, name))
     state.wait_for_everyone()
     state.destroy_process_group()
+
+
+def figure(
+    name: tyro.conf.Positional[Literal["scheduler-table"]],
+    model: str | None = None,
+    output: Path = Path("metrics.json"),
+    num_images: int = 1_000,
+    seed: int = 0,
+    dataset_name: str = "ylecun/mnist",
+) -> None:
+    """Measure what a figure shows, file it, and print it.
+
+    scheduler-table: every supported scheduler, its error with exact networks at 10, 25 and 50 steps, and what it makes
+    of a trained pipeline at 10 and 25 steps.
+
+    Example: mnist-guided figure scheduler-table --output metrics.json
+
+    Args:
+        name: Which figure.
+        model: Folder or Hub id of a pipeline; the one shipped with the package if left out.
+        output: File of measurements to add it to; all other runs in it stay.
+        num_images: Images of a setting, the classes in turn.
+        seed: Of the images and of the exact networks' noise.
+        dataset_name: Hub id or folder of the data set that the pipeline was trained on.
+    """
+    if model is not None:
+        _check_pipeline_folder(model)
+    _check_writable(output.parent)
+    missing = [package for package in ("scipy", "torchmetrics", "torchsde") if find_spec(package) is None]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)}: pip install 'mnist-guided-pipeline[test]'.")
+
+    from .data import load_images
+    from .evaluation.fingerprints import pipeline_fingerprint
+    from .evaluation.judge import load_judge
+    from .evaluation.records import machine, read_runs, versions, write_run
+    from .evaluation.report import render_view
+    from .evaluation.scheduler_table import measure_schedulers
+
+    read_runs(output)
+    judge, pipe = load_judge(), _load_pipeline(model, None)
+    real = judge.features(load_images(dataset_name, "test").images)
+    table = measure_schedulers(pipe, judge, real, num_images, seed)
+    record = {
+        "command": f"mnist-guided figure {name} --num_images {num_images} --seed {seed}",
+        "model": {"name": "shipped" if model is None else Path(model).name, "fingerprint": pipeline_fingerprint(pipe)},
+        "settings": {"num_images": num_images, "seed": seed},
+        "versions": versions(),
+        "machine": machine(pipe.device, 1),
+        "figures": table,
+    }
+    write_run(output, name, record)
+    print(render_view({name: record}, name, "schedulers"))
 
 
 def render(
@@ -267,6 +329,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "assemble": assemble,
     "evaluate": evaluate,
+    "figure": figure,
     "render": render,
 }
 

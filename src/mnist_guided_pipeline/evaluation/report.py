@@ -8,6 +8,7 @@ table            (if left out) a row a run, with the floors below
 per_class        accuracy and judge-FID of each class of a run
 confusion        the confusion matrix of a run
 provenance       how a run was measured: command, seed, images, versions, machine
+schedulers       the table of ``mnist-guided figure scheduler-table``
 a figure's name  that figure of a run, such as ``accuracy``, in the line it stands in
 ===============  ============================================================================
 """
@@ -50,6 +51,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "non_finite_images": ("not finite", "{:.0f}".format),
 }
 _IN_TABLES = [name for name in _COLUMNS if name not in ("closer_than_typical", "copying_z", "non_finite_images")]
+_OPTIONS = {"guidance_rescale": 0.0, "cfg_scale": 1.0, "eta": 0.0}  # shown where a run differs from these
 _FLOORS = {
     "vae_reconstructions": "VAE reconstructions of test images",
     "real_training_images": "real training images",
@@ -94,8 +96,10 @@ def render_view(runs: Runs, name: str, view: str = "table") -> str:
         return _confusion(run)
     if view == "provenance":
         return _provenance(run)
+    if view == "schedulers":
+        return _schedulers(run)
     if view not in _COLUMNS:
-        views = ", ".join(("table", "per_class", "confusion", "provenance", *_COLUMNS))
+        views = ", ".join(("table", "per_class", "confusion", "provenance", "schedulers", *_COLUMNS))
         raise ValueError(f"view {view!r} is unknown; there are {views}.")
     return _cell(_figure(run, view), _COLUMNS[view][1])
 
@@ -118,7 +122,11 @@ def _table(chosen: Runs) -> str:
     first = next(iter(chosen.values()))
     floors = {label: first["floors"][floor] for floor, label in _FLOORS.items() if floor in first["floors"]}
     columns = [name for name in _IN_TABLES if any(name in figures for figures in sets)]
-    rows = [["images", "scheduler", "steps", "scale", *(_COLUMNS[name][0] for name in columns)]]
+    options = [
+        name for name, off in _OPTIONS.items() if any(run["settings"].get(name, off) != off for run in chosen.values())
+    ]
+    titles = [name.removeprefix("guidance_").replace("_", " ") for name in options]
+    rows = [["images", "scheduler", "steps", "scale", *titles, *(_COLUMNS[name][0] for name in columns)]]
     for run in chosen.values():
         settings = run["settings"]
         described = [
@@ -126,12 +134,13 @@ def _table(chosen: Runs) -> str:
             settings["scheduler"].removesuffix("Scheduler"),
             str(settings["num_inference_steps"]),
             f"{settings['guidance_scale']:g}",
+            *(f"{settings.get(name, _OPTIONS[name]):g}" for name in options),
         ]
         rows.append(described + [_cell(run["figures"].get(name), _COLUMNS[name][1]) for name in columns])
     for label, figures in floors.items():
         count = next(iter(figures.values()))["num_images"]
         cells = [_cell(figures.get(name), _COLUMNS[name][1]) for name in columns]
-        rows.append([f"*{count:,} {label}*", "", "", "", *cells])
+        rows.append([f"*{count:,} {label}*", "", "", "", *([""] * len(options)), *cells])
     return markdown_table(rows, text_columns=2)
 
 
@@ -162,6 +171,21 @@ def _provenance(run: dict[str, Any]) -> str:
         f"mnist_guided_pipeline {versions['mnist_guided_pipeline']}, torch {versions['torch']}, diffusers "
         f"{versions['diffusers']}. Intervals are Wilson's, 95 %."
     )
+
+
+def _schedulers(run: dict[str, Any]) -> str:
+    """A row a scheduler: the error of exact networks by steps, then the trained pipeline's figures by steps."""
+    figures = run["figures"]
+    parts = {"oracle_error": "oracle error", "accuracy": "accuracy", "judge_fid": "judge-FID"}
+    forms = {"oracle_error": "{:.3f}".format, "accuracy": _percent, "judge_fid": "{:.2f}".format}
+    steps = {part: next(iter(row[part] for row in figures.values() if part in row)) for part in parts}
+    titles = [f"{title}, {count} steps" for part, title in parts.items() for count in steps[part]]
+    rows = [["scheduler", "predictions", "stochastic", *titles]]
+    for name, row in figures.items():
+        cells = [forms[part](row[part][count]) if part in row else "" for part in parts for count in steps[part]]
+        predictions = ", ".join(kind.removesuffix("_prediction") for kind in row["prediction_types"])
+        rows.append([name.removesuffix("Scheduler"), predictions, row["stochastic"], *cells])
+    return markdown_table(rows, text_columns=3)
 
 
 def _figure(run: dict[str, Any], name: str) -> Any:

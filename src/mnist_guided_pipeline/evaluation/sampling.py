@@ -49,6 +49,7 @@ class SamplingSettings:
         guidance_interval: noise levels sigma / alpha at which the classifier guides, (low, high].
         cfg_scale: classifier-free weight, 1 is off.
         eta: stochasticity of DDIM, in [0, 1].
+        guidance_rescale: how far the spread of guided predictions is brought back, in [0, 1].
 
     Raises:
         ValueError: a value that does not fit; the message names it.
@@ -62,6 +63,7 @@ class SamplingSettings:
     guidance_interval: tuple[float, float] | None = None
     cfg_scale: float = 1.0
     eta: float = 0.0
+    guidance_rescale: float = 0.0
 
     def __post_init__(self):
         check_count("num_images", self.num_images)
@@ -77,6 +79,7 @@ class SamplingSettings:
             check_interval("guidance_interval", self.guidance_interval)
         check_number("cfg_scale", self.cfg_scale, 0.0)
         check_number("eta", self.eta, 0.0, 1.0)
+        check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
 
     def make_scheduler(self, pipe: Any) -> Any:
         """The scheduler that these settings mean for a pipeline."""
@@ -102,7 +105,7 @@ class SamplingSettings:
 
     def call_arguments(self) -> dict[str, Any]:
         """What the pipeline is called with."""
-        names = ("num_inference_steps", "guidance_scale", "guidance_interval", "cfg_scale", "eta")
+        names = ("num_inference_steps", "guidance_scale", "guidance_interval", "cfg_scale", "eta", "guidance_rescale")
         return {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:

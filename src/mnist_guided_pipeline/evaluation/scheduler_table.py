@@ -59,8 +59,8 @@ def measure_schedulers(
         progress: show a progress bar.
 
     Returns:
-        By scheduler: ``prediction_types``, ``stochastic``, ``note``, ``oracle_error`` by steps, and where the pipeline
-        can be run ``accuracy`` and ``judge_fid`` by steps.
+        By scheduler: ``prediction_types``, ``law``, ``stochastic``, ``note``, ``oracle_error`` by steps, and where the
+        pipeline can be run ``accuracy`` and ``judge_fid`` by steps.
     """
     possible = {found.__name__ for found in pipe.compatible_schedulers}
     table = {}
