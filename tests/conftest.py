@@ -8,6 +8,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="mnist-guided-tests-")
 os.environ["HF_DATASETS_CACHE"] = os.path.join(_CACHE.name, "datasets")
 os.environ["HF_HUB_CACHE"] = os.path.join(_CACHE.name, "hub")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads cost time, and change the last bits
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
