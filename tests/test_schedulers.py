@@ -201,6 +201,14 @@ def tiny_pipe(scheduler) -> mgp.ClassifierGuidedLatentPipeline:
 
 
 class TestSwap:
+    def test_from_config_of_a_made_scheduler_drops_nothing(self):
+        """The idiom of diffusers works, from every scheduler of the networks' own law to another."""
+        pipe = tiny_pipe(DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", clip_sample=False))
+        for scheduler_class in pipe.compatible_schedulers:
+            made = pipe.make_scheduler(scheduler_class)
+            if "FlowMatch" not in scheduler_class.__name__:  # these name no prediction type to carry on
+                check_scheduler(DDIMScheduler.from_config(made.config), dict(pipe.config.training_noise))
+
     @pytest.mark.parametrize(
         ("swapped", "words"),
         [

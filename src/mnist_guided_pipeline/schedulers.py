@@ -255,6 +255,11 @@ def build_scheduler(scheduler_class: type, training_noise: dict[str, Any], **opt
         settings["prediction_type"] = _F
     settings.update(options)
     scheduler = scheduler_class(**{name: value for name, value in settings.items() if name in parameters})
+    # settings that this class has no use for stay in its config, so that Other.from_config(scheduler.config) finds them
+    kept = ("clip_sample", "timestep_spacing", *_BETA_SETTINGS)
+    scheduler.register_to_config(
+        **{name: settings[name] for name in kept if name in settings and name not in parameters}
+    )
     check_scheduler(scheduler, training_noise)
     return scheduler
 
