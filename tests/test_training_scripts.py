@@ -165,3 +165,5 @@ class TestWholePipeline:
         assert again.stdout.count("finished before, kept") == 3
         kept = load_file(tmp_path / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")
         assert all(torch.equal(kept[name], weights[name]) for name in weights)
+        for config in (tmp_path / "pipeline").glob("*/config.json"):
+            assert str(tmp_path) not in config.read_text()  # a shared pipeline does not tell where it was made

@@ -57,6 +57,7 @@ def assemble_pipeline(
 
 def _loaded(folder: Folder, half: bool) -> torch.nn.Module:
     network = load_network(folder)
+    network.register_to_config(_name_or_path=os.path.basename(os.path.abspath(folder)))  # not the path of a machine
     return network.half() if half else network
 
 
