@@ -65,7 +65,7 @@ def _index(entry: Any, id2label: Mapping[int, str], argument: str) -> int:
     if not _is_index(entry):
         raise TypeError(f"{argument} must hold class indices or names, got {entry!r} of type {type(entry).__name__}.")
     index = operator.index(entry)
-    if index not in id2label:
+    if (id2label and index not in id2label) or index < 0:
         raise ValueError(f"{argument}: {index} is not a class; the classes are 0 to {len(id2label) - 1}.")
     return index
 

@@ -120,15 +120,13 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             raise ValueError("use_safetensors must be True: pickled weights can run code, so they are not read.")
         return super().from_pretrained(os.fspath(pretrained_model_name_or_path), **kwargs)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save to a folder; see ``DiffusionPipeline.save_pretrained`` for the options.
-
-        Raises:
-            ValueError: pickled weights are asked for; only safetensors are written.
-        """
-        if (args and args[0] is not True) or kwargs.get("safe_serialization", True) is not True:
-            raise ValueError("safe_serialization must be True: only safetensors are written.")
-        super().save_pretrained(save_directory, *args, **kwargs)
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], safe_serialization: bool = True, **kwargs: Any
+    ) -> None:
+        """Save to a folder, in safetensors only; see ``DiffusionPipeline.save_pretrained`` for the options."""
+        if not safe_serialization:
+            logger.warning("safe_serialization=False is not followed: weights are written as safetensors only.")
+        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -242,6 +240,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             guidance_interval = tuple(defaults.get("guidance_interval", (0.0, math.inf)))
         if guidance_scale is None:
             labelled = class_labels is not None or negative_class_labels is not None
+            if labelled:
+                self.check_labels_have_a_reader()
             guidance_scale = defaults.get("guidance_scale", 1.0) if labelled and self.classifier is not None else 0.0
         self.check_inputs(
             class_labels,
@@ -363,8 +363,6 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         for name, value in (("timesteps", timesteps), ("sigmas", sigmas)):
             if value is not None and name not in accepted:
                 raise ValueError(f"{type(self.scheduler).__name__} does not take custom {name}; leave it None.")
-        if class_labels is not None or negative_class_labels is not None:
-            self.check_labels_have_a_reader()
         labels = self.prepare_labels(class_labels, negative_class_labels, 1, torch.device("cpu"))
         num_labels = 1 if labels is None else len(labels)
         scales = parse_scales("guidance_scale", guidance_scale, num_labels)
@@ -405,11 +403,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         return getattr(self.denoiser.config, "num_classes", None) is not None
 
     def check_labels_have_a_reader(self) -> None:
-        """Some network must take class labels."""
+        """Some network must take class labels, unless guidance is switched off by ``guidance_scale=0``."""
         if self.classifier is None and not self.denoiser_is_conditional:
             raise ValueError(
                 "class_labels were given, but there is neither a classifier nor a class-conditional denoiser, so they "
-                "would have no effect; use class_labels=None, or load a classifier."
+                "would have no effect; use class_labels=None or guidance_scale=0, or load a classifier."
             )
 
     def check_labels_matter(self, labels: Tensor, scales: Tensor, cfg_scale: float) -> None:
