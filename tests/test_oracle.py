@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.evaluation.oracle import (
     HIGHER,
     LINEAR,
@@ -14,6 +15,7 @@ from mnist_guided_pipeline.evaluation.oracle import (
     moment_errors,
     sliced_wasserstein,
 )
+from mnist_guided_pipeline.guidance import classifier_score
 from mnist_guided_pipeline.noise import NoiseLevel, predicted_epsilon
 from mnist_guided_pipeline.schedulers import SUPPORTED
 
@@ -125,8 +127,6 @@ def test_guided_score_is_the_conditional_score(kind, timestep):
     labels = torch.arange(64) % 2
     alpha, sigma = (float(value) for value in pipe.denoiser.noise_law(torch.tensor(timestep), sample))
     level = NoiseLevel(alpha, sigma)
-    from mnist_guided_pipeline.guidance import classifier_score
-
     pipe._guidance_scale = 1.0
     time = torch.tensor(timestep)
     score = classifier_score(pipe.classifier, sample, time, labels)
@@ -203,8 +203,46 @@ def test_unguided_steps_outside_the_interval():
 
 
 def test_autoguidance_is_exact_for_gaussians():
-    """A weak network that is the exact one at a larger data spread: guiding away from it is the closed form."""
+    """For data N(0, v) the optimal eps is sigma x / (alpha^2 v + sigma^2); the strong network knows v, the weak not."""
+    strong, weak = (
+        {"weights": [1.0], "means": [[0.0, 0.0]], "covariances": [(v * np.eye(2)).tolist()], "classes": [0]}
+        for v in (0.5, 2.0)
+    )
     pipe = exact_pipeline(PLANE, "DDIMScheduler", "epsilon")
-    pipe.register_modules(weak_denoiser=pipe.denoiser)
-    same = draw(pipe, PLANE, 50, autoguidance_scale=2.0)
-    np.testing.assert_allclose(same, draw(pipe, PLANE, 50), atol=1e-8)
+    networks = [mgp.MixtureDenoiser(**data, schedule=LINEAR).double() for data in (strong, weak)]
+    pipe.register_modules(denoiser=networks[0], weak_denoiser=networks[1])
+    seen = [even_noise(64, 2)]
+    errors = []
+
+    def compare(pipe, step, timestep, tensors):
+        abar = pipe.scheduler.alphas_cumprod[timestep].double()
+        first, second = ((1 - abar).sqrt() * seen[-1] / (abar * v + 1 - abar) for v in (0.5, 2.0))
+        errors.append((tensors["prediction"] - (second + 2.5 * (first - second))).abs().max().item())
+        seen.append(tensors["latents"])
+        return {}
+
+    pipe(
+        None,
+        64,
+        latents=seen[0],
+        num_inference_steps=20,
+        autoguidance_scale=2.5,
+        output_type="latent",
+        callback_on_step_end=compare,
+        callback_on_step_end_tensor_inputs=["latents", "prediction"],
+    )
+    assert len(errors) == 20
+    assert max(errors) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["sample", "v_prediction"])
+def test_zero_terminal_snr(kind):
+    """A law that ends in pure noise (Lin et al. 2023): the rule divides by alpha = 0 nowhere."""
+    noise = {**LINEAR, "rescale_betas_zero_snr": True}
+    scheduler = make_scheduler("DDIMScheduler", kind, noise)
+    denoiser = mgp.MixtureDenoiser(**PLANE.parameters, schedule=noise, prediction_type=kind).double()
+    classifier = mgp.MixtureClassifier(**PLANE.parameters, schedule=noise).double()
+    pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser, classifier, scheduler)
+    mean_error, covariance_error = moment_errors(draw(pipe, PLANE, 120), *PLANE.moments(1))
+    assert mean_error < 0.05
+    assert covariance_error < 0.05

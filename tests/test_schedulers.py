@@ -89,13 +89,20 @@ class TestSupport:
 
 
 class TestNoiseLaw:
+    def test_noise_predicted_from_pure_noise_is_refused(self):
+        scheduler = instance("DDIMScheduler", "epsilon", ZERO_SNR)
+        with pytest.raises(ValueError, match="ends in pure noise.*v_prediction"):
+            check_scheduler(scheduler, describe_noise(scheduler))
+
     @pytest.mark.parametrize("schedule", [*SCHEDULES, "its own"])
     @pytest.mark.parametrize("name", PRESERVING)
     def test_goes_through_json(self, name, schedule):
         settings = SCHEDULES.get(schedule, {"num_train_timesteps": 1000})
-        scheduler = instance(name, SUPPORTED[name].prediction_types[0], settings)
+        zero_snr = settings.get("rescale_betas_zero_snr") and "v_prediction" in SUPPORTED[name].prediction_types
+        kind = "v_prediction" if zero_snr else SUPPORTED[name].prediction_types[0]
+        scheduler = instance(name, kind, settings)
         noise = json.loads(json.dumps(describe_noise(scheduler)))
-        assert noise["law"] == "preserving" and noise["prediction_type"] == SUPPORTED[name].prediction_types[0]
+        assert noise["law"] == "preserving" and noise["prediction_type"] == kind
         table = scheduler.alphas_cumprod.float()
         torch.testing.assert_close(preserving_table(noise).float(), table, rtol=1e-3, atol=1e-6)
         check_scheduler(scheduler, noise)

@@ -217,6 +217,12 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
             f"{name} takes the denoiser's output for {prediction_type!r}, but the denoiser was trained for "
             f"{training_noise['prediction_type']!r}. Use {mend}."
         )
+    if prediction_type == _E and trained_law == "preserving" and preserving_table(training_noise)[-1] < 1e-12:
+        raise ValueError(
+            f"{name} has prediction_type 'epsilon' on a noise schedule that ends in pure noise "
+            "(rescale_betas_zero_snr=True): there a prediction of the noise says nothing about the sample. Train with "
+            "prediction_type='v_prediction', or without rescale_betas_zero_snr."
+        )
     if config.get("clip_sample", False):
         limit = config.get("clip_sample_range", 1.0)
         raise ValueError(
