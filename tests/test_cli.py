@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.grids import labelled_grid
-from mnist_guided_pipeline.weights import DEFAULT_FOLDER
 
 
 @pytest.fixture
@@ -158,7 +157,6 @@ class TestGenerate:
             line = refused(capsys, main, ["generate", "--model", model, "--output", str(tmp_path / "digits.png")])
             assert message in line
 
-    @pytest.mark.skipif(not DEFAULT_FOLDER.is_dir(), reason="no weights are shipped yet")
     def test_shipped_weights_in_a_process_of_its_own(self, tmp_path):
         command = [sys.executable, "-m", "mnist_guided_pipeline", "generate", "--class_labels", "0", "1"]
         done = subprocess.run([*command, "--output", "digits.png"], cwd=tmp_path, capture_output=True, text=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diffusers import DDIMScheduler
+from diffusers import DPMSolverMultistepScheduler
 
 import train_classifier
 import train_denoiser
@@ -97,7 +97,7 @@ def main(config: PipelineConfig) -> None:
     class_names = load_splits(settings["classifier"], accelerator)[1].class_names
     if accelerator.is_main_process:
         pipeline = assemble_pipeline(**folders, class_names=class_names)
-        pipeline.scheduler = pipeline.make_scheduler(DDIMScheduler)
+        pipeline.scheduler = pipeline.make_scheduler(DPMSolverMultistepScheduler)
         pipeline.register_to_config(sampling_defaults=preset.sampling_defaults)
         pipeline.save_pretrained(config.output_dir)
         print(f"pipeline: {config.output_dir}")

@@ -97,6 +97,6 @@ PRESETS = {
             num_train_epochs=12,
             score_matching_weight=20.0,
         ),
-        {},
+        {"guidance_scale": 0.7, "num_inference_steps": 20},
     ),
 }

@@ -212,10 +212,12 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
             f"{name} does not work with prediction_type {prediction_type!r} here, only with {', '.join(allowed)}. "
             "Use a scheduler that does, such as DDIMScheduler."
         )
-    if not adapted and prediction_type != training_noise["prediction_type"]:
+    trained_type = training_noise["prediction_type"]
+    if not adapted and prediction_type != trained_type:
+        usable = mend if trained_type in allowed else "a scheduler that takes that, such as DDIMScheduler"
         raise ValueError(
             f"{name} takes the denoiser's output for {prediction_type!r}, but the denoiser was trained for "
-            f"{training_noise['prediction_type']!r}. Use {mend}."
+            f"{trained_type!r}. Use {usable}."
         )
     if prediction_type == _E and trained_law == "preserving" and preserving_table(training_noise)[-1] < 1e-12:
         raise ValueError(
