@@ -202,6 +202,16 @@ def test_unguided_steps_outside_the_interval():
     assert np.abs(everywhere - unguided).max() > 0.1
 
 
+def test_the_classifier_alone_guides_also_outside_the_interval():
+    """With cfg_scale=0 a conditional denoiser is the unconditional one at every step, whatever the labels."""
+    arguments = {"guidance_interval": (0.1, 2.0), "num_inference_steps": 20}
+    unconditional = draw(exact_pipeline(PLANE, "DDIMScheduler", "epsilon"), PLANE, 20, **arguments)
+    conditional = exact_pipeline(PLANE, "DDIMScheduler", "epsilon", conditional=True)
+    np.testing.assert_allclose(draw(conditional, PLANE, 20, cfg_scale=0.0, **arguments), unconditional, atol=1e-8)
+    either = conditional([{0: 0.5, 1: 0.5}], 8, cfg_scale=0.0, output_type="latent", **arguments).images
+    assert torch.isfinite(either).all()
+
+
 def test_autoguidance_is_exact_for_gaussians():
     """For data N(0, v) the optimal eps is sigma x / (alpha^2 v + sigma^2); the strong network knows v, the weak not."""
     strong, weak = (

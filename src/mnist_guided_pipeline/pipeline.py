@@ -294,9 +294,9 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 if getattr(self.scheduler, "state_in_first_order", True):  # a two-stage step is guided as a whole
                     guided = in_interval(level.ratio, guidance_interval)
 
-                prediction = self.predict(
-                    sample, time, labels, cfg_scale if guided else 1.0, autoguidance_scale if guided else 1.0
-                )
+                # outside the interval nothing is extrapolated; a cfg_scale below 1 names the base, and stays
+                scales = (cfg_scale, autoguidance_scale) if guided else (min(cfg_scale, 1.0), 1.0)
+                prediction = self.predict(sample, time, labels, *scales)
                 if guided and labels is not None and self.guides_at(level):
                     score = classifier_score(
                         self.classifier, sample.to(self.classifier.dtype), time, labels, classifier_temperature
