@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import to_model_range
+from .data import LabelledImages, to_model_range
 from .latents import latent_scale, normalise
+from .points import PointSet
 
-__all__ = ["PosteriorTable", "encode_images", "latent_statistics"]
+__all__ = ["PosteriorTable", "clean_samples", "encode_images", "latent_statistics"]
 
 
 class PosteriorTable(NamedTuple):
@@ -31,6 +32,10 @@ class PosteriorTable(NamedTuple):
         if self.std is None:
             return self.mean[indices]
         return torch.addcmul(self.mean[indices], self.std[indices], noise)
+
+    def to(self, device: torch.device) -> PosteriorTable:
+        """The table on another device."""
+        return PosteriorTable(self.mean.to(device), None if self.std is None else self.std.to(device))
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -54,11 +59,19 @@ def latent_statistics(posteriors: PosteriorTable) -> tuple[list[float], list[flo
     """
     reduced = [dim for dim in range(posteriors.mean.ndim) if dim != 1]
     mean = posteriors.mean.double().mean(dim=reduced)
-    second_moment = (posteriors.mean.double() ** 2 + posteriors.std.double() ** 2).mean(dim=reduced)
+    own_variance = 0.0 if posteriors.std is None else posteriors.std.double() ** 2
+    second_moment = (posteriors.mean.double() ** 2 + own_variance).mean(dim=reduced)
     std = (second_moment - mean**2).clamp_min(0.0).sqrt()
     if (std < 1e-6).any():
         raise ValueError(f"Latent channels {torch.nonzero(std < 1e-6).flatten().tolist()} are constant.")
     return mean.tolist(), std.tolist()
+
+
+def clean_samples(data: LabelledImages | PointSet, vae: Any | None, *, progress: bool = True) -> PosteriorTable:
+    """What denoiser and classifier are trained on: points with their jitter, or images by :func:`encode_images`."""
+    if isinstance(data, PointSet):
+        return PosteriorTable(data.points, torch.full_like(data.points, data.jitter) if data.jitter else None)
+    return encode_images(vae, data.images, progress=progress)
 
 
 @torch.no_grad()

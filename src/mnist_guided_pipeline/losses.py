@@ -11,9 +11,12 @@ from .noise import NoiseLevel, prediction_target
 
 __all__ = [
     "denoising_loss",
+    "discriminator_loss",
     "gaussian_kl",
+    "generator_loss",
     "guided_denoising_loss",
     "min_snr_weight",
+    "r1_penalty",
     "reconstruction_loss",
 ]
 
@@ -117,7 +120,51 @@ def guided_denoising_loss(
     """
     log_likelihood = class_log_likelihood(logits, labels)
     (score,) = torch.autograd.grad(log_likelihood.sum(), noisy, create_graph=True)
-    factor = guidance_factor(level.alpha, level.sigma, prediction_type)
+    alpha = level.alpha.clamp_min(1e-6)  # a flow ends in alpha = 0, where the weight is zero too
+    factor = guidance_factor(alpha, level.sigma, prediction_type)
     guided = guided_prediction(prediction, score.float(), factor, scale)
     weight = (level.alpha.flatten() / _FULL_WEIGHT_ALPHA).clamp_max(1.0) ** 2
     return denoising_loss(guided, prediction_target(x0, noise, level, prediction_type), weight)
+
+
+def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """Cross-entropy of telling real images from generated ones; () in float32, 2 log 2 for logits of zero.
+
+    Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, equation 1, with ``D = sigmoid(logits)`` and its sign
+    changed.
+
+    Args:
+        logits_real: (B,), of real images.
+        logits_fake: (B,), of generated ones that carry no gradient.
+    """
+    return F.softplus(-logits_real.float()).mean() + F.softplus(logits_fake.float()).mean()
+
+
+def generator_loss(logits_fake: Tensor) -> Tensor:
+    """Non-saturating loss: the cross-entropy of passing for real; () in float32.
+
+    Its gradient stays where the discriminator is sure, unlike that of the discriminator's loss with its sign changed
+    (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, end of section 3).
+
+    Args:
+        logits_fake: (B,), of generated images.
+    """
+    return F.softplus(-logits_fake.float()).mean()
+
+
+def r1_penalty(logits_real: Tensor, images: Tensor, gamma: float) -> Tensor:
+    """``gamma / 2 E |grad D(x)|^2`` over real images, which lets adversarial training converge.
+
+    Without it, training circles around the equilibrium where images lie on a thin set, as digits do (Mescheder et al.
+    2018, https://arxiv.org/abs/1801.04406, equation 9 and theorem 4.1).
+
+    Args:
+        logits_real: (B,), the discriminator's output for ``images``, each from its own image alone.
+        images: (B, ...), requiring grad.
+        gamma: weight.
+
+    Returns:
+        () in float32, differentiable.
+    """
+    (gradient,) = torch.autograd.grad(logits_real.float().sum(), images, create_graph=True)
+    return 0.5 * gamma * gradient.float().square().flatten(1).sum(dim=1).mean()

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import diffusers
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, SchedulerMixin
 from torch import Tensor
 
 __all__ = [
@@ -169,10 +169,8 @@ def describe_noise(scheduler: Any) -> dict[str, Any]:
     elif law == "preserving":
         described.update({name: config[name] for name in _BETA_SETTINGS if config.get(name) is not None})
         if not _same_table(scheduler, described):  # the class makes its table in a way of its own
-            table = scheduler.alphas_cumprod.double()
-            ratios = table / torch.cat([table.new_ones(1), table[:-1]])
             described = {name: described[name] for name in ("law", "prediction_type", "num_train_timesteps")}
-            described["trained_betas"] = (1.0 - ratios).tolist()
+            described["trained_betas"] = _betas(scheduler.alphas_cumprod)
     return described
 
 
@@ -239,7 +237,7 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
         _check_settings(scheduler, training_noise, mend)
 
 
-def build_scheduler(scheduler_class: type, training_noise: dict[str, Any], **options: Any) -> Any:
+def build_scheduler(scheduler_class: type[SchedulerMixin], training_noise: dict[str, Any], **options: Any) -> Any:
     """A scheduler of another class on the same noise law, with nothing dropped.
 
     Args:
@@ -262,7 +260,12 @@ def build_scheduler(scheduler_class: type, training_noise: dict[str, Any], **opt
     elif options.get("use_flow_sigmas", False):
         settings["prediction_type"] = _F
     settings.update(options)
-    scheduler = scheduler_class(**{name: value for name, value in settings.items() if name in parameters})
+    accepted = {name: value for name, value in settings.items() if name in parameters}
+    try:
+        scheduler = scheduler_class(**accepted)
+    except NotImplementedError:  # the class does not know this beta_schedule by name, but takes its betas
+        accepted["trained_betas"] = _betas(preserving_table(training_noise))
+        scheduler = scheduler_class(**accepted)
     # settings that this class has no use for stay in its config, so that Other.from_config(scheduler.config) finds them
     kept = ("clip_sample", "timestep_spacing", *_BETA_SETTINGS)
     scheduler.register_to_config(
@@ -270,6 +273,12 @@ def build_scheduler(scheduler_class: type, training_noise: dict[str, Any], **opt
     )
     check_scheduler(scheduler, training_noise)
     return scheduler
+
+
+def _betas(alphas_cumprod: Tensor) -> list[float]:
+    """The betas of a table ``alphas_cumprod`` (T,)."""
+    table = alphas_cumprod.double()
+    return (1.0 - table / torch.cat([table.new_ones(1), table[:-1]])).tolist()
 
 
 def _fits(scheduler_class: type, training_noise: dict[str, Any]) -> bool:

@@ -22,8 +22,7 @@ __all__ = ["TrainingStream", "keyed_generator"]
 
 def keyed_generator(*key: int | str) -> torch.Generator:
     """A CPU generator whose seed is a hash of the key, so that neighbouring keys are unrelated."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
+    return torch.Generator().manual_seed(_hash(*key))
 
 
 class TrainingStream:
@@ -82,8 +81,21 @@ class TrainingStream:
         """A fresh CPU generator for the random numbers of an update's global batch."""
         return keyed_generator(self.seed, "update", update)
 
-    def parts(self) -> Iterator[slice]:
-        """This process's micro-batches, as slices of the global batch."""
+    def dropout_seed(self, update: int) -> int:
+        """For ``torch.manual_seed``, as dropout draws from the global generators: a resumed run drops the same.
+
+        Every process has its own, so with dropout, and only then, the layout does change what is trained on.
+        """
+        return _hash(self.seed, "dropout", update, self.process_index)
+
+    def parts(self, size: int | None = None) -> Iterator[slice]:
+        """This process's micro-batches, as slices of the global batch; cut further into ``size`` examples, if given."""
         for step in range(self.accumulation_steps):
             start = (step * self.num_processes + self.process_index) * self.batch_size
-            yield slice(start, start + self.batch_size)
+            for first in range(start, start + self.batch_size, size or self.batch_size):
+                yield slice(first, first + (size or self.batch_size))
+
+
+def _hash(*key: int | str) -> int:
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return int.from_bytes(digest[:8], "little") & (2**63 - 1)

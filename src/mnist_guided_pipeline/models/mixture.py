@@ -57,6 +57,12 @@ class MixtureClassifierOutput(BaseOutput):
 class _Mixture(nn.Module):
     """The noised mixture. Buffers are rebuilt from the config, so nothing is saved but the config."""
 
+    log_weights: Tensor
+    means: Tensor
+    variances: Tensor
+    directions: Tensor
+    membership: Tensor
+
     def __init__(
         self, weights: list[float], means: list[list[float]], covariances: list[list[list[float]]], classes: list[int]
     ):
@@ -93,6 +99,8 @@ class _Mixture(nn.Module):
 
 class _NoiseLaw(nn.Module):
     """Timestep to coefficients."""
+
+    log_ratio: Tensor
 
     def __init__(self, law: str, schedule: dict[str, Any] | None):
         super().__init__()

@@ -105,10 +105,15 @@ class _Trunk(nn.Module):
 class _SignalGate(nn.Module):
     """``alpha(t)`` of a noise law, between integer timesteps by linear interpolation; (B, 1) or (1, 1)."""
 
+    alpha: Tensor
+
     def __init__(self, noise_schedule: dict[str, Any]):
         super().__init__()
         with torch.device("cpu"):  # from_pretrained builds networks on the meta device, where there are no values
-            table = DDPMScheduler(**noise_schedule).alphas_cumprod.sqrt()
+            if noise_schedule.get("law") == "flow":
+                table = torch.linspace(1.0, 0.0, noise_schedule["num_train_timesteps"] + 1)
+            else:
+                table = DDPMScheduler(**noise_schedule).alphas_cumprod.sqrt()
         self.register_buffer("alpha", table, persistent=False)
 
     def forward(self, timestep: Tensor, like: Tensor) -> Tensor:
@@ -194,8 +199,8 @@ class ResidualMLPClassifier(ModelMixin, ConfigMixin):
         num_layers: number of residual blocks, two linear layers each.
         condition_dim: size of the timestep embedding, even.
         dropout: in each block, while training.
-        noise_schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them; with them the classifier reads
-            ``alpha(t) x``. None makes it read x as it is.
+        noise_schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them, or ``{"law": "flow",
+            "num_train_timesteps": T}``; with them the classifier reads ``alpha(t) x``. None makes it read x as it is.
     """
 
     _no_split_modules = ["_Block"]

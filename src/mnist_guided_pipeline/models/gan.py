@@ -1,0 +1,178 @@
+r"""A generator and a discriminator of 28x28 grey images, for generative adversarial training.
+
+The generator G maps noise z ~ N(0, I) to an image in one pass; the discriminator D gives every image a logit, high
+where it takes it for real (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, section 3). ``losses.py`` has what
+they are trained with.
+
+Both have either two convolutional levels, 7x7 and 14x14 (Radford et al. 2016, https://arxiv.org/abs/1511.06434), or
+with ``hidden_sizes`` plain layers. With ``num_classes`` both see the class: the generator beside the noise, and the
+discriminator through an inner product with its features (Miyato and Koyama 2018, https://arxiv.org/abs/1802.05637,
+equation 3). The generator normalises each image by itself and the discriminator none, so an image does not depend on
+the others of its batch.
+
+Images are in model range [-1, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+__all__ = ["GANDiscriminator", "GANDiscriminatorOutput", "GANGenerator", "GANGeneratorOutput"]
+
+_PIXELS = 28 * 28
+
+
+@dataclass
+class GANGeneratorOutput(BaseOutput):
+    """Images ``sample`` (B, 1, 28, 28) in [-1, 1]."""
+
+    sample: Tensor
+
+
+@dataclass
+class GANDiscriminatorOutput(BaseOutput):
+    """One of the ``logits`` (B,) an image, above 0 where it is taken for real."""
+
+    logits: Tensor
+
+
+class GANGenerator(ModelMixin, ConfigMixin):
+    """Noise, and a class where there are classes, to an image.
+
+    Args:
+        latent_dim: size of the noise vector.
+        hidden_channels: channels at 7x7 and at 14x14, multiples of 8; ignored with ``hidden_sizes``.
+        hidden_sizes: widths of the hidden layers, for a network without convolutions.
+        num_classes: number of classes; None for a generator that is not told a class.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_dim: int = 64,
+        hidden_channels: tuple[int, int] = (48, 24),
+        hidden_sizes: tuple[int, ...] | None = None,
+        num_classes: int | None = None,
+    ):
+        super().__init__()
+        self.class_embedding = nn.Embedding(num_classes, latent_dim) if num_classes is not None else None
+        width = latent_dim if num_classes is None else 2 * latent_dim
+        layers: list[nn.Module] = []
+        if hidden_sizes is None:
+            inner, outer = hidden_channels
+            layers += [
+                nn.Linear(width, inner * 7 * 7),
+                nn.Unflatten(1, (inner, 7, 7)),
+                nn.GroupNorm(8, inner),
+                nn.SiLU(),
+                nn.Conv2d(inner, inner, 3, padding=1),
+                nn.GroupNorm(8, inner),
+                nn.SiLU(),
+                nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1),
+                nn.GroupNorm(8, outer),
+                nn.SiLU(),
+                nn.ConvTranspose2d(outer, 1, 4, stride=2, padding=1),
+            ]
+        else:
+            for size in hidden_sizes:
+                layers += [nn.Linear(width, size), nn.ReLU()]
+                width = size
+            layers += [nn.Linear(width, _PIXELS), nn.Unflatten(1, (1, 28, 28))]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(
+        self, latents: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> GANGeneratorOutput | tuple[Tensor]:
+        """Generate images.
+
+        Args:
+            latents: standard Gaussian noise (B, latent_dim).
+            class_labels: int64 (B,), for a generator with classes and for no other.
+            return_dict: return a :class:`GANGeneratorOutput` in place of a tuple.
+
+        Raises:
+            ValueError: labels are missing, or given to a generator without classes.
+        """
+        _check_labels(self.class_embedding, class_labels, "generator")
+        if self.class_embedding is not None:
+            latents = torch.cat([latents, self.class_embedding(class_labels)], dim=1)
+        images = torch.tanh(self.layers(latents))
+        return GANGeneratorOutput(sample=images) if return_dict else (images,)
+
+
+class GANDiscriminator(ModelMixin, ConfigMixin):
+    """An image, and its class where there are classes, to one logit.
+
+    Args:
+        hidden_channels: channels at 14x14 and at 7x7; ignored with ``hidden_sizes``.
+        num_features: width of the features that are judged; ignored with ``hidden_sizes``, whose last is that width.
+        hidden_sizes: widths of the hidden layers, for a network without convolutions.
+        num_classes: number of classes; None for a discriminator that is not told the class.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        hidden_channels: tuple[int, int] = (24, 48),
+        num_features: int = 128,
+        hidden_sizes: tuple[int, ...] | None = None,
+        num_classes: int | None = None,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = []
+        if hidden_sizes is None:
+            outer, inner = hidden_channels
+            layers += [
+                nn.Conv2d(1, outer, 4, stride=2, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(outer, inner, 4, stride=2, padding=1),
+                nn.LeakyReLU(0.2),
+                nn.Flatten(),
+                nn.Linear(inner * 7 * 7, num_features),
+                nn.LeakyReLU(0.2),
+            ]
+            width = num_features
+        else:
+            layers.append(nn.Flatten())
+            width = _PIXELS
+            for size in hidden_sizes:
+                layers += [nn.Linear(width, size), nn.LeakyReLU(0.2)]
+                width = size
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(width, 1)
+        self.class_embedding = nn.Embedding(num_classes, width) if num_classes is not None else None
+        if self.class_embedding is not None:
+            nn.init.normal_(self.class_embedding.weight, std=width**-0.5)  # logits of order one, as those of the head
+
+    def forward(
+        self, sample: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> GANDiscriminatorOutput | tuple[Tensor]:
+        """Tell real images from generated ones.
+
+        Args:
+            sample: images (B, 1, 28, 28) in [-1, 1].
+            class_labels: int64 (B,), for a discriminator with classes and for no other.
+            return_dict: return a :class:`GANDiscriminatorOutput` in place of a tuple.
+
+        Raises:
+            ValueError: labels are missing, or given to a discriminator without classes.
+        """
+        _check_labels(self.class_embedding, class_labels, "discriminator")
+        features = self.layers(sample)
+        logits = self.head(features).squeeze(1)
+        if self.class_embedding is not None:
+            logits = logits + (self.class_embedding(class_labels) * features).sum(dim=1)
+        return GANDiscriminatorOutput(logits=logits) if return_dict else (logits,)
+
+
+def _check_labels(embedding: nn.Embedding | None, class_labels: Tensor | None, name: str) -> None:
+    if embedding is None and class_labels is not None:
+        raise ValueError(f"class_labels were given, but this {name} has no classes: set num_classes.")
+    if embedding is not None and class_labels is None:
+        raise ValueError(f"class_labels are missing: this {name} has {embedding.num_embeddings} classes.")

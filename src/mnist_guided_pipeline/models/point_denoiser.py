@@ -1,0 +1,117 @@
+"""A residual MLP for points in the plane, and for any other sample of a few numbers.
+
+A shape such as an outline has edges far finer than its size, and a network on bare coordinates learns fine detail
+late (Tancik et al. 2020, https://arxiv.org/abs/2006.10739). So each coordinate comes with its sines and cosines at
+frequencies that double from ``min_frequency``, and the timestep with its own, as in DDPM.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import Timesteps
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+__all__ = ["PointDenoiser", "PointDenoiserOutput"]
+
+
+@dataclass
+class PointDenoiserOutput(BaseOutput):
+    """The prediction ``sample``, in the shape of the input."""
+
+    sample: Tensor
+
+
+class _Block(nn.Module):
+    """``h + f(h)``, where f is three linear layers with a GELU each."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size),
+            nn.GELU(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.GELU(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.GELU(),
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + self.layers(hidden)
+
+
+class PointDenoiser(ModelMixin, ConfigMixin):
+    """Residual denoiser with three-layer GELU blocks on sinusoidal features.
+
+    Args:
+        sample_shape: the shape of one sample.
+        hidden_size: width.
+        num_layers: number of residual blocks, three linear layers each.
+        time_embed_dim: size of the timestep's sinusoidal features, even.
+        num_frequencies: frequencies of a coordinate's sinusoidal features; 0 for bare coordinates.
+        min_frequency: the lowest of them, in radians per unit; each further one is twice the one before.
+        num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
+            stands in where no labels are given.
+    """
+
+    _no_split_modules = ["_Block"]
+    _repeated_blocks = ["_Block"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...] = (2,),
+        hidden_size: int = 128,
+        num_layers: int = 3,
+        time_embed_dim: int = 32,
+        num_frequencies: int = 6,
+        min_frequency: float = 1.0,
+        num_classes: int | None = None,
+    ):
+        super().__init__()
+        size = math.prod(sample_shape)
+        self.time_embedding = Timesteps(time_embed_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.input = nn.Linear(size * (1 + 2 * num_frequencies), hidden_size)
+        self.time_input = nn.Linear(time_embed_dim, hidden_size)
+        self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, hidden_size)
+        self.blocks = nn.ModuleList(_Block(hidden_size) for _ in range(num_layers))
+        self.output = nn.Linear(hidden_size, size)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> PointDenoiserOutput | tuple[Tensor]:
+        """Predict from noisy samples.
+
+        Args:
+            sample: (B, *sample_shape).
+            timestep: any dtype, 0-d or (B,).
+            class_labels: int64 (B,); only for a denoiser with ``num_classes``.
+            return_dict: return an output object rather than a tuple.
+
+        Raises:
+            ValueError: labels for a denoiser without classes.
+        """
+        times = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        hidden = self.input(self._features(sample)) + self.time_input(self.time_embedding(times).to(sample.dtype))
+        if self.class_embedding is not None:
+            if class_labels is None:
+                class_labels = torch.full((1,), self.config.num_classes, device=sample.device)
+            hidden = hidden + self.class_embedding(class_labels)
+        elif class_labels is not None:
+            raise ValueError("class_labels were given, but this denoiser has no classes (num_classes=None).")
+        for block in self.blocks:
+            hidden = block(hidden)
+        prediction = self.output(hidden).reshape(sample.shape)
+        return PointDenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+    def _features(self, sample: Tensor) -> Tensor:
+        """Every coordinate, and its sines and cosines; (B, size * (1 + 2 * num_frequencies))."""
+        coordinates = sample.flatten(1)
+        octaves = torch.arange(self.config.num_frequencies, device=sample.device, dtype=sample.dtype)
+        angles = (coordinates.unsqueeze(-1) * (self.config.min_frequency * 2.0**octaves)).flatten(1)
+        return torch.cat([coordinates, angles.sin(), angles.cos()], dim=1)

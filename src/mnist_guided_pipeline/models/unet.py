@@ -1,0 +1,199 @@
+r"""A small U-Net denoiser: residual convolutions at several resolutions, with skip connections between equal ones.
+
+The architecture of Ho et al. 2020 (https://arxiv.org/abs/2006.11239, appendix B) with the conditioning of Dhariwal and
+Nichol 2021 (https://arxiv.org/abs/2105.05233, section 3.1): adaptive group normalisation,
+
+    AdaGN(h, c) = (1 + scale(c)) GroupNorm(h) + shift(c),
+
+in every residual block, where the condition c comes from the timestep and the class. The last convolution of each
+block starts at zero, so that every block starts as the identity.
+
+On a CPU nearly all time goes to convolutions at full resolution. With ``patch_size=2`` patches of 2x2 pixels are folded
+into channels first (space to depth), so a 28x28 image is worked on at 14x14 and 7x7. A side that is odd is halved
+upwards, 7 -> 4, and brought back to its skip connection's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+__all__ = ["UNetDenoiser", "UNetDenoiserOutput"]
+
+_GROUPS = 8
+
+
+@dataclass
+class UNetDenoiserOutput(BaseOutput):
+    """The prediction ``sample``, in the shape of the input."""
+
+    sample: Tensor
+
+
+class _TimeEmbedding(nn.Module):
+    """Sinusoidal features of the timestep through a small network; (B, dim) or (1, dim)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.features = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.network = TimestepEmbedding(dim, dim)
+
+    def forward(self, timestep: Tensor, like: Tensor) -> Tensor:
+        times = torch.as_tensor(timestep, device=like.device).reshape(-1)
+        return self.network(self.features(times).to(like.dtype))
+
+
+class _ResidualBlock(nn.Module):
+    """Two convolutions, the second after adaptive group normalisation, added to their input."""
+
+    def __init__(self, in_channels: int, out_channels: int, condition_dim: int, dropout: float):
+        super().__init__()
+        self.norm = nn.GroupNorm(_GROUPS, in_channels)
+        self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.modulation = nn.Linear(condition_dim, 2 * out_channels)
+        self.modulated_norm = nn.GroupNorm(_GROUPS, out_channels, affine=False)
+        self.dropout = nn.Dropout(dropout)
+        self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+        inner = self.first(F.silu(self.norm(hidden)))
+        inner = F.silu(torch.addcmul(shift, self.modulated_norm(inner), 1 + scale))
+        return self.shortcut(hidden) + self.second(self.dropout(inner))
+
+
+class _Attention(nn.Module):
+    """Self-attention of one head over all positions, added to its input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(_GROUPS, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.output = nn.Linear(channels, channels)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        tokens = self.norm(hidden).flatten(2).transpose(1, 2)
+        query, key, value = self.qkv(tokens).unsqueeze(1).chunk(3, dim=-1)
+        mixed = F.scaled_dot_product_attention(query, key, value).squeeze(1)
+        return hidden + self.output(mixed).transpose(1, 2).unflatten(2, hidden.shape[2:])
+
+
+class UNetDenoiser(ModelMixin, ConfigMixin):
+    """U-Net denoiser of images or spatial latents.
+
+    Args:
+        sample_shape: the shape of one sample, (C, H, W), such as ``(1, 28, 28)`` or ``(4, 7, 7)``.
+        patch_size: pixels of a patch's side that are folded into channels; divides H and W. 1 is full resolution.
+        block_channels: channels of each level, multiples of 8; each level halves the resolution of the one before.
+        layers_per_block: residual blocks of a level, on the way down; as many on the way up.
+        attention: self-attention over all positions of the lowest level.
+        condition_dim: size of the timestep and class embeddings, even.
+        num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
+            stands in where no labels are given.
+        dropout: in each block, while training.
+
+    Raises:
+        ValueError: a shape that does not fit the patches, or a width that does not fit the normalisation.
+    """
+
+    _no_split_modules = ["_ResidualBlock", "_Attention"]
+    _repeated_blocks = ["_ResidualBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_shape: tuple[int, int, int] = (1, 28, 28),
+        patch_size: int = 2,
+        block_channels: tuple[int, ...] = (32, 64),
+        layers_per_block: int = 1,
+        attention: bool = False,
+        condition_dim: int = 128,
+        num_classes: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if len(sample_shape) != 3 or sample_shape[1] % patch_size or sample_shape[2] % patch_size:
+            raise ValueError(
+                f"sample_shape {tuple(sample_shape)} does not fit patch_size {patch_size}: it must be "
+                "(channels, height, width) with a height and width that patch_size divides."
+            )
+        if not block_channels or any(channels % _GROUPS for channels in block_channels):
+            raise ValueError(f"block_channels must be multiples of {_GROUPS}, got {tuple(block_channels)}.")
+        folded = sample_shape[0] * patch_size**2
+        self.time_embedding = _TimeEmbedding(condition_dim)
+        self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, condition_dim)
+        self.input = nn.Conv2d(folded, block_channels[0], 3, padding=1)
+
+        self.down_blocks, self.downsamplers = nn.ModuleList(), nn.ModuleList()
+        self.up_blocks, self.upsamplers = nn.ModuleList(), nn.ModuleList()
+        for level, channels in enumerate(block_channels):
+            for _ in range(layers_per_block):
+                self.down_blocks.append(_ResidualBlock(channels, channels, condition_dim, dropout))
+                self.up_blocks.append(_ResidualBlock(2 * channels, channels, condition_dim, dropout))
+            if level + 1 < len(block_channels):
+                below = block_channels[level + 1]
+                self.downsamplers.append(nn.Conv2d(channels, below, 3, stride=2, padding=1))
+                self.upsamplers.append(nn.Conv2d(below, channels, 3, padding=1))
+        self.mixing = _Attention(block_channels[-1]) if attention else nn.Identity()
+        self.middle = _ResidualBlock(block_channels[-1], block_channels[-1], condition_dim, dropout)
+
+        self.norm = nn.GroupNorm(_GROUPS, block_channels[0])
+        self.output = nn.Conv2d(block_channels[0], folded, 3, padding=1)
+        for parameter in self.output.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> UNetDenoiserOutput | tuple[Tensor]:
+        """Predict from noisy samples.
+
+        Args:
+            sample: (B, *sample_shape).
+            timestep: any dtype, 0-d or (B,).
+            class_labels: int64 (B,); only for a denoiser with ``num_classes``.
+            return_dict: return an output object rather than a tuple.
+
+        Raises:
+            ValueError: samples of another shape, or labels for a denoiser without classes.
+        """
+        if tuple(sample.shape[1:]) != tuple(self.config.sample_shape):
+            raise ValueError(f"sample must be (B, *{tuple(self.config.sample_shape)}), got {tuple(sample.shape)}.")
+        condition = self.time_embedding(timestep, sample)
+        if self.class_embedding is not None:
+            if class_labels is None:
+                class_labels = torch.full((1,), self.config.num_classes, device=sample.device)
+            condition = condition + self.class_embedding(class_labels)
+        elif class_labels is not None:
+            raise ValueError("class_labels were given, but this denoiser has no classes (num_classes=None).")
+        condition = F.silu(condition)
+
+        depth = self.config.layers_per_block
+        levels = range(len(self.config.block_channels))
+        hidden = self.input(F.pixel_unshuffle(sample, self.config.patch_size))
+        skips = []
+        for level in levels:
+            if level > 0:
+                hidden = self.downsamplers[level - 1](hidden)
+            for block in self.down_blocks[level * depth : (level + 1) * depth]:
+                hidden = block(hidden, condition)
+                skips.append(hidden)
+        hidden = self.middle(self.mixing(hidden), condition)
+        for level in reversed(levels):
+            for block in self.up_blocks[level * depth : (level + 1) * depth]:
+                hidden = block(torch.cat([hidden, skips.pop()], dim=1), condition)
+            if level > 0:
+                hidden = self.upsamplers[level - 1](F.interpolate(hidden, size=skips[-1].shape[2:], mode="nearest"))
+        prediction = F.pixel_shuffle(self.output(F.silu(self.norm(hidden))), self.config.patch_size)
+        return UNetDenoiserOutput(sample=prediction) if return_dict else (prediction,)

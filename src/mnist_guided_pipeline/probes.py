@@ -1,0 +1,68 @@
+"""Probes of trained networks: does a label that is given change the output?
+
+A class-conditional denoiser that ignores its labels still samples good digits, only not the ones that were asked for,
+so nothing but a probe tells. One noise is shown with every label, the null class included, and no two answers may be
+equal. The noise is the same for every label, so whatever differs is the labels' doing.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import torch
+
+__all__ = ["check_label_effect"]
+
+_ROUNDING = 1e-5
+"""Largest difference, relative to the outputs, that the order of additions in a batch can make in float32."""
+
+
+@torch.no_grad()
+def check_label_effect(denoiser: Any, timestep: float = 500.0, seed: int = 0) -> None:
+    """Refuse a class-conditional denoiser whose output does not change with the label.
+
+    Args:
+        denoiser: with ``config.sample_shape`` and ``config.num_classes``; one without classes passes. Its mode is left
+            as it was.
+        timestep: where to ask; with labels that matter anywhere they matter in the middle of the noise law.
+        seed: of the noise (1, *sample_shape) that it is shown.
+
+    Raises:
+        ValueError: two labels have the same output; the message tells a network that ignores its labels from one whose
+            output is the same for all samples too, as before any training.
+    """
+    num_classes = getattr(denoiser.config, "num_classes", None)
+    if num_classes is None:
+        return
+    name, device, dtype = type(denoiser).__name__, denoiser.device, denoiser.dtype
+    labels = torch.arange(num_classes + 1, device=device)
+    noise = torch.randn(2, *denoiser.config.sample_shape, generator=torch.Generator().manual_seed(seed))
+    noise = noise.to(device, dtype)
+    times = torch.tensor(timestep, device=device)
+    was_training = denoiser.training
+    denoiser.eval()  # dropout would make equal labels differ
+    outputs = denoiser(noise[:1].expand(len(labels), *noise.shape[1:]), times, labels).sample.float().flatten(1)
+    other = denoiser(noise[1:], times, labels[:1]).sample.float().flatten(1)
+    denoiser.train(was_training)
+
+    tolerance = _ROUNDING * outputs.abs().max()
+    if (outputs - outputs[0]).abs().max() <= tolerance and (other - outputs[0]).abs().max() <= tolerance:
+        raise ValueError(
+            f"The {name} is untrained: its output is the same for every label and every sample. Train it for more "
+            "updates; the first ones, while the learning rate warms up from zero, hardly move its last layer."
+        )
+    same = [
+        (first, second)
+        for first, second in combinations(range(len(labels)), 2)
+        if (outputs[first] - outputs[second]).abs().max() <= tolerance
+    ]
+    if same:
+        first, second = same[0]
+        null = ", the null class" if second == num_classes else ""
+        pairs = len(labels) * num_classes // 2
+        raise ValueError(
+            f"The {name} has num_classes={num_classes} but ignores class_labels: {len(same)} of the {pairs} pairs of "
+            f"labels have the same output, such as {first} and {second}{null}. "
+            "Use the class embedding in its forward, train it on labels of every class, or leave out num_classes."
+        )
