@@ -10,52 +10,43 @@ of ``denoiser + gradient`` for the true class (Chao et al. 2022, https://arxiv.o
 The result in output_dir is a plain folder for ``ResidualMLPClassifier.from_pretrained``.
 """
 
-import dataclasses
-import inspect
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
+from diffusers import ModelMixin
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
-from mnist_guided_pipeline.config import ClassifierConfig, noise_scheduler
-from mnist_guided_pipeline.encoding import PosteriorTable, encode_images
+from mnist_guided_pipeline.config import ClassifierConfig
+from mnist_guided_pipeline.encoding import PosteriorTable, clean_samples
 from mnist_guided_pipeline.loading import load_network
 from mnist_guided_pipeline.losses import guided_denoising_loss
-from mnist_guided_pipeline.noise import NoiseLevel, add_noise, levels_at, training_levels
-from mnist_guided_pipeline.runtime import (
-    Progress,
-    launch,
-    load_splits,
-    make_optimizer,
-    make_stream,
-)
-from mnist_guided_pipeline.schedulers import describe_noise
+from mnist_guided_pipeline.noise import add_noise
+from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
+from mnist_guided_pipeline.push import save_result, start_push
+from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
 from mnist_guided_pipeline.streams import keyed_generator
-from mnist_guided_pipeline.tracking import start_trackers
+from mnist_guided_pipeline.training_noise import TrainingNoise
 
 
 def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights."""
     device = accelerator.device
+    if accelerator.is_main_process:
+        start_push(config)
     train, test = load_splits(config, accelerator)
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
     denoiser = load_network(config.denoiser_path, "denoiser").to(device) if config.denoiser_path else None
-    samples = encode_images(vae, train.images, progress=accelerator.is_local_main_process)
-    test_samples = encode_images(vae, test.images, progress=False)
+    samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
+    test_samples = clean_samples(test, vae, progress=False).to(device)
 
-    scheduler = noise_scheduler(config)
-    table = training_levels(scheduler)
+    noise_law = TrainingNoise(config)
     network_class = getattr(mgp, config.network)
     classifier = network_class(
         **{
             "sample_shape": samples.sample_shape,
             "num_classes": len(train.class_names),
-            **noise_arguments(network_class, scheduler),
+            **noise_law.arguments_of(network_class),
             **config.network_arguments,
         }
     )
@@ -65,16 +56,14 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     model, optimizer = accelerator.prepare(classifier, optimizer)
     ema = make_ema(classifier, config.ema_decay) if config.use_ema else None
     state = TrainingState(
-        dataclasses.asdict(config),
+        run_settings(config, stream),
         {"classifier": classifier},
         {"classifier": ema} if ema else {},
         {"classifier": optimizer},
         {"classifier": schedule},
         accelerator.scaler,
     )
-    if config.resume_from_checkpoint:
-        state.resume(config.output_dir, config.resume_from_checkpoint)
-    start_trackers(accelerator, config.tracker_project_name, dataclasses.asdict(config))
+    begin(config, accelerator, state)
 
     progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
     validate_every = config.validation_steps or stream.updates_per_epoch
@@ -82,20 +71,21 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     while state.update < total_updates:
         indices = stream.indices(state.update)
         generator = stream.generator(state.update)
+        torch.manual_seed(stream.dropout_seed(state.update))
         posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)
-        timesteps = torch.randint(config.num_train_timesteps, (len(indices),), generator=generator)
+        levels = noise_law.draw(len(indices), generator)
         for part in stream.parts():
             z0 = samples.draw(indices[part], posterior_noise[part].to(device))
             eps = noise[part].to(device)
             labels = train.labels[indices[part]].to(device)
-            level = levels_at(table, timesteps[part], z0)
+            level = noise_law.levels(levels[part], z0)
             noisy = add_noise(z0, eps, level).requires_grad_(config.score_matching_weight > 0)
-            times = timesteps[part].to(device)
+            times = noise_law.timesteps(levels[part], device)
             with accelerator.autocast():
                 logits = model(noisy, times, return_dict=False)[0]
             cross_entropy = F.cross_entropy(logits.float(), labels)
-            loss, score_matching = cross_entropy, torch.zeros(())
-            if config.score_matching_weight > 0:
+            loss, score_matching = cross_entropy, cross_entropy.new_zeros(())
+            if denoiser is not None and config.score_matching_weight > 0:
                 with accelerator.autocast(), torch.no_grad():
                     prediction = denoiser(noisy, times, return_dict=False)[0].float()
                 score_matching = guided_denoising_loss(
@@ -120,42 +110,32 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
                 "grad_norm": grad_norm,
             },
         )
-        if config.checkpointing_steps and state.update % config.checkpointing_steps == 0:
-            if accelerator.is_main_process:
-                state.save(config.output_dir, config.checkpoints_total_limit)
         if state.update % validate_every == 0 or state.update == total_updates:
             with averaged_weights(ema, classifier):
-                figures = validate(classifier, denoiser, test_samples, test.labels, table, config)
+                figures = validate(classifier, denoiser, test_samples, test.labels, noise_law, config)
             accelerator.log(figures, step=state.update)
             progress.write(
                 f"update {state.update}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             )
+        checkpoint_when_due(config, accelerator, state, progress)
     progress.close()
 
     if accelerator.is_main_process:
         if ema:
             ema.copy_to(classifier.parameters())
         classifier.save_pretrained(config.output_dir)
-        scheduler.save_pretrained(f"{config.output_dir}/scheduler")
-        atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
-
-
-def noise_arguments(network_class: type, scheduler: DDPMScheduler) -> dict[str, Any]:
-    """The noise law, for a classifier that wants to know it."""
-    if "noise_schedule" not in inspect.signature(network_class.__init__).parameters:
-        return {}
-    noise = describe_noise(scheduler)
-    return {"noise_schedule": {name: noise[name] for name in noise if name not in ("law", "prediction_type")}}
+        noise_law.scheduler.save_pretrained(f"{config.output_dir}/scheduler")
+        save_result(config)
 
 
 def validate(
-    classifier: torch.nn.Module,
-    denoiser: torch.nn.Module | None,
+    classifier: ModelMixin,
+    denoiser: ModelMixin | None,
     samples: PosteriorTable,
     labels: torch.Tensor,
-    table: NoiseLevel,
+    noise_law: TrainingNoise,
     config: ClassifierConfig,
-    levels: int = 10,
+    num_ranges: int = 10,
 ) -> dict[str, float]:
     """Accuracy on the test set in equal ranges of the timestep, and the guided denoising loss with a denoiser.
 
@@ -166,12 +146,14 @@ def validate(
     generator = keyed_generator(config.seed, "validation")
     count = len(labels)
     posterior_noise, noise = torch.randn(2, count, *samples.sample_shape, generator=generator).to(device)
-    timesteps = torch.arange(count) * config.num_train_timesteps // count
+    levels = noise_law.spread(count)
     z0 = samples.draw(torch.arange(count), posterior_noise)
-    correct, unguided, guided = [], [], []
+    correct: list[torch.Tensor] = []
+    unguided: list[torch.Tensor] = []
+    guided: list[torch.Tensor] = []
     for rows in torch.arange(count).split(1000):
-        level = levels_at(table, timesteps[rows], z0)
-        times, targets = timesteps[rows].to(device), labels[rows].to(device)
+        level = noise_law.levels(levels[rows], z0)
+        times, targets = noise_law.timesteps(levels[rows], device), labels[rows].to(device)
         noisy = add_noise(z0[rows], noise[rows], level).requires_grad_()
         logits = classifier(noisy, times).logits
         correct.append((logits.argmax(dim=1) == targets).float().detach().cpu())
@@ -184,8 +166,8 @@ def validate(
                 losses.append(loss.detach().cpu())
     classifier.train()
     figures = {}
-    for index, chunk in enumerate(torch.cat(correct).tensor_split(levels)):
-        figures[f"test/accuracy_t{index}of{levels}"] = chunk.mean().item()
+    for index, chunk in enumerate(torch.cat(correct).tensor_split(num_ranges)):
+        figures[f"test/accuracy_t{index}of{num_ranges}"] = chunk.mean().item()
     if denoiser is not None:
         figures["test/denoising_loss_unguided"] = torch.stack(unguided).mean().item()
         figures["test/denoising_loss_guided"] = torch.stack(guided).mean().item()

@@ -6,30 +6,34 @@ The result in output_dir is a plain folder for ``AutoModelForImageClassification
 float16. The judge reads images (B, 1, 28, 28) in model range [-1, 1]: no mean or deviation of the data
 enters.
 
-Batch normalisation sees one micro-batch at a time, so here, and only here, two processes or accumulated
-batches train on the same numbers without giving the same weights. Its statistics belong to the weights it was
-trained with; those of the averaged weights are measured on training images.
+Batch normalisation makes the images that pass together depend on each other. Here ``norm_batch_size`` images
+pass together (train_batch_size if left out): with the same number, two processes or accumulated batches give the
+same weights as one process (ghost batches, Hoffer et al. 2017, https://arxiv.org/abs/1705.08741, algorithm 1).
+The statistics belong to the weights they were taken with; those of the averaged weights are measured on training
+images.
 """
 
-import dataclasses
 import math
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.optim.swa_utils import update_bn
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
-from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
 from mnist_guided_pipeline.config import JudgeConfig
 from mnist_guided_pipeline.data import IMAGE_SIZE, LabelledImages, to_model_range, to_unit_range
-from mnist_guided_pipeline.runtime import Progress, launch, load_splits, make_optimizer, make_stream
-from mnist_guided_pipeline.tracking import log_images, start_trackers
+from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
+from mnist_guided_pipeline.push import save_result, start_push
+from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
+from mnist_guided_pipeline.tracking import log_images
 
 
 def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights in half precision."""
+    if accelerator.is_main_process:
+        start_push(config)
     train, test = load_splits(config, accelerator)
     judge = ResNetForImageClassification(
         ResNetConfig(
@@ -45,17 +49,17 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     model, optimizer = accelerator.prepare(judge, optimizer)
     ema = make_ema(judge, config.ema_decay) if config.use_ema else None
     state = TrainingState(
-        dataclasses.asdict(config),
+        run_settings(config, stream) | {"norm_batch_size": config.norm_batch_size or config.train_batch_size},
         {"judge": judge},
         {"judge": ema} if ema else {},
         {"judge": optimizer},
         {"judge": schedule},
         accelerator.scaler,
     )
-    if config.resume_from_checkpoint:
-        state.resume(config.output_dir, config.resume_from_checkpoint)
-    start_trackers(accelerator, config.tracker_project_name, dataclasses.asdict(config))
+    begin(config, accelerator, state)
 
+    norm_batch_size = config.norm_batch_size or config.train_batch_size
+    num_passes = stream.global_batch_size // stream.num_processes // norm_batch_size
     pixels, labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
     progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
     validate_every = config.validation_steps or stream.updates_per_epoch
@@ -63,13 +67,13 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     while state.update < total_updates:
         indices = stream.indices(state.update)
         draws = torch.rand(len(indices), 5, generator=stream.generator(state.update)) * 2.0 - 1.0
-        for part in stream.parts():
+        for part in stream.parts(norm_batch_size):
             rows = indices[part].to(pixels.device)
             images = augment(to_unit_range(pixels[rows]), draws[part].to(pixels.device), config)
             with accelerator.autocast():
                 logits = model(images * 2.0 - 1.0).logits
             loss = F.cross_entropy(logits.float(), labels[rows])
-            accelerator.backward(loss / config.gradient_accumulation_steps)
+            accelerator.backward(loss / num_passes)
         grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -79,9 +83,6 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
         state.update += 1
         readings = {"loss": loss.detach(), "lr": schedule.get_last_lr()[0], "grad_norm": grad_norm}
         progress.update(state.update, readings)
-        if config.checkpointing_steps and state.update % config.checkpointing_steps == 0:
-            if accelerator.is_main_process:
-                state.save(config.output_dir, config.checkpoints_total_limit)
         if state.update % validate_every == 0 or state.update == total_updates:
             with averaged_weights(ema, judge):
                 figures = validate(judge, train, test)
@@ -90,6 +91,7 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
             log_images(accelerator, "train/augmented", shown, state.update)
             summary = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             progress.write(f"update {state.update}: {summary}")
+        checkpoint_when_due(config, accelerator, state, progress)
     progress.close()
 
     if accelerator.is_main_process:
@@ -97,7 +99,7 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
             ema.copy_to(judge.parameters())
         measure_batch_norm(judge, train)
         judge.eval().half().save_pretrained(config.output_dir)
-        atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
+        save_result(config)
 
 
 def augment(images: torch.Tensor, draws: torch.Tensor, config: JudgeConfig) -> torch.Tensor:
@@ -122,13 +124,13 @@ def augment(images: torch.Tensor, draws: torch.Tensor, config: JudgeConfig) -> t
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
-def measure_batch_norm(judge: torch.nn.Module, train: LabelledImages) -> None:
+def measure_batch_norm(judge: PreTrainedModel, train: LabelledImages) -> None:
     """Take the batch-norm statistics of the judge's present weights on 10,000 training images."""
     update_bn((to_model_range(batch).to(judge.device) for batch in train.images[:10_000].split(500)), judge)
 
 
 @torch.no_grad()
-def validate(judge: torch.nn.Module, train: LabelledImages, test: LabelledImages) -> dict[str, float]:
+def validate(judge: PreTrainedModel, train: LabelledImages, test: LabelledImages) -> dict[str, float]:
     """Accuracy and cross-entropy on the test set."""
     measure_batch_norm(judge, train)
     judge.eval()

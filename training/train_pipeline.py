@@ -17,10 +17,14 @@ from diffusers import DPMSolverMultistepScheduler
 import train_classifier
 import train_denoiser
 import train_vae
-from mnist_guided_pipeline.assembly import assemble_pipeline
+from mnist_guided_pipeline.assembly import assemble_pipeline, keep_recipes
 from mnist_guided_pipeline.config import TrainingConfig
 from mnist_guided_pipeline.presets import PRESETS
+from mnist_guided_pipeline.push import finish_push, start_push
 from mnist_guided_pipeline.runtime import finish, load_splits, make_accelerator
+from mnist_guided_pipeline.safeguards import plain_errors
+
+_HUB = ("push_to_hub", "hub_model_id", "hub_private_repo")  # the steps are not pushed, the pipeline is
 
 
 @dataclass
@@ -31,8 +35,8 @@ class PipelineConfig:
     """Folder of the pipeline; the steps are in its subfolder steps."""
     preset: Literal[tuple(PRESETS)] = "default"  # type: ignore[valid-type]
     """Which settings to train by."""
-    dataset_name: str = "ylecun/mnist"
-    """Hub id, or a folder with the same parquet files."""
+    dataset_name: str | None = None
+    """Hub id, a folder with the same parquet files, or for a preset of points a name such as points:star."""
     image_column: str = "image"
     """Column of the images."""
     label_column: str = "label"
@@ -51,6 +55,12 @@ class PipelineConfig:
     """Updates between checkpoints of a step."""
     report_to: Literal["tensorboard", "wandb", "trackio", "all", "none"] = "tensorboard"
     """Tracker of scalars and images."""
+    push_to_hub: bool = False
+    """Upload the pipeline to the Hugging Face Hub; the repository is made before the training starts."""
+    hub_model_id: str | None = None
+    """Hub id such as user/name; the name of output_dir if None."""
+    hub_private_repo: bool = False
+    """Make a new repository private."""
     dry_run: bool = False
     """Print the resolved settings of every step and stop."""
 
@@ -59,14 +69,16 @@ def main(config: PipelineConfig) -> None:
     """Train what is not trained yet, then assemble."""
     preset = PRESETS[config.preset]
     steps = Path(config.output_dir) / "steps"
+    optional = ("dataset_name", "mixed_precision")  # the preset's own where they are left out
     shared = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.name not in ("output_dir", "preset", "dry_run", "mixed_precision")
+        if field.name not in ("output_dir", "preset", "dry_run", *_HUB, *optional)
+    } | {name: getattr(config, name) for name in optional if getattr(config, name) is not None}
+    folders = {
+        name: str(steps / name) if getattr(preset, name) is not None else None
+        for name in ("vae", "denoiser", "classifier")
     }
-    if config.mixed_precision is not None:
-        shared["mixed_precision"] = config.mixed_precision
-    folders = {name: str(steps / name) for name in ("vae", "denoiser", "classifier")}
     paths = {"denoiser": {"vae_path": folders["vae"]}}
     paths["classifier"] = {"vae_path": folders["vae"], "denoiser_path": folders["denoiser"]}
     settings = {
@@ -78,6 +90,7 @@ def main(config: PipelineConfig) -> None:
             **paths.get(name, {}),
         )
         for name, folder in folders.items()
+        if folder is not None
     }
     for name, step in settings.items():
         step.check()
@@ -85,7 +98,10 @@ def main(config: PipelineConfig) -> None:
             print(name, step.to_json())
     if config.dry_run:
         return
+    start_push(config)
     for name, module in (("vae", train_vae), ("denoiser", train_denoiser), ("classifier", train_classifier)):
+        if name not in settings:
+            continue
         accelerator = make_accelerator(settings[name])
         if is_finished(settings[name]):
             accelerator.print(f"{name}: finished before, kept")
@@ -94,13 +110,17 @@ def main(config: PipelineConfig) -> None:
         module.main(settings[name], accelerator)
         accelerator.wait_for_everyone()
         accelerator.free_memory()
-    class_names = load_splits(settings["classifier"], accelerator)[1].class_names
+    class_names = load_splits(settings["denoiser"], accelerator)[1].class_names
     if accelerator.is_main_process:
-        pipeline = assemble_pipeline(**folders, class_names=class_names)
+        pipeline = assemble_pipeline(
+            folders["vae"], settings["denoiser"].output_dir, folders["classifier"], class_names
+        )
         pipeline.scheduler = pipeline.make_scheduler(DPMSolverMultistepScheduler)
         pipeline.register_to_config(sampling_defaults=preset.sampling_defaults)
         pipeline.save_pretrained(config.output_dir)
+        keep_recipes(config.output_dir, folders)
         print(f"pipeline: {config.output_dir}")
+        finish_push(config)
     finish(accelerator)
 
 
@@ -113,4 +133,5 @@ def is_finished(config: TrainingConfig) -> bool:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(PipelineConfig, description=None))
+    with plain_errors():
+        main(tyro.cli(PipelineConfig, description=None))

@@ -2,32 +2,35 @@
 
     python training/train_vae.py --dataset_name ylecun/mnist --output_dir runs/vae
     python training/train_vae.py --output_dir runs/vae --network MLPVAE --reconstruction mse --kl_weight 0.1
+    python training/train_vae.py --output_dir runs/ae --network MLPVAE --network_config '{"variational": false}'
+    python training/train_vae.py --preset manifold --output_dir runs/manifold
 
 The result in output_dir is a plain folder for ``ConvVAE.from_pretrained`` (or ``MLPVAE``).
 """
 
-import dataclasses
-
 import torch
 from accelerate import Accelerator
+from diffusers import ModelMixin
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.atomic import atomic_write
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
 from mnist_guided_pipeline.config import VAEConfig
 from mnist_guided_pipeline.data import to_uint8, to_unit_range
 from mnist_guided_pipeline.encoding import encode_images, latent_statistics
 from mnist_guided_pipeline.losses import gaussian_kl, reconstruction_loss
-from mnist_guided_pipeline.runtime import Progress, launch, load_splits, make_optimizer, make_stream
-from mnist_guided_pipeline.tracking import log_images, start_trackers
+from mnist_guided_pipeline.presets import AUTOENCODER_PRESETS
+from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
+from mnist_guided_pipeline.push import save_result, start_push
+from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
+from mnist_guided_pipeline.tracking import log_images
 
 
 class Objective(torch.nn.Module):
     """Encode, draw, decode: one forward pass, so that every launcher can wrap it."""
 
-    def __init__(self, vae: torch.nn.Module):
+    def __init__(self, vae: ModelMixin):
         super().__init__()
-        self.vae = vae
+        self.vae: ModelMixin = vae
 
     def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images in [-1, 1] and standard noise to decoder logits, posterior mean and log-variance."""
@@ -38,6 +41,8 @@ class Objective(torch.nn.Module):
 
 def main(config: VAEConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights with fitted latent statistics."""
+    if accelerator.is_main_process:
+        start_push(config)
     train, test = load_splits(config, accelerator)
     vae = getattr(mgp, config.network)(**config.network_arguments)
     stream = make_stream(config, accelerator, len(train))
@@ -46,25 +51,24 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
     model, optimizer = accelerator.prepare(Objective(vae), optimizer)
     ema = make_ema(vae, config.ema_decay) if config.use_ema else None
     state = TrainingState(
-        dataclasses.asdict(config),
+        run_settings(config, stream),
         {"vae": vae},
         {"vae": ema} if ema else {},
         {"vae": optimizer},
         {"vae": schedule},
         accelerator.scaler,
     )
-    if config.resume_from_checkpoint:
-        state.resume(config.output_dir, config.resume_from_checkpoint)
-    start_trackers(accelerator, config.tracker_project_name, dataclasses.asdict(config))
+    begin(config, accelerator, state)
 
     pixels = train.images.to(accelerator.device)
+    full_kl_weight = 1.0 if config.kl_weight is None else config.kl_weight
     progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
     validate_every = config.validation_steps or stream.updates_per_epoch
     model.train()
     while state.update < total_updates:
         indices = stream.indices(state.update)
         noise = torch.randn(len(indices), *vae.latent_shape, generator=stream.generator(state.update))
-        kl_weight = config.kl_weight * min(1.0, (state.update + 1) / max(1, config.kl_warmup_steps))
+        kl_weight = full_kl_weight * min(1.0, (state.update + 1) / max(1, config.kl_warmup_steps))
         for part in stream.parts():
             images = to_unit_range(pixels[indices[part].to(pixels.device)])
             with accelerator.autocast():
@@ -90,9 +94,6 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
                 "grad_norm": grad_norm,
             },
         )
-        if config.checkpointing_steps and state.update % config.checkpointing_steps == 0:
-            if accelerator.is_main_process:
-                state.save(config.output_dir, config.checkpoints_total_limit)
         if state.update % validate_every == 0 or state.update == total_updates:
             with averaged_weights(ema, vae):
                 figures, pictures = validate(vae, test.images, config)
@@ -101,6 +102,7 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
             progress.write(
                 f"update {state.update}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             )
+        checkpoint_when_due(config, accelerator, state, progress)
     progress.close()
 
     if accelerator.is_main_process:
@@ -110,14 +112,15 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
         mean, std = latent_statistics(encode_images(vae, train.images))
         vae.register_to_config(latents_mean=mean, latents_std=std)
         vae.save_pretrained(config.output_dir)
-        atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
+        save_result(config)
         statistics = {"latents/mean": mean, "latents/std": std}
-        accelerator.log({f"{name}_{i}": value for name, values in statistics.items() for i, value in enumerate(values)})
+        fitted = {f"{name}_{i}": value for name, values in statistics.items() for i, value in enumerate(values)}
+        accelerator.log(fitted, step=total_updates)
         print(*(f"{name}: {', '.join(f'{value:.3f}' for value in values)}" for name, values in statistics.items()))
 
 
 @torch.no_grad()
-def validate(vae: torch.nn.Module, images: torch.Tensor, config: VAEConfig) -> tuple[dict[str, float], torch.Tensor]:
+def validate(vae: ModelMixin, images: torch.Tensor, config: VAEConfig) -> tuple[dict[str, float], torch.Tensor]:
     """Loss terms and squared error on the test set, and eight originals beside their reconstructions."""
     vae.eval()
     sums = torch.zeros(3, dtype=torch.float64)
@@ -139,4 +142,4 @@ def validate(vae: torch.nn.Module, images: torch.Tensor, config: VAEConfig) -> t
 
 
 if __name__ == "__main__":
-    launch(VAEConfig, main)
+    launch(VAEConfig, main, presets=AUTOENCODER_PRESETS)

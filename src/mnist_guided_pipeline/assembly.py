@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import DDPMScheduler
+from diffusers import ModelMixin, SchedulerMixin
 
+from .atomic import write_listed
+from .evaluation.records import public_name
 from .loading import load_network
+from .noise import training_levels
 from .pipeline import ClassifierGuidedLatentPipeline
-from .schedulers import describe_noise, preserving_table
+from .probes import check_label_effect
+from .schedulers import SUPPORTED, describe_noise
 
-__all__ = ["assemble_pipeline"]
+__all__ = ["assemble_pipeline", "keep_recipes"]
 
 Folder = str | os.PathLike[str]
 
@@ -35,46 +43,78 @@ def assemble_pipeline(
 
     Raises:
         OSError: a folder is missing or cannot be read.
-        ValueError: the networks do not fit together; the message says which and how they differ.
+        ValueError: the networks do not fit together, or the denoiser ignores its labels; the message says which and
+            how.
     """
     scheduler = _training_scheduler(denoiser)
     if classifier is not None:
         _check_same_noise(scheduler, _training_scheduler(classifier), denoiser, classifier)
-    networks = {
-        name: None if folder is None else _loaded(folder, half)
+    networks: dict[str, Any] = {
+        name: None if folder is None else _loaded(folder)
         for name, folder in (("vae", vae), ("denoiser", denoiser), ("classifier", classifier))
     }
     _check_shapes(**networks)
+    check_label_effect(networks["denoiser"], scheduler.config.num_train_timesteps / 2)
     if classifier is not None and class_names is not None:
         num_classes = networks["classifier"].config.num_classes
         if len(class_names) != num_classes:
             raise ValueError(
                 f"class_names has {len(class_names)} names for the classifier's {num_classes} classes; name each one."
             )
+    if half:
+        for network in filter(None, networks.values()):
+            network.half()
     id2label = None if class_names is None else dict(enumerate(class_names))
     return ClassifierGuidedLatentPipeline(**networks, scheduler=scheduler, id2label=id2label)
 
 
-def _loaded(folder: Folder, half: bool) -> torch.nn.Module:
+def _loaded(folder: Folder) -> ModelMixin:
     network = load_network(folder)
     network.register_to_config(_name_or_path=os.path.basename(os.path.abspath(folder)))  # not the path of a machine
-    return network.half() if half else network
+    return network
 
 
-def _training_scheduler(folder: Folder) -> DDPMScheduler:
-    if not os.path.isfile(os.path.join(folder, "scheduler", "scheduler_config.json")):
+def keep_recipes(pipeline_folder: Folder, steps: Mapping[str, Folder | None]) -> None:
+    """Put the settings that each network was trained with beside it, for the model card; no path of a machine is kept.
+
+    Args:
+        pipeline_folder: what ``save_pretrained`` wrote.
+        steps: by component, the folder that the training script wrote, or None; a step without a
+            ``train_config.json`` is left out.
+
+    Raises:
+        IntegrityError: a file of the pipeline's folder is damaged.
+    """
+    texts = {}
+    for name, step in steps.items():
+        file = None if step is None else Path(step) / "train_config.json"
+        if file is not None and file.is_file():
+            settings = json.loads(file.read_text())
+            public = {key: public_name(value) if isinstance(value, str) else value for key, value in settings.items()}
+            texts[f"{name}/train_config.json"] = json.dumps(public, indent=2, sort_keys=True) + "\n"
+    write_listed(pipeline_folder, texts)
+
+
+def _training_scheduler(folder: Folder) -> SchedulerMixin:
+    file = os.path.join(folder, "scheduler", "scheduler_config.json")
+    if not os.path.isfile(file):
         raise FileNotFoundError(
             f"{os.fspath(folder)!r} has no scheduler/scheduler_config.json, the noise its network was trained on; give "
             "the output_dir of a finished training run."
         )
-    return DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    with open(file) as text:
+        name = json.load(text).get("_class_name")
+    if name not in SUPPORTED:
+        raise ValueError(f"{file!r} names the scheduler {name!r}; known are {', '.join(SUPPORTED)}.")
+    return getattr(diffusers, name).from_pretrained(folder, subfolder="scheduler")
 
 
-def _check_same_noise(ours: DDPMScheduler, theirs: DDPMScheduler, denoiser: Folder, classifier: Folder) -> None:
+def _check_same_noise(ours: SchedulerMixin, theirs: SchedulerMixin, denoiser: Folder, classifier: Folder) -> None:
     """The classifier must have seen the noise that the denoiser removes."""
     first, second = describe_noise(ours), describe_noise(theirs)
-    tables = preserving_table(first), preserving_table(second)
-    if tables[0].shape != tables[1].shape or not torch.allclose(*tables, rtol=1e-3, atol=1e-6):
+    alphas = training_levels(ours).alpha, training_levels(theirs).alpha
+    same_law = first["law"] == second["law"] and alphas[0].shape == alphas[1].shape
+    if not (same_law and torch.allclose(*alphas, rtol=5e-4, atol=1e-3)):
         names = sorted((first.keys() | second.keys()) - {"prediction_type"})
         differences = "; ".join(
             f"{name} {first.get(name)!r} and {second.get(name)!r}"
@@ -87,7 +127,7 @@ def _check_same_noise(ours: DDPMScheduler, theirs: DDPMScheduler, denoiser: Fold
         )
 
 
-def _check_shapes(vae: torch.nn.Module | None, denoiser: torch.nn.Module, classifier: torch.nn.Module | None) -> None:
+def _check_shapes(vae: ModelMixin | None, denoiser: ModelMixin, classifier: ModelMixin | None) -> None:
     """All networks must work on samples of one shape."""
     expected = tuple(denoiser.config.sample_shape)
     shapes = {}

@@ -2,7 +2,7 @@
 
 A folder is written under a temporary name beside its place, flushed to disk, given a manifest of SHA-256 sums, and
 renamed. A process killed at any moment leaves the old folder, the new one, or (for the instant between two renames)
-the old one under its backup name, which the next call puts back.
+the old one under its backup name, which :func:`standing_folder` finds and the next write puts back.
 """
 
 from __future__ import annotations
@@ -13,21 +13,45 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["MANIFEST", "IntegrityError", "atomic_folder", "atomic_write", "verify_manifest", "write_manifest"]
+__all__ = [
+    "MANIFEST",
+    "IntegrityError",
+    "atomic_folder",
+    "atomic_write",
+    "read_manifest",
+    "standing_folder",
+    "verify_manifest",
+    "write_listed",
+    "write_manifest",
+]
 
 MANIFEST = "manifest.json"
 
 
 class IntegrityError(OSError):
-    """A saved folder is damaged: a file is missing, or differs from what was written."""
+    """A saved folder is damaged: a file is missing, differs from what was written, or cannot be what it claims to be.
+
+    Args:
+        message: the file and what is wrong with it.
+        file: the file, for whoever wants to fetch it again.
+        mend: what to do where the change was meant.
+    """
+
+    def __init__(self, message: str, file: str | os.PathLike[str] | None = None, mend: str = ""):
+        super().__init__(message + mend)
+        self.message = message
+        self.file = None if file is None else Path(file)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield an empty temporary folder that takes the place of ``path`` when the block ends without an error."""
+    """Yield an empty temporary folder that takes the place of ``path`` when the block ends without an error.
+
+    The manifest lists every file, unless the block has written one itself.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -36,7 +60,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        write_manifest(partial)
+        if not (partial / MANIFEST).is_file():
+            write_manifest(partial)
         _flush(partial)
         if target.exists():
             os.rename(target, backup)
@@ -62,38 +87,102 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_manifest(folder: Path) -> None:
-    """Write the SHA-256 sum of every file in the folder to its manifest."""
-    sums = {str(file.relative_to(folder).as_posix()): _sha256(file) for file in _files(folder)}
-    (folder / MANIFEST).write_text(json.dumps(sums, indent=2, sort_keys=True) + "\n")
+def standing_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder, or its backup where a process died between the two renames of :func:`atomic_folder`."""
+    target = Path(path)
+    backup = target.absolute().with_name(f".{target.absolute().name}.backup")
+    return backup if backup.is_dir() and not target.exists() else target
 
 
-def verify_manifest(folder: str | os.PathLike[str]) -> bool:
-    """Compare every file with the folder's manifest.
+def write_manifest(
+    folder: str | os.PathLike[str], names: Iterable[str] | None = None, known: Mapping[str, str] | None = None
+) -> None:
+    """Write the SHA-256 sum of files in the folder to its manifest.
+
+    Args:
+        folder: where the manifest goes.
+        names: files below the folder, with forward slashes; all of them if None.
+        known: sums of further files, taken over as they are.
+    """
+    folder = Path(folder)
+    if names is None:
+        names = [file.relative_to(folder).as_posix() for file in _files(folder)]
+    sums = {**(known or {}), **{name: _sha256(folder / name) for name in names}}
+    atomic_write(folder / MANIFEST, json.dumps(sums, indent=2, sort_keys=True) + "\n")
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, str] | None:
+    """The SHA-256 sums by file name; None where the folder has no manifest.
+
+    Raises:
+        IntegrityError: the manifest cannot be read, or names a file outside its folder.
+    """
+    file = Path(folder) / MANIFEST
+    if not file.is_file():
+        return None
+    try:
+        listed = {str(name): str(value) for name, value in json.loads(file.read_text()).items()}
+    except (ValueError, AttributeError, OSError) as error:
+        raise IntegrityError(f"{file} cannot be read: {error}", file) from error
+    for name in listed:
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise IntegrityError(f"{file} names {name!r}, which is outside its folder.", file)
+    return listed
+
+
+def write_listed(folder: str | os.PathLike[str], texts: Mapping[str, str]) -> None:
+    """Write files into a saved folder, and their sums into its manifest where it has one.
+
+    Args:
+        folder: is checked first, but for these files: damage must not get a new manifest.
+        texts: content by name, with forward slashes.
+
+    Raises:
+        IntegrityError: another file of the folder is damaged.
+    """
+    folder = Path(folder)
+    listed = read_manifest(folder)
+    others = {name: sum for name, sum in (listed or {}).items() if name not in texts}
+    verify_manifest(folder, others)
+    for name, text in texts.items():
+        atomic_write(folder / name, text)
+    if listed is not None:
+        write_manifest(folder, texts, others)
+
+
+def verify_manifest(folder: str | os.PathLike[str], names: Iterable[str] | None = None) -> bool:
+    """Compare files with the folder's manifest.
+
+    Args:
+        folder: where the manifest is.
+        names: the files to compare, with forward slashes; every listed one if None.
 
     Returns:
         False where the folder has no manifest, so nothing could be compared.
 
     Raises:
-        IntegrityError: a listed file is missing or differs, or the manifest itself cannot be read.
+        IntegrityError: a file is missing, differs or is not listed, or the manifest itself cannot be read.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
+    listed = read_manifest(folder)
+    if listed is None:
         return False
-    try:
-        sums = json.loads((folder / MANIFEST).read_text())
-        listed = {str(name): str(value) for name, value in sums.items()}
-    except (ValueError, AttributeError, OSError) as error:
-        raise IntegrityError(f"{folder / MANIFEST} cannot be read: {error}") from error
-    for name, expected in listed.items():
+    for name in listed if names is None else names:
         file = folder / name
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            raise IntegrityError(f"{folder / MANIFEST} names {name!r}, which is outside its folder.")
+        if name not in listed:
+            raise IntegrityError(f"{file} is not listed in {MANIFEST}.", file, _mend(folder))
         if not file.is_file():
-            raise IntegrityError(f"{file} is missing, though {MANIFEST} lists it.")
-        if _sha256(file) != expected:
-            raise IntegrityError(f"{file} is damaged: its SHA-256 sum differs from the one in {MANIFEST}.")
+            raise IntegrityError(f"{file} is missing, though {MANIFEST} lists it.", file)
+        if _sha256(file) != listed[name]:
+            raise IntegrityError(
+                f"{file} is damaged: its SHA-256 sum differs from the one in {MANIFEST}.", file, _mend(folder)
+            )
     return True
+
+
+def _mend(folder: Path) -> str:
+    """What to do where the change was meant."""
+    return f" If you changed it yourself, run mnist_guided_pipeline.atomic.write_manifest({str(folder)!r})."
 
 
 def _restore(target: Path, backup: Path) -> None:

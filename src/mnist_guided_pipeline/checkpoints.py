@@ -19,12 +19,14 @@ from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .atomic import IntegrityError, atomic_folder, verify_manifest
+from .safeguards import NonFiniteError
 
-__all__ = ["TrainingState", "averaged_weights", "checkpoint_folders", "make_ema"]
+__all__ = ["TrainingState", "averaged_weights", "checkpoint_folders", "make_ema", "newest_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,28 @@ def checkpoint_folders(output_dir: str | Path) -> list[Path]:
     return sorted(folders, key=_update_of)
 
 
+def newest_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest whole checkpoint of a run; those that are damaged are named in a warning.
+
+    Raises:
+        IntegrityError: there are checkpoints, and all of them are damaged.
+    """
+    folders = checkpoint_folders(output_dir)
+    for folder in reversed(folders):
+        try:
+            _verify(folder)
+        except IntegrityError as error:
+            logger.warning("Skipping a damaged checkpoint: %s", error)
+        else:
+            return folder
+    if folders:
+        raise IntegrityError(
+            f"None of the checkpoints in {str(output_dir)!r} is whole: {', '.join(folder.name for folder in folders)}. "
+            "Remove them to start afresh."
+        )
+    return None
+
+
 class TrainingState:
     """Everything a run needs to go on: networks, averages, optimizers, schedules, and the update it stands at.
 
@@ -85,32 +109,41 @@ class TrainingState:
         self.scaler = scaler
         self.update = 0
 
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """What it holds: weights, averages and the optimizers' moments."""
+        moments = [optimizer.state_dict()["state"].values() for optimizer in self.optimizers.values()]
+        return {
+            "weights": [tensor for network in self.networks.values() for tensor in network.state_dict().values()],
+            "averages": [tensor for ema in self.emas.values() for tensor in ema.shadow_params],
+            "optimizers": [tensor for states in moments for entries in states for tensor in entries.values()],
+        }
+
     def save(self, output_dir: str | Path, total_limit: int | None = None) -> Path:
-        """Write ``checkpoint-<update>``, then remove the oldest beyond ``total_limit``."""
+        """Write ``checkpoint-<update>``, then remove the oldest beyond ``total_limit``, and what killed runs left.
+
+        Raises:
+            NonFiniteError: a tensor of the state is not finite; nothing is written.
+            OSError: it could not be written; earlier checkpoints are as they were.
+        """
+        files, scalars = self._collect()
+        for name, tensors in files.items():
+            for key, tensor in tensors.items():
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise NonFiniteError(f"{key} of {name} is not finite at update {self.update}; it was not saved.")
         folder = Path(output_dir) / f"checkpoint-{self.update}"
-        with atomic_folder(folder) as partial:
-            for name, network in self.networks.items():
-                save_file(_contiguous(network.state_dict()), partial / f"{name}.safetensors")
-            scalars: dict[str, Any] = {"update": self.update, "settings": self.settings, "optimizers": {}, "emas": {}}
-            for name, ema in self.emas.items():
-                state = ema.state_dict()
-                shadow = state.pop("shadow_params")
-                state.pop("temp_stored_params", None)
-                save_file(
-                    {str(i): tensor.contiguous() for i, tensor in enumerate(shadow)},
-                    partial / f"{name}.ema.safetensors",
-                )
-                scalars["emas"][name] = state
-            for name, optimizer in self.optimizers.items():
-                tensors, groups = _split_optimizer(optimizer.state_dict())
-                save_file(tensors, partial / f"{name}.optimizer.safetensors")
-                scalars["optimizers"][name] = groups
-            scalars["lr_schedulers"] = {name: schedule.state_dict() for name, schedule in self.lr_schedulers.items()}
-            scalars["scaler"] = self.scaler.state_dict() if self.scaler is not None else None
-            (partial / "state.json").write_text(json.dumps(scalars, indent=2) + "\n")
-        if total_limit is not None:
-            for old in checkpoint_folders(output_dir)[:-total_limit]:
+        try:
+            with atomic_folder(folder) as partial:
+                for name, tensors in files.items():
+                    save_file(tensors, partial / f"{name}.safetensors")
+                (partial / "state.json").write_text(json.dumps(scalars, indent=2) + "\n")
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"{folder} could not be saved: {error}. Earlier checkpoints are as they were.") from error
+        if total_limit is not None:  # later ones are of a run that went on from here before
+            past = [old for old in checkpoint_folders(output_dir) if _update_of(old) <= self.update]
+            for old in past[:-total_limit]:
                 shutil.rmtree(old, ignore_errors=True)
+        for left in Path(output_dir).glob(".checkpoint-*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
         return folder
 
     def resume(self, output_dir: str | Path, which: str) -> Path | None:
@@ -124,35 +157,45 @@ class TrainingState:
             The checkpoint, or None where ``"latest"`` finds none.
 
         Raises:
-            IntegrityError: the named checkpoint is damaged.
+            IntegrityError: the named checkpoint is damaged, or all are.
             ValueError: the checkpoint was made with other settings.
         """
-        candidates = checkpoint_folders(output_dir)[::-1] if which == "latest" else [Path(which)]
-        for folder in candidates:
-            try:
-                if not verify_manifest(folder):
-                    raise IntegrityError(f"{folder} has no manifest: it is not a whole checkpoint.")
-            except IntegrityError as error:
-                if which != "latest":
-                    raise
-                logger.warning("Skipping a damaged checkpoint: %s", error)
-                continue
-            self._load(folder)
-            return folder
-        return None
-
-    def _load(self, folder: Path) -> None:
-        scalars = json.loads((folder / "state.json").read_text())
+        folder = newest_checkpoint(output_dir) if which == "latest" else Path(which)
+        if folder is None:
+            return None
+        tensors, scalars = _verify(folder)
         _compare_settings(folder, scalars["settings"], self.settings)
-        for name, network in self.networks.items():
-            network.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        try:
+            self._load(tensors, scalars)
+        except (KeyError, RuntimeError) as error:
+            raise IntegrityError(f"{folder} does not hold the state of this run: {error}", folder) from error
+        return folder
+
+    def _collect(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """The state as tensors, by file and name, and as what JSON can hold."""
+        scalars: dict[str, Any] = {"update": self.update, "settings": self.settings, "optimizers": {}, "emas": {}}
+        files = {name: _contiguous(network.state_dict()) for name, network in self.networks.items()}
         for name, ema in self.emas.items():
-            shadow = load_file(folder / f"{name}.ema.safetensors")
+            state = ema.state_dict()
+            shadow = state.pop("shadow_params")
+            state.pop("temp_stored_params", None)
+            files[f"{name}.ema"] = _contiguous({str(i): tensor for i, tensor in enumerate(shadow)})
+            scalars["emas"][name] = state
+        for name, optimizer in self.optimizers.items():
+            files[f"{name}.optimizer"], scalars["optimizers"][name] = _split_optimizer(optimizer.state_dict())
+        scalars["lr_schedulers"] = {name: schedule.state_dict() for name, schedule in self.lr_schedulers.items()}
+        scalars["scaler"] = self.scaler.state_dict() if self.scaler is not None else None
+        return files, scalars
+
+    def _load(self, files: dict[str, dict[str, Tensor]], scalars: dict[str, Any]) -> None:
+        for name, network in self.networks.items():
+            network.load_state_dict(files[name])
+        for name, ema in self.emas.items():
+            shadow = files[f"{name}.ema"]
             tensors = [shadow[str(i)].to(old.device) for i, old in enumerate(ema.shadow_params)]
             ema.load_state_dict({**scalars["emas"][name], "shadow_params": tensors})
         for name, optimizer in self.optimizers.items():
-            tensors = load_file(folder / f"{name}.optimizer.safetensors")
-            optimizer.load_state_dict(_join_optimizer(tensors, scalars["optimizers"][name]))
+            optimizer.load_state_dict(_join_optimizer(files[f"{name}.optimizer"], scalars["optimizers"][name]))
         for name, schedule in self.lr_schedulers.items():
             schedule.load_state_dict(scalars["lr_schedulers"][name])
         if self.scaler is not None and scalars["scaler"] is not None:
@@ -169,8 +212,14 @@ _FREE_SETTINGS = {  # may differ between a run and its continuation
     "report_to",
     "logging_dir",
     "cache_dir",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "tracker_project_name",
     "dry_run",
     "max_eval_samples",
+    "train_batch_size",  # only their product with the number of processes matters, global_batch_size
+    "gradient_accumulation_steps",
 }
 
 
@@ -181,6 +230,27 @@ def _compare_settings(folder: Path, saved: dict[str, Any], current: dict[str, An
                 f"{folder} was made with {name} = {saved.get(name)!r}, this run has {current.get(name)!r}. Resume with "
                 "the same settings, or start afresh in another output_dir."
             )
+
+
+def _verify(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors by file and the scalars of a checkpoint.
+
+    Raises:
+        IntegrityError: it is damaged, or no checkpoint.
+    """
+    if not verify_manifest(folder):
+        raise IntegrityError(f"{folder} has no manifest: it is not a whole checkpoint.", folder)
+    file = folder / "state.json"
+    try:
+        scalars = json.loads(file.read_text())
+        if _update_of(folder) not in (-1, scalars["update"]):
+            raise ValueError(f"it is of update {scalars['update']}")
+        tensors = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            tensors[file.name.removesuffix(".safetensors")] = load_file(file)
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        raise IntegrityError(f"{file} cannot be read: {error}", file) from error
+    return tensors, scalars
 
 
 def _update_of(folder: Path) -> int:

@@ -7,19 +7,26 @@ Flag names follow diffusers' training scripts. ``parse(Config)`` reads the comma
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+
+from .points import check_point_set, is_point_set
 
 __all__ = [
     "ClassifierConfig",
     "DenoiserConfig",
+    "GANConfig",
     "JudgeConfig",
     "LatentTrainingConfig",
     "TrainingConfig",
     "VAEConfig",
-    "noise_scheduler",
     "parse",
 ]
 
@@ -30,6 +37,8 @@ Config = TypeVar("Config", bound="TrainingConfig")
 class TrainingConfig:
     """What every training script takes."""
 
+    trains_on_points: ClassVar[bool] = False
+
     output_dir: str
     """Folder for the trained network, its checkpoints and logs."""
     network: str = ""
@@ -37,7 +46,7 @@ class TrainingConfig:
     network_config: str = "{}"
     """Its constructor's arguments, as a JSON object; what the data decide is filled in."""
     dataset_name: str = "ylecun/mnist"
-    """Hub id, or a folder with the same parquet files."""
+    """Hub id, or a folder with the same parquet files; for points in the plane, a name such as points:dino."""
     dataset_config_name: str | None = None
     """Configuration of the data set, where it has several."""
     cache_dir: str | None = None
@@ -65,7 +74,7 @@ class TrainingConfig:
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     """Shape of the learning rate over the updates."""
     lr_warmup_steps: int = 100
-    """Updates over which the learning rate rises from zero."""
+    """Updates over which the learning rate rises from zero; where left out, no more than there are."""
     adam_beta1: float = 0.9
     """Decay of AdamW's first moment."""
     adam_beta2: float = 0.99
@@ -96,8 +105,14 @@ class TrainingConfig:
     """Folder of the tracker, inside output_dir."""
     tracker_project_name: str = "mnist-guided"
     """Project name at the tracker."""
+    push_to_hub: bool = False
+    """Upload the result to the Hugging Face Hub; the repository is made before the training starts."""
+    hub_model_id: str | None = None
+    """Hub id such as user/name; the name of output_dir if None."""
+    hub_private_repo: bool = False
+    """Make a new repository private."""
     dry_run: bool = False
-    """Print the resolved settings and stop."""
+    """Print the resolved settings, make some updates to measure time and memory, print these, and write nothing."""
 
     def check(self) -> None:
         """Refuse settings that contradict themselves.
@@ -113,6 +128,13 @@ class TrainingConfig:
             raise ValueError(
                 f"network_config must be a JSON object such as '{{\"hidden_size\": 256}}', got {self.network_config!r}."
             )
+        if is_point_set(self.dataset_name):
+            if not self.trains_on_points:
+                raise ValueError(
+                    f"dataset_name {self.dataset_name!r} is one of points in the plane, but this network is for "
+                    "images; give a Hub id such as 'ylecun/mnist', or a folder with the same parquet files."
+                )
+            check_point_set(self.dataset_name)
         positive = (
             "train_batch_size",
             "gradient_accumulation_steps",
@@ -139,6 +161,40 @@ class TrainingConfig:
                 f"resume_from_checkpoint {self.resume_from_checkpoint!r} is not a folder; "
                 "give the path of a checkpoint, or 'latest'."
             )
+        if self.max_train_steps is not None:
+            self.warmup_updates(self.max_train_steps)
+        package = self.report_to
+        if package not in ("all", "none") and importlib.util.find_spec(package) is None:
+            mend = "python -m pip install -e '.[training]'" if package == "tensorboard" else f"pip install {package}"
+            raise ValueError(f"report_to {package!r} needs the package {package}: {mend}, or --report_to none.")
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        if self.mixed_precision == "fp16" and (on_cpu or not torch.accelerator.is_available()):
+            raise ValueError("mixed_precision 'fp16' needs a GPU, and this runs on the CPU; give 'bf16' or 'no'.")
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Refuse flags that would be without effect beside others.
+
+        Args:
+            given: names of the settings on the command line, such as ``no_use_ema``; defaults and presets do not count.
+
+        Raises:
+            ValueError: naming both settings and their values.
+        """
+        if "ema_decay" in given and not self.use_ema:
+            raise ValueError(f"ema_decay {self.ema_decay} contradicts use_ema False; leave out one of them.")
+        if "max_train_steps" in given and "num_train_epochs" in given:
+            raise ValueError(
+                f"max_train_steps {self.max_train_steps} and num_train_epochs {self.num_train_epochs} both say how "
+                "long to train; leave out one of them."
+            )
+        if "lr_warmup_steps" in given and self.lr_warmup_steps and self.lr_scheduler == "constant":
+            raise ValueError(
+                f"lr_warmup_steps {self.lr_warmup_steps} contradicts lr_scheduler 'constant', which has no warm-up; "
+                "give 'constant_with_warmup'."
+            )
+        for name in ("hub_model_id", "hub_private_repo"):
+            if name in given and not self.push_to_hub:
+                raise ValueError(f"{name} {getattr(self, name)} is for push_to_hub, which is False; add --push_to_hub.")
 
     @property
     def network_arguments(self) -> dict[str, Any]:
@@ -148,6 +204,20 @@ class TrainingConfig:
     def total_updates(self, updates_per_epoch: int) -> int:
         """Updates of the whole run."""
         return self.max_train_steps or self.num_train_epochs * updates_per_epoch
+
+    def warmup_updates(self, total_updates: int) -> int:
+        """Updates over which the learning rate rises, in a run of ``total_updates``.
+
+        Raises:
+            ValueError: more were asked for than the run has.
+        """
+        default = next(field.default for field in dataclasses.fields(self) if field.name == "lr_warmup_steps")
+        if self.lr_warmup_steps > total_updates and self.lr_warmup_steps != default:
+            raise ValueError(
+                f"lr_warmup_steps {self.lr_warmup_steps} is more than the run has, {total_updates} updates: the "
+                f"learning rate would never reach learning_rate {self.learning_rate:g}."
+            )
+        return min(self.lr_warmup_steps, total_updates)
 
     def to_json(self) -> str:
         """The settings as JSON."""
@@ -167,21 +237,75 @@ class VAEConfig(TrainingConfig):
     """Class of the autoencoder."""
     reconstruction: Literal["bce", "mse"] = "bce"
     """Reconstruction term, summed over pixels."""
-    kl_weight: float = 1.0
-    """Weight of the KL term, summed over dimensions."""
+    kl_weight: float | None = None
+    """Weight of the KL term, summed over dimensions; 1 if left out. A plain autoencoder has no such term."""
     kl_warmup_steps: int = 0
     """Updates over which the KL weight rises from zero."""
 
     def check(self) -> None:
         """See :meth:`TrainingConfig.check`."""
         super().check()
-        if self.kl_weight < 0:
+        if self.kl_weight is not None and self.kl_weight < 0:
             raise ValueError(f"kl_weight must not be negative, got {self.kl_weight}.")
+        if self.network_arguments.get("variational", True):
+            return
+        for name, value in (("kl_weight", self.kl_weight), ("kl_warmup_steps", self.kl_warmup_steps or None)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} {value} contradicts network_config {self.network_config!r}: an autoencoder that is not "
+                    f"variational has no KL term. Leave out {name}, or variational."
+                )
+
+
+@dataclass
+class GANConfig(TrainingConfig):
+    """Settings of ``train_gan.py``; the optimizer's are those of both networks."""
+
+    network: Literal["GANGenerator"] = "GANGenerator"
+    """Class of the generator."""
+    discriminator_config: str = "{}"
+    """Arguments of GANDiscriminator, as a JSON object; its num_classes are the generator's."""
+    r1_gamma: float = 1.0
+    """Weight of the R1 penalty; 0 for none."""
+    train_batch_size: int = 64
+    """Images a process takes at a time."""
+    adam_beta1: float = 0.0
+    """Decay of AdamW's first moment; momentum makes the two networks circle each other."""
+    max_grad_norm: float = 10.0
+    """Gradients of either network are scaled down to this norm."""
+
+    def check(self) -> None:
+        """See :meth:`TrainingConfig.check`."""
+        super().check()
+        try:
+            well_formed = isinstance(self.discriminator_arguments, dict)
+        except json.JSONDecodeError:
+            well_formed = False
+        if not well_formed:
+            raise ValueError(
+                "discriminator_config must be a JSON object such as '{\"num_features\": 256}', got "
+                f"{self.discriminator_config!r}."
+            )
+        classes = self.network_arguments.get("num_classes")
+        if self.discriminator_arguments.get("num_classes", classes) != classes:
+            raise ValueError(
+                f"discriminator_config has num_classes {self.discriminator_arguments['num_classes']}, network_config "
+                f"{classes}: give num_classes in network_config alone."
+            )
+        if not self.r1_gamma >= 0:
+            raise ValueError(f"r1_gamma must not be negative, got {self.r1_gamma}; 0 turns the penalty off.")
+
+    @property
+    def discriminator_arguments(self) -> dict[str, Any]:
+        """The parsed ``discriminator_config``."""
+        return json.loads(self.discriminator_config)
 
 
 @dataclass
 class LatentTrainingConfig(TrainingConfig):
     """What the denoiser and the classifier share: the space and the noise law."""
+
+    trains_on_points: ClassVar[bool] = True
 
     vae_path: str | None = None
     """Folder or Hub id of the VAE in whose latent space to work; None for pixel space."""
@@ -193,12 +317,17 @@ class LatentTrainingConfig(TrainingConfig):
     """First beta, for the schedules that have one."""
     beta_end: float = 0.02
     """Last beta, for the schedules that have one."""
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
-    """What the denoiser predicts."""
+    prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction"] = "v_prediction"
+    """What the denoiser predicts; flow_prediction trains a velocity for the FlowMatch schedulers, on straight lines."""
 
     def check(self) -> None:
         """See :meth:`TrainingConfig.check`."""
         super().check()
+        if self.vae_path is not None and is_point_set(self.dataset_name):
+            raise ValueError(
+                f"vae_path {self.vae_path!r} contradicts dataset_name {self.dataset_name!r}: a VAE makes images, not "
+                "points in the plane. Leave out vae_path, or name a data set of images."
+            )
         if self.num_train_timesteps < 2:
             raise ValueError(f"num_train_timesteps must be at least 2, got {self.num_train_timesteps}.")
         if not 0.0 < self.beta_start < self.beta_end < 1.0:
@@ -206,12 +335,40 @@ class LatentTrainingConfig(TrainingConfig):
                 f"beta_start {self.beta_start} and beta_end {self.beta_end} must satisfy 0 < beta_start < beta_end < 1."
             )
 
+    def check_given(self, given: Collection[str]) -> None:
+        """See :meth:`TrainingConfig.check_given`."""
+        super().check_given(given)
+        for name in {"vae_path", "denoiser_path"}.intersection(given):  # train_pipeline.py makes its own later
+            path = getattr(self, name)
+            if path is not None and os.path.isdir(path) and not _holds_a_network(path):
+                raise ValueError(
+                    f"{name} {path!r} holds no config.json and no model_index.json: is its training finished?"
+                )
+            if path is not None and not os.path.isdir(path) and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+                raise ValueError(f"{name} {path!r} is neither a folder nor a Hub id such as 'user/name'.")
+        for name in ("beta_schedule", "beta_start", "beta_end"):
+            if name not in given:
+                continue
+            value = getattr(self, name)
+            if self.prediction_type == "flow_prediction":
+                raise ValueError(
+                    f"{name} {value!r} contradicts prediction_type 'flow_prediction', whose straight lines have no "
+                    f"betas; leave out {name}."
+                )
+            if name != "beta_schedule" and self.beta_schedule == "squaredcos_cap_v2":
+                raise ValueError(
+                    f"{name} {value!r} is without effect on beta_schedule 'squaredcos_cap_v2'; give another schedule, "
+                    f"or leave out {name}."
+                )
+
 
 @dataclass
 class DenoiserConfig(LatentTrainingConfig):
     """Settings of ``train_denoiser.py``."""
 
-    network: Literal["MLPDenoiser", "ResidualMLPDenoiser"] = "ResidualMLPDenoiser"
+    network: Literal[
+        "MLPDenoiser", "ResidualMLPDenoiser", "FiLMConvDenoiser", "UNetDenoiser", "DiTDenoiser", "PointDenoiser"
+    ] = "ResidualMLPDenoiser"
     """Class of the denoiser."""
     snr_gamma: float | None = None
     """Clamp of min-SNR weighting, 5 in the paper; None for none."""
@@ -226,12 +383,21 @@ class DenoiserConfig(LatentTrainingConfig):
         if not 0.0 <= self.label_dropout < 1.0:
             raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}.")
 
+    def check_given(self, given: Collection[str]) -> None:
+        """See :meth:`TrainingConfig.check_given`."""
+        super().check_given(given)
+        if "label_dropout" in given and self.label_dropout and self.network_arguments.get("num_classes") is None:
+            raise ValueError(
+                f"label_dropout {self.label_dropout} is for a denoiser with classes, but network_config "
+                f"{self.network_config!r} has no num_classes; add it, or leave out label_dropout."
+            )
+
 
 @dataclass
 class ClassifierConfig(LatentTrainingConfig):
     """Settings of ``train_classifier.py``."""
 
-    network: Literal["MLPClassifier", "ResidualMLPClassifier"] = "ResidualMLPClassifier"
+    network: Literal["MLPClassifier", "ResidualMLPClassifier", "ConvClassifier"] = "ResidualMLPClassifier"
     """Class of the classifier."""
     denoiser_path: str | None = None
     """Folder or Hub id of the denoiser, for score_matching_weight."""
@@ -258,6 +424,9 @@ class JudgeConfig(TrainingConfig):
     """Class of the judge, from transformers."""
     network_config: str = '{"embedding_size": 64, "hidden_sizes": [64, 128], "depths": [2, 2], "layer_type": "basic"}'
     """Arguments of its ResNetConfig, as a JSON object; channels and labels are filled in."""
+    norm_batch_size: int | None = None
+    """Images that batch normalisation sees at a time, a divisor of train_batch_size, which it is if None. With the same
+    number the weights are the same however a global batch is cut."""
     max_rotation: float = 15.0
     """Largest rotation of a training image, in degrees."""
     max_shear: float = 0.2
@@ -276,6 +445,13 @@ class JudgeConfig(TrainingConfig):
     def check(self) -> None:
         """See :meth:`TrainingConfig.check`."""
         super().check()
+        if self.norm_batch_size is not None and (
+            self.norm_batch_size < 2 or self.train_batch_size % self.norm_batch_size
+        ):
+            raise ValueError(
+                f"norm_batch_size {self.norm_batch_size} must be at least 2 and divide train_batch_size "
+                f"{self.train_batch_size}."
+            )
         for name in ("max_rotation", "max_shear", "max_scaling", "max_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}; 0 turns it off.")
@@ -283,32 +459,73 @@ class JudgeConfig(TrainingConfig):
             raise ValueError(f"max_scaling must be below 1, got {self.max_scaling}; 0.15 is usual.")
 
 
-def noise_scheduler(config: LatentTrainingConfig) -> Any:
-    """The scheduler that adds the noise in training; every value is explicit, so a swap drops none of them."""
-    from diffusers import DDPMScheduler
+def parse(
+    config_class: type[Config], arguments: list[str] | None = None, presets: Mapping[str, Config] | None = None
+) -> Config:
+    """Read settings from the command line; what :meth:`TrainingConfig.check` refuses ends the program with status 2.
 
-    return DDPMScheduler(
-        num_train_timesteps=config.num_train_timesteps,
-        beta_schedule=config.beta_schedule,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        prediction_type=config.prediction_type,
-        clip_sample=False,
-        timestep_spacing="trailing",
-        rescale_betas_zero_snr=False,
-    )
+    ``--config FILE`` takes the settings of a ``train_config.json`` for defaults, ``--preset NAME`` those of a table.
 
-
-def parse(config_class: type[Config], arguments: list[str] | None = None) -> Config:
-    """Read settings from the command line; an error of :meth:`TrainingConfig.check` ends the program with status 2."""
+    Args:
+        config_class: the settings; its fields are the flags.
+        arguments: the command line; that of the program if left out.
+        presets: the table of ``--preset``.
+    """
     import sys
 
     import tyro
 
-    config = tyro.cli(config_class, args=arguments, description=None)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    description = "--config FILE starts from the train_config.json of an earlier run. Flags win over it."
+    if presets:
+        description = f"--preset NAME starts from a table of settings: {', '.join(presets)}. {description}"
     try:
+        default: Any  # None is no default to tyro, but not to its types
+        default, arguments = _take_default(config_class, arguments, presets or {})
+        config = tyro.cli(config_class, args=arguments, description=description, default=default)
         config.check()
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        config.check_given(
+            {argument[2:].partition("=")[0].replace("-", "_") for argument in arguments if argument[:2] == "--"}
+        )
+    except (ValueError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None
     return config
+
+
+def _take_default(
+    config_class: type[Config], arguments: list[str], presets: Mapping[str, Config]
+) -> tuple[Config | None, list[str]]:
+    """The settings that ``--config`` or ``--preset`` name, ``output_dir`` still to be given, and other arguments."""
+    import argparse
+
+    import tyro
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?", const="")
+    if presets:
+        parser.add_argument("--preset", nargs="?", const="")
+    found, others = parser.parse_known_args(arguments)
+    preset = getattr(found, "preset", None)
+    if found.config is not None and preset is not None:
+        raise ValueError(f"config {found.config!r} and preset {preset!r} are both a start; leave out one of them.")
+    if found.config is not None:
+        try:
+            with open(found.config) as file:
+                default = config_class.from_json(file.read())
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"config {found.config!r} is not a train_config.json of {config_class.__name__}: {error}"
+            ) from error
+        default = dataclasses.replace(default, resume_from_checkpoint=None)
+    elif preset is not None:
+        if preset not in presets:
+            raise ValueError(f"preset must be one of {', '.join(presets)}, got {preset!r}.")
+        default = presets[preset]
+    else:
+        return None, others
+    return dataclasses.replace(default, output_dir=tyro.MISSING), others
+
+
+def _holds_a_network(folder: str) -> bool:
+    return any(os.path.isfile(os.path.join(folder, name)) for name in ("config.json", "model_index.json"))

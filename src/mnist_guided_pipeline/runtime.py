@@ -1,25 +1,38 @@
-"""What every training script does around its loop: processes, optimizer, progress."""
+"""What every training script does before and after its loop: processes, data, optimizer, resuming."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, overload
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from diffusers.optimization import get_scheduler
 from torch import nn
-from tqdm.auto import tqdm
 
-from .config import TrainingConfig, parse
+from .checkpoints import TrainingState, checkpoint_folders
+from .config import GANConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
 from .data import LabelledImages, load_images
+from .history import HistoryTracker
+from .points import PointSet, is_point_set, load_points
+from .safeguards import plain_errors
 from .streams import TrainingStream
+from .tracking import start_trackers
 
-__all__ = ["Progress", "finish", "launch", "load_splits", "make_accelerator", "make_optimizer", "make_stream"]
+__all__ = [
+    "begin",
+    "finish",
+    "launch",
+    "load_splits",
+    "make_accelerator",
+    "make_optimizer",
+    "make_stream",
+    "run_settings",
+]
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -28,13 +41,14 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Start Accelerate and seed every process alike.
 
     Raises:
+        ValueError: the launcher cuts the networks into shards.
         RuntimeError: the launcher started several processes, but Accelerate sees one.
     """
     AcceleratorState._reset_state()  # a pipeline's steps run in one process and may differ in precision
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
-        log_with=None if config.report_to == "none" else config.report_to,
+        log_with=[HistoryTracker(config.output_dir), *(() if config.report_to == "none" else (config.report_to,))],
         project_config=ProjectConfiguration(config.output_dir, os.path.join(config.output_dir, config.logging_dir)),
     )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -43,14 +57,36 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             f"The launcher started {world_size} processes, but Accelerate sees {accelerator.num_processes}: they would "
             "train apart and overwrite each other. On CPUs, launch with ACCELERATE_USE_CPU=true."
         )
+    sharding = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+    if accelerator.distributed_type in sharding:
+        raise ValueError(
+            f"The launcher asks for {accelerator.distributed_type.value}, which cuts networks into shards; these fit "
+            "many times into any device. Launch with training/accelerate/several_gpus.yaml."
+        )
     set_seed(config.seed)
     return accelerator
 
 
-def load_splits(config: TrainingConfig, accelerator: Accelerator) -> tuple[LabelledImages, LabelledImages]:
-    """The training and test images; the main process decodes, the others read its cache."""
+@overload
+def load_splits(
+    config: VAEConfig | GANConfig | JudgeConfig, accelerator: Accelerator
+) -> tuple[LabelledImages, LabelledImages]: ...
 
-    def load(split: str, max_samples: int | None) -> LabelledImages:
+
+@overload
+def load_splits(
+    config: LatentTrainingConfig, accelerator: Accelerator
+) -> tuple[LabelledImages | PointSet, LabelledImages | PointSet]: ...
+
+
+def load_splits(
+    config: TrainingConfig, accelerator: Accelerator
+) -> tuple[LabelledImages | PointSet, LabelledImages | PointSet]:
+    """The training and test split; the main process decodes images, the others read its cache."""
+
+    def load(split: str, max_samples: int | None) -> LabelledImages | PointSet:
+        if is_point_set(config.dataset_name):
+            return load_points(config.dataset_name, split, max_samples=max_samples)
         return load_images(
             config.dataset_name,
             split,
@@ -78,6 +114,31 @@ def make_stream(config: TrainingConfig, accelerator: Accelerator, num_examples: 
     )
 
 
+def run_settings(config: TrainingConfig, stream: TrainingStream) -> dict[str, Any]:
+    """What a checkpoint is compared with on resuming: the settings, and the examples that make an update."""
+    return dataclasses.asdict(config) | {"global_batch_size": stream.global_batch_size}
+
+
+def begin(config: TrainingConfig, accelerator: Accelerator, state: TrainingState) -> None:
+    """Go on from a checkpoint where that is asked for, then open the trackers; a dry run has none.
+
+    Raises:
+        ValueError: the folder has checkpoints of an earlier run, and nothing is said of them.
+    """
+    if config.resume_from_checkpoint:
+        folder = state.resume(config.output_dir, config.resume_from_checkpoint)
+        accelerator.print(f"Resuming from {folder}" if folder else "There is no checkpoint yet: starting afresh")
+    elif not config.dry_run and (found := checkpoint_folders(config.output_dir)):
+        raise ValueError(
+            f"output_dir {config.output_dir!r} holds {found[-1].name} of an earlier run. Go on from it with "
+            "--resume_from_checkpoint latest, remove it, or choose another output_dir."
+        )
+    accelerator.wait_for_everyone()  # nobody writes a checkpoint before all have looked
+    if not config.dry_run:
+        settings = dataclasses.asdict(config)
+        start_trackers(accelerator, config.tracker_project_name, settings, state.update)
+
+
 def make_optimizer(config: TrainingConfig, model: nn.Module, total_updates: int) -> tuple[torch.optim.AdamW, Any]:
     """Fused AdamW and its learning-rate schedule, counted in updates."""
     optimizer = torch.optim.AdamW(
@@ -91,73 +152,32 @@ def make_optimizer(config: TrainingConfig, model: nn.Module, total_updates: int)
     schedule = get_scheduler(
         config.lr_scheduler,
         optimizer,
-        num_warmup_steps=min(config.lr_warmup_steps, total_updates),
+        num_warmup_steps=config.warmup_updates(total_updates),
         num_training_steps=total_updates,
     )
     return optimizer, schedule
 
 
-class Progress:
-    """A progress bar over updates that shows and logs the loss and the images a second.
+def launch(
+    config_class: type[Config],
+    main: Callable[[Config, Accelerator], None],
+    presets: Mapping[str, Config] | None = None,
+) -> None:
+    """Run a training script: read and check the settings, start Accelerate, train, end every process in order.
 
-    Losses are read from the device only when they are shown.
-
-    Args:
-        accelerator: for trackers and the main process.
-        total_updates: length of the bar.
-        start: update to start from.
-        images_per_update: size of the global batch.
-        log_every: updates between two readings.
+    ``presets`` is the table that ``--preset NAME`` reads; without one the script has no such flag.
     """
-
-    def __init__(
-        self, accelerator: Accelerator, total_updates: int, start: int, images_per_update: int, log_every: int = 50
-    ):
-        self.accelerator = accelerator
-        self.images_per_update = images_per_update
-        self.log_every = log_every
-        self.bar = tqdm(
-            total=total_updates,
-            initial=start,
-            unit="update",
-            disable=not accelerator.is_local_main_process,
-            mininterval=2.0,
-        )
-        self._since = time.perf_counter()
-        self._last = start
-
-    def update(self, step: int, values: dict[str, Any]) -> None:
-        """Advance to ``step`` updates made; ``values`` are scalars or 0-d tensors, the first of them is shown."""
-        self.bar.update(step - self.bar.n)
-        if step % self.log_every and step != self.bar.total:
-            return
-        now = time.perf_counter()
-        speed = (step - self._last) * self.images_per_update / max(now - self._since, 1e-9)
-        self._since, self._last = now, step
-        readings = {name: float(value) for name, value in values.items()}
-        first = next(iter(readings))
-        self.bar.set_postfix({first: f"{readings[first]:.4g}", "images/s": f"{speed:,.0f}"}, refresh=False)
-        self.accelerator.log({**readings, "images_per_second": speed}, step=step)
-
-    def write(self, line: str) -> None:
-        """Print a line above the bar."""
-        if self.accelerator.is_main_process:
-            tqdm.write(line)
-
-    def close(self) -> None:
-        """End the bar."""
-        self.bar.close()
-
-
-def launch(config_class: type[Config], main: Callable[[Config, Accelerator], None]) -> None:
-    """Run a training script: read and check the settings, start Accelerate, train, end every process in order."""
-    config = parse(config_class)
-    if config.dry_run:
-        print(config.to_json())
-        return
-    accelerator = make_accelerator(config)
-    main(config, accelerator)
-    finish(accelerator)
+    config = parse(config_class, presets=presets)
+    with plain_errors():
+        accelerator = make_accelerator(config)
+        if config.dry_run:
+            accelerator.print(config.to_json())
+        try:
+            main(config, accelerator)
+        except SystemExit:  # in order, also on request
+            finish(accelerator)
+            raise
+        finish(accelerator)
 
 
 def finish(accelerator: Accelerator) -> None:

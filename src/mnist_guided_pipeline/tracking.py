@@ -7,15 +7,23 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
+from .history import HistoryTracker
+
 __all__ = ["log_images", "start_trackers"]
 
 
-def start_trackers(accelerator: Accelerator, project: str, settings: dict[str, Any]) -> None:
-    """Open the accelerator's trackers; settings that a tracker cannot hold become text."""
+def start_trackers(accelerator: Accelerator, project: str, settings: dict[str, Any], step: int = 0) -> None:
+    """Open the accelerator's trackers; settings that a tracker cannot hold become text.
+
+    ``step`` is the number of updates that the run has made before; the history is cut there.
+    """
     plain = {
         name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in settings.items()
     }
     accelerator.init_trackers(project, config=plain)
+    for tracker in accelerator.trackers:
+        if isinstance(tracker, HistoryTracker):
+            tracker.rewind(step)
 
 
 def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
