@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .atomic import atomic_write, verify_manifest, write_manifest
+from .atomic import atomic_write, read_manifest, verify_manifest, write_manifest
 from .evaluation.report import find_runs, markdown_table, render_view
 
 __all__ = ["CARD_RUN", "find_template", "render_model_card", "write_model_card"]
@@ -105,10 +105,13 @@ def write_model_card(pipeline_folder: str | os.PathLike[str], text: str) -> None
         IntegrityError: a file of the folder is damaged.
     """
     folder = Path(pipeline_folder)
-    has_manifest = verify_manifest(folder)
-    atomic_write(folder / "README.md", text)
-    if has_manifest:
-        write_manifest(folder)
+    card = folder / "README.md"
+    listed = read_manifest(folder)
+    if listed is not None:
+        verify_manifest(folder, [name for name in listed if name != card.name])
+    atomic_write(card, text)
+    if listed is not None:
+        write_manifest(folder, [card.name], {name: sum for name, sum in listed.items() if name != card.name})
 
 
 def find_template() -> Path:
@@ -188,5 +191,5 @@ def _validate(text: str, data: Any) -> None:
     read = ModelCard(text).data
     if read.to_dict() != data.to_dict():
         raise ValueError("The front matter of the model card does not come back as it was written: check the template.")
-    if "license" not in read or not read.eval_results:
+    if "license" not in read or not read.get("eval_results"):
         raise ValueError("The model card lacks its front matter: the template must begin with it.")

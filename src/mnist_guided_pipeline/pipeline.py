@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
@@ -17,6 +15,7 @@ from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from .atomic import MANIFEST  # noqa: F401 - remote code is fetched only where this file names it; so are the next ones
 from .checks import check_choice, check_count, check_interval, check_number, parse_scales
 from .guidance import (
     classifier_score,
@@ -29,6 +28,7 @@ from .guidance import (
 )
 from .labels import excluded_classes, resolve_labels
 from .latents import denormalise
+from .limits import check_config_values  # noqa: F401
 from .noise import (
     NoiseLevel,
     noise_level,
@@ -38,6 +38,7 @@ from .noise import (
     preserving_equivalent,
     preserving_levels,
 )
+from .safety import check_pipeline  # noqa: F401
 from .schedulers import (
     build_scheduler,
     check_scheduler,
@@ -47,6 +48,8 @@ from .schedulers import (
     scheduler_law,
     scheduler_prediction_type,
 )
+from .storage import SafeStorage
+from .weight_files import check_weights  # noqa: F401
 
 __all__ = ["ClassifierGuidedLatentPipeline"]
 
@@ -57,7 +60,7 @@ _DEFAULT_MIN_ALPHA = 5e-3
 _DECODE_BATCH = 500
 
 
-class ClassifierGuidedLatentPipeline(DiffusionPipeline):
+class ClassifierGuidedLatentPipeline(SafeStorage):
     """Class-conditional sampling by classifier guidance, in the latent space of a VAE or in the denoiser's own space.
 
     At every step the gradient of a noise-aware classifier is added to the denoiser's prediction (``guidance.py`` has
@@ -75,7 +78,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         training_noise: the noise law that the networks were trained on; that of ``scheduler`` if None. A scheduler
             with another law is refused.
         sampling_defaults: ``guidance_scale``, ``guidance_interval`` and ``num_inference_steps`` that a call uses where
-            its arguments are None.
+            its arguments are None; under ``"schedulers"`` others of them for single scheduler classes, by class name.
 
     Raises:
         ValueError: the scheduler is not supported.
@@ -84,6 +87,12 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "denoiser->vae"
     _optional_components = ["vae", "classifier", "weak_denoiser"]
     _callback_tensor_inputs = ["latents", "prediction"]
+
+    vae: Any
+    denoiser: Any
+    classifier: Any
+    scheduler: Any
+    weak_denoiser: Any
 
     def __init__(
         self,
@@ -108,25 +117,6 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             sampling_defaults=dict(sampling_defaults or {}),
         )
         self.image_processor = VaeImageProcessor(do_resize=False)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Load a pipeline from a folder or a Hub id; see ``DiffusionPipeline.from_pretrained`` for the options.
-
-        Raises:
-            ValueError: pickled weights are asked for; only safetensors are read.
-        """
-        if kwargs.setdefault("use_safetensors", True) is not True:
-            raise ValueError("use_safetensors must be True: pickled weights can run code, so they are not read.")
-        return super().from_pretrained(os.fspath(pretrained_model_name_or_path), **kwargs)
-
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], safe_serialization: bool = True, **kwargs: Any
-    ) -> None:
-        """Save to a folder, in safetensors only; see ``DiffusionPipeline.save_pretrained`` for the options."""
-        if not safe_serialization:
-            logger.warning("safe_serialization=False is not followed: weights are written as safetensors only.")
-        super().save_pretrained(save_directory, safe_serialization=True, **kwargs)
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -166,6 +156,23 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         """
         return build_scheduler(scheduler_class, dict(self.config.training_noise), **options)
 
+    def sampling_defaults_for(self, scheduler: Any) -> dict[str, Any]:
+        """What a call with class labels under a scheduler uses where its arguments are None.
+
+        Args:
+            scheduler: such as :attr:`scheduler`; the best settings differ between deterministic and stochastic ones.
+
+        Returns:
+            ``guidance_scale``, ``guidance_interval`` and ``num_inference_steps``: those of ``config.sampling_defaults``
+            for the scheduler's class, else its general ones, else 1 (0 without a classifier), every level and 25.
+        """
+        own = dict(self.config.sampling_defaults)
+        of_class = own.pop("schedulers", {}).get(type(scheduler).__name__, {})
+        general = {"guidance_scale": 1.0, "guidance_interval": (0.0, math.inf), "num_inference_steps": 25}
+        defaults = {**general, **own, **of_class}
+        defaults["guidance_interval"] = tuple(defaults["guidance_interval"])
+        return defaults if self.classifier is not None else {**defaults, "guidance_scale": 0.0}
+
     @torch.no_grad()
     def __call__(
         self,
@@ -190,7 +197,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         guidance_rescale: float = 0.0,
         guidance_clip: float = math.inf,
         autoguidance_scale: float = 1.0,
-    ) -> ImagePipelineOutput | tuple[Any]:
+    ) -> Any:
         """Draw samples.
 
         Args:
@@ -199,12 +206,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 several. None draws unconditional samples.
             num_images_per_label: samples a label (or in all, without labels).
             guidance_scale: s >= 0, one number or one a label. 0 is off, 1 is Bayes' rule, more trades diversity for
-                agreement with the classifier. None takes ``config.sampling_defaults``, else 1.
+                agreement with the classifier. None takes :meth:`sampling_defaults_for` the scheduler.
             cfg_scale: classifier-free weight for a class-conditional denoiser; 1 uses its conditional prediction as it
                 is, 0 its unconditional one.
-            guidance_interval: guide only where ``low < sigma / alpha <= high``. None takes
-                ``config.sampling_defaults``, else every level.
-            num_inference_steps: steps of the scheduler. None takes ``config.sampling_defaults``, else 25.
+            guidance_interval: guide only where ``low < sigma / alpha <= high``. None as for ``guidance_scale``.
+            num_inference_steps: steps of the scheduler. None as for ``guidance_scale``.
             timesteps: custom timesteps, for schedulers that take them.
             sigmas: custom sigmas, for schedulers that take them.
             eta: stochasticity of DDIM, in [0, 1]; schedulers without it ignore it.
@@ -223,7 +229,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             autoguidance_scale: weight of ``denoiser`` against ``weak_denoiser``; 1 is off.
 
         Returns:
-            Samples in label order, ``num_images_per_label`` of each label in turn, as ``.images``.
+            Samples in label order, ``num_images_per_label`` of each label in turn, as ``.images`` of an
+            ``ImagePipelineOutput``, or as the only entry of a tuple.
 
         Raises:
             TypeError: an argument of the wrong kind.
@@ -233,16 +240,16 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         if callback_on_step_end is not None and not callable(callback_on_step_end):
             raise TypeError(f"callback_on_step_end must be a function or None, got {callback_on_step_end!r}.")
-        defaults = self.config.sampling_defaults
+        defaults = self.sampling_defaults_for(self.scheduler)
         if num_inference_steps is None:
-            num_inference_steps = defaults.get("num_inference_steps", 25)
+            num_inference_steps = defaults["num_inference_steps"]
         if guidance_interval is None:
-            guidance_interval = tuple(defaults.get("guidance_interval", (0.0, math.inf)))
+            guidance_interval = defaults["guidance_interval"]
         if guidance_scale is None:
             labelled = class_labels is not None or negative_class_labels is not None
             if labelled:
                 self.check_labels_have_a_reader()
-            guidance_scale = defaults.get("guidance_scale", 1.0) if labelled and self.classifier is not None else 0.0
+            guidance_scale = defaults["guidance_scale"] if labelled else 0.0
         self.check_inputs(
             class_labels,
             num_images_per_label,
