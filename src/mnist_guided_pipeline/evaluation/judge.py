@@ -49,7 +49,7 @@ class Judge:
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Judge:
         """Load a judge that ``train_judge.py`` saved, from a folder or a Hub id."""
-        return cls(AutoModelForImageClassification.from_pretrained(folder))
+        return cls(AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True))
 
     def to(self, device: str | torch.device) -> Judge:
         """Move the model; results come back on the CPU all the same."""

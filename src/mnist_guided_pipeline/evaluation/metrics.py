@@ -213,9 +213,9 @@ def precision_recall_density_coverage(
         distances = _squared_distances(rows, fake)
         inside = distances < radius[:, None]
         plausible |= inside.any(dim=0)
-        memberships += inside.sum().item()
-        covered += inside.any(dim=1).sum().item()
-        recalled += (distances < radius_fake).any(dim=1).sum().item()
+        memberships += int(inside.sum())
+        covered += int(inside.any(dim=1).sum())
+        recalled += int((distances < radius_fake).any(dim=1).sum())
     return Manifold(
         precision=plausible.double().mean().item(),
         recall=recalled / len(real),
@@ -246,16 +246,21 @@ class Memorisation(NamedTuple):
     median_distance_held_out: float
 
 
-def memorisation(generated: Tensor, train: Tensor, held_out: Tensor) -> Memorisation:
+def memorisation(
+    generated: Tensor, train: Tensor, held_out: Tensor, held_out_distances: Tensor | None = None
+) -> Memorisation:
     """Test for data-copying in pixel space (Meehan et al. 2020, https://arxiv.org/abs/2004.05675, section 3).
 
     Args:
         generated: uint8 (N, 28, 28).
         train: uint8 (T, 28, 28), what the model was trained on.
         held_out: uint8 (M, 28, 28), real images of the same law that it has not seen.
+        held_out_distances: (M,), those of ``nearest_neighbours(held_out, train)``, where they are known already.
     """
+    if held_out_distances is None:
+        held_out_distances = nearest_neighbours(held_out, train)[0]
     distances = nearest_neighbours(generated, train)[0].double()
-    reference = nearest_neighbours(held_out, train)[0].double().sort().values
+    reference = held_out_distances.double().sort().values
     below, not_above = (torch.searchsorted(reference, distances, right=right) for right in (False, True))
     wins = (below + not_above).sum().item() / 2  # a tie is half a win
     pairs = len(distances) * len(reference)

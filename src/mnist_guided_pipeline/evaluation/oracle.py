@@ -34,7 +34,6 @@ __all__ = [
     "exact_pipeline",
     "make_scheduler",
     "moment_errors",
-    "sliced_wasserstein",
 ]
 
 LINEAR = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
@@ -91,7 +90,8 @@ class Mixture:
 
 PLANE, HIGHER = Mixture(2, 0), Mixture(16, 1)
 
-_SETTINGS = {  # where a default would stop before the data are reached, or allow few steps only
+# where a default would stop before the data are reached, or allow few steps only
+_SETTINGS: dict[str, dict[str, Any]] = {
     "LCMScheduler": {"original_inference_steps": 200},
     "TCDScheduler": {"original_inference_steps": 200},
     "CosineDPMSolverMultistepScheduler": {"sigma_min": 0.002, "sigma_max": 80.0},
@@ -125,7 +125,7 @@ def exact_pipeline(
     schedule = COSINE if name == "UnCLIPScheduler" else LINEAR
     scheduler = make_scheduler(name, prediction_type, schedule, **{**_SETTINGS.get(name, {}), **options})
     law = "flow" if options.get("use_flow_sigmas") else SUPPORTED[name].law
-    noise = {"law": law, "schedule": schedule}
+    noise: dict[str, Any] = {"law": law, "schedule": schedule}
     if law in ("edm", "arctan"):
         noise["sigma_data"] = scheduler.config.sigma_data
     denoiser = MixtureDenoiser(
@@ -152,11 +152,3 @@ def moment_errors(samples: np.ndarray, mean: np.ndarray, covariance: np.ndarray)
     mean_error = np.abs(samples.mean(axis=0) - mean) / np.sqrt(np.diag(covariance))
     covariance_error = np.linalg.norm(np.cov(samples.T) - covariance) / np.linalg.norm(covariance)
     return float(mean_error.max()), float(covariance_error)
-
-
-def sliced_wasserstein(first: np.ndarray, second: np.ndarray, directions: int = 64) -> float:
-    """Mean 1-Wasserstein distance of two samples of one size over fixed random directions."""
-    rng = np.random.default_rng(0)
-    axes = rng.normal(size=(first.shape[1], directions))
-    axes /= np.linalg.norm(axes, axis=0)
-    return float(np.abs(np.sort(first @ axes, axis=0) - np.sort(second @ axes, axis=0)).mean())

@@ -9,6 +9,8 @@ per_class        accuracy and judge-FID of each class of a run
 confusion        the confusion matrix of a run
 provenance       how a run was measured: command, seed, images, versions, machine
 schedulers       the table of ``mnist-guided figure scheduler-table``
+guide            the tables of ``mnist-guided figure guide-report``
+rows             the table of a benchmark or a study, whose figure ``rows`` holds named rows
 a figure's name  that figure of a run, such as ``accuracy``, in the line it stands in
 ===============  ============================================================================
 """
@@ -43,6 +45,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "judge_recall": ("judge-recall", "{:.3f}".format),
     "judge_density": ("judge-density", "{:.3f}".format),
     "judge_coverage": ("judge-coverage", "{:.3f}".format),
+    "inception_fid": ("Inception-FID", "{:.2f}".format),
     "near_copies": ("near copies", _percent),
     "closer_than_typical": ("closer than typical", _percent),
     "copying_z": ("copying z", "{:.1f}".format),
@@ -90,17 +93,10 @@ def render_view(runs: Runs, name: str, view: str = "table") -> str:
     if len(chosen) > 1:
         raise ValueError(f"view {view!r} needs one run; {name!r} is a group of {len(chosen)}.")
     run = next(iter(chosen.values()))
-    if view == "per_class":
-        return _per_class(run)
-    if view == "confusion":
-        return _confusion(run)
-    if view == "provenance":
-        return _provenance(run)
-    if view == "schedulers":
-        return _schedulers(run)
+    if view in _VIEWS:
+        return _VIEWS[view](run)
     if view not in _COLUMNS:
-        views = ", ".join(("table", "per_class", "confusion", "provenance", "schedulers", *_COLUMNS))
-        raise ValueError(f"view {view!r} is unknown; there are {views}.")
+        raise ValueError(f"view {view!r} is unknown; there are {', '.join(('table', *_VIEWS, *_COLUMNS))}.")
     return _cell(_figure(run, view), _COLUMNS[view][1])
 
 
@@ -188,6 +184,50 @@ def _schedulers(run: dict[str, Any]) -> str:
     return markdown_table(rows, text_columns=3)
 
 
+def _guide(run: dict[str, Any]) -> str:
+    """What the guide reads and how hard it pulls by noise, whom it convinces by scale, and the error of its kind."""
+    by_noise = [["timesteps", "sigma / alpha", "accuracy", "calibration error", "confidence", "gradient share"]]
+    for row in _figure(run, "by_noise"):
+        first, last = row["timesteps"]
+        cells = [_cell(row["accuracy"], _percent), _percent(row["calibration_error"]["value"])]
+        cells += [_percent(row["confidence"]["value"]), f"{row['gradient_share']['value']:.4f}"]
+        by_noise.append([f"{first}-{last}", f"{row['ratio']:.3g}", *cells])
+    hacking = [["scale", "accuracy by the guide", "accuracy by the judge", "gap", "guide's confidence"]]
+    for row in _figure(run, "hacking"):
+        cells = [_cell(row[name], _percent) for name in ("guide_accuracy", "judge_accuracy", "gap")]
+        hacking.append([f"{row['guidance_scale']:g}", *cells, _percent(row["guide_confidence"]["value"])])
+    learned = _figure(run, "learned_scores")
+    titles = [f"{error}, {name}" for error in ("relative error", "error of x0") for name in learned]
+    scores = [["sigma / alpha", *titles]]
+    for rows in zip(*learned.values(), strict=True):
+        errors = [row[name] for name in ("relative_error", "clean_sample_error") for row in rows]
+        scores.append([f"{rows[0]['ratio']:.3g}", *(f"{error:.3f}" for error in errors)])
+    return "\n\n".join(markdown_table(table) for table in (by_noise, hacking, scores))
+
+
+def _rows(run: dict[str, Any]) -> str:
+    """Named rows of figures, a column a figure; what a row does not have stays empty."""
+    found = _figure(run, "rows")
+    columns = list(dict.fromkeys(name for row in found.values() for name in row))
+    titles = [_COLUMNS[name][0] if name in _COLUMNS else name.replace("_", " ") for name in columns]
+    table = [["", *titles]]
+    for label, row in found.items():
+        table.append([label, *(_free_cell(row.get(name), name) for name in columns)])
+    return markdown_table(table)
+
+
+def _free_cell(value: Any, name: str) -> str:
+    """A cell of any column: text as it is, whole numbers in full, others to four figures."""
+    if value is None:
+        return ""
+    if isinstance(value, (str, bool)):
+        return str(value)
+    form = _COLUMNS[name][1] if name in _COLUMNS else "{:.4g}".format
+    if isinstance(value, dict):
+        return _cell(value, form)
+    return f"{value:,}" if isinstance(value, int) else form(value)
+
+
 def _figure(run: dict[str, Any], name: str) -> Any:
     if name not in run["figures"]:
         raise ValueError(f"the run has no figure {name!r}; it has {', '.join(run['figures'])}.")
@@ -216,3 +256,13 @@ def markdown_table(rows: list[list[str]], text_columns: int = 1) -> str:
         for row in rows
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rules, *lines[1:]])
+
+
+_VIEWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "per_class": _per_class,
+    "confusion": _confusion,
+    "provenance": _provenance,
+    "schedulers": _schedulers,
+    "guide": _guide,
+    "rows": _rows,
+}

@@ -14,11 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+from tqdm.auto import tqdm
+
 from ..data import LabelledImages
 from .cas import classification_accuracy_score
 from .fingerprints import fingerprint, pipeline_fingerprint, public_config
+from .inception import InceptionFid
 from .judge import Judge
-from .records import check_name, machine, read_runs, versions, write_run
+from .records import check_name, machine, public_name, read_runs, versions, write_run
 from .sampling import SamplingSettings, draw_images, start_processes
 from .scoring import Reference, check_enough, figure, floors, score_images
 
@@ -35,8 +39,10 @@ class Bench:
         judge: never the guide.
         train: training images of the data set.
         test: test images of the data set.
-        names: ``model``, ``judge`` and ``dataset_name`` as given; None for what the package ships.
+        names: ``model``, ``judge``, ``dataset_name`` and ``inception_weights`` as given; None for what the package
+            ships, and for no Inception-FID.
         with_cas: whether to compute the classification accuracy score.
+        inception: the network of Inception-FID, or None.
     """
 
     judge: Judge
@@ -44,6 +50,7 @@ class Bench:
     test: LabelledImages
     names: dict[str, str | None]
     with_cas: bool = False
+    inception: nn.Module | None = None
 
 
 def grid(
@@ -118,20 +125,24 @@ def measure_runs(
     state = start_processes()
     filed, records = read_runs(output), {}
     reference: Reference | None = None
-    floor_of: dict[int, dict[str, Any]] = {}
+    inception: InceptionFid | None = None
     hashes = {
         "model": pipeline_fingerprint(pipe),
         "judge": fingerprint(bench.judge.model),
         "dataset": fingerprint(bench.train.images, bench.train.labels, bench.test.images, bench.test.labels),
     }
-    for name, settings in runs.items():
+    if bench.inception is not None:
+        hashes["inception"] = fingerprint(bench.inception)
+    floor_of = _known_floors(filed, hashes, bench)
+    hidden = None if progress and state.is_main_process and len(runs) > 1 else True
+    for name, settings in tqdm(runs.items(), desc="runs", unit="run", disable=hidden):
         scheduler, resolved = settings.make_scheduler(pipe), settings.resolved(pipe)
         scheduler_config = public_config(scheduler)
         key = fingerprint(hashes, resolved.to_dict(), scheduler_config, bench.with_cas, versions())
         if not again and filed.get(name, {}).get("key") == key:
             records[name] = filed[name]
             if progress and state.is_main_process:
-                print(f"{name}: in {output} already, kept.")
+                tqdm.write(f"{name}: in {output} already, kept.")
             continue
         started = time.perf_counter()
         drawn = draw_images(pipe, settings, cache_dir, chunk_size, progress)
@@ -145,8 +156,13 @@ def measure_runs(
             figures["classification_accuracy_score"] = classification_accuracy_score(
                 drawn.images(), drawn.labels, bench.test, progress=progress
             )
+        if bench.inception is not None:
+            inception = inception or InceptionFid(bench.inception, bench.test.images, pipe.device)
+            figures["inception_fid"] = figure(inception(drawn.chunks()), settings.num_images)
         if settings.num_images not in floor_of:
-            floor_of[settings.num_images] = _floors(reference, bench, pipe.vae, settings.num_images, progress)
+            floor_of[settings.num_images] = _floors(
+                reference, bench, pipe.vae, settings.num_images, inception, progress
+            )
         records[name] = {
             "command": _command(name, settings, bench),
             "key": key,
@@ -154,6 +170,7 @@ def measure_runs(
                 kind: {"name": _public(bench.names[option]) or "shipped", "fingerprint": hashes[kind]}
                 for kind, option in (("model", "model"), ("judge", "judge"), ("dataset", "dataset_name"))
             },
+            **({} if bench.inception is None else {"inception": {"fingerprint": hashes["inception"]}}),
             "class_names": list(bench.test.class_names),
             "settings": resolved.to_dict(),
             "scheduler_config": scheduler_config,
@@ -164,15 +181,31 @@ def measure_runs(
         }
         write_run(output, name, records[name])
         if progress:
-            print(f"{name}: measured in {time.perf_counter() - started:.0f} s.")
+            tqdm.write(f"{name}: measured in {time.perf_counter() - started:.0f} s.")
     return records
 
 
-def _floors(reference: Reference, bench: Bench, vae: Any, num_images: int, progress: bool) -> dict[str, Any]:
-    """The floors of sets of N images, with the classification accuracy score of real images where it is wanted."""
+def _known_floors(filed: dict[str, dict[str, Any]], hashes: dict[str, str], bench: Bench) -> dict[int, dict[str, Any]]:
+    """Floors that a filed run with the same networks, judge and data has, by number of images: they are its too."""
+    known = {}
+    for record in filed.values():
+        same = all(record.get(kind, {}).get("fingerprint") == value for kind, value in hashes.items())
+        if same and record.get("versions") == versions() and "floors" in record:
+            has_cas = "classification_accuracy_score" in record["floors"].get("real_training_images", {})
+            if has_cas or not bench.with_cas:
+                known[record["settings"]["num_images"]] = record["floors"]
+    return known
+
+
+def _floors(
+    reference: Reference, bench: Bench, vae: Any, num_images: int, inception: InceptionFid | None, progress: bool
+) -> dict[str, Any]:
+    """The floors of sets of N images, with those figures of real images that not every command asks for."""
     found = floors(reference, bench.judge, vae, num_images)
+    images, labels = bench.train.images[:num_images], bench.train.labels[:num_images]
+    if inception is not None:
+        found["real_training_images"]["inception_fid"] = figure(inception([images]), num_images)
     if bench.with_cas:
-        images, labels = bench.train.images[:num_images], bench.train.labels[:num_images]
         score = classification_accuracy_score(images, labels, bench.test, progress=progress)
         found["real_training_images"]["classification_accuracy_score"] = score
     return found
@@ -181,11 +214,11 @@ def _floors(reference: Reference, bench: Bench, vae: Any, num_images: int, progr
 def _command(name: str, settings: SamplingSettings, bench: Bench) -> str:
     """The line that measures this run alone."""
     words = ["mnist-guided", "evaluate"]
-    if bench.names["model"]:
-        words.append(_public(bench.names["model"]))
+    if model := bench.names["model"]:
+        words.append(public_name(model))
     options = {"name": name, "num_images": settings.num_images, "seed": settings.seed, "scheduler": settings.scheduler}
     options |= settings.call_arguments()
-    options |= {option: _public(bench.names[option]) for option in ("dataset_name", "judge")}
+    options |= {option: _public(bench.names[option]) for option in ("dataset_name", "judge", "inception_weights")}
     for option, value in options.items():
         if value is None or value == getattr(SamplingSettings, option, None):
             continue
@@ -200,6 +233,4 @@ def _text(value: Any) -> str:
 
 
 def _public(name: str | None) -> str | None:
-    """A name without the folders above it, which belong to one machine."""
-    outside = name is not None and (os.path.isabs(name) or name.startswith((".", "~")))
-    return os.path.basename(os.path.abspath(name)) if outside else name
+    return None if name is None else public_name(name)

@@ -65,7 +65,7 @@ class SamplingSettings:
     eta: float = 0.0
     guidance_rescale: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("num_images", self.num_images)
         if self.scheduler is not None and self.scheduler not in SUPPORTED:
             raise ValueError(
@@ -88,20 +88,10 @@ class SamplingSettings:
         return pipe.scheduler if self.scheduler is None else pipe.make_scheduler(getattr(diffusers, self.scheduler))
 
     def resolved(self, pipe: Any) -> SamplingSettings:
-        """The same settings with the pipeline's own values in place of None; no interval is every noise level."""
-        defaults = pipe.config.sampling_defaults
-        own = {
-            "scheduler": type(pipe.scheduler).__name__,
-            "num_inference_steps": defaults.get("num_inference_steps", 25),
-            "guidance_scale": defaults.get("guidance_scale", 1.0) if pipe.classifier is not None else 0.0,
-            "guidance_interval": tuple(defaults.get("guidance_interval", (0.0, math.inf))),
-        }
-        filled = dataclasses.replace(
-            self, **{name: value for name, value in own.items() if getattr(self, name) is None}
-        )
-        if filled.guidance_interval == (0.0, math.inf):
-            filled = dataclasses.replace(filled, guidance_interval=None)
-        return filled
+        """The same settings with the pipeline's own values for their scheduler in place of None."""
+        scheduler = self.make_scheduler(pipe)
+        own = {"scheduler": type(scheduler).__name__, **pipe.sampling_defaults_for(scheduler)}
+        return dataclasses.replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
 
     def call_arguments(self) -> dict[str, Any]:
         """What the pipeline is called with."""
@@ -109,9 +99,11 @@ class SamplingSettings:
         return {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an open end of the interval is None."""
+        """Plain values for JSON; an open end of the interval is None, and so is one of every noise level."""
         plain = dataclasses.asdict(self)
-        if self.guidance_interval is not None:
+        if self.guidance_interval == (0.0, math.inf):
+            plain["guidance_interval"] = None
+        elif self.guidance_interval is not None:
             plain["guidance_interval"] = [None if math.isinf(end) else end for end in self.guidance_interval]
         return plain
 
@@ -218,8 +210,9 @@ def draw_images(
         pipe.scheduler = own_scheduler
     state.wait_for_everyone()
 
-    numbers = [_read_numbers(files[span], len(span)) for span in spans]
-    if None in numbers:
+    found = (_read_numbers(files[span], len(span)) for span in spans)
+    numbers = [pair for pair in found if pair is not None]
+    if len(numbers) < len(spans):
         raise OSError(f"cache_dir {str(folder.parent)!r} lacks images that were drawn: all processes must see it.")
     return DrawnImages(
         files=tuple(files.values()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,13 +21,14 @@ PIPELINE_STEPS = (10, 25)
 _ORACLE_SAMPLES = 4096
 
 
-def oracle_error(name: str, steps: int, seed: int = 0) -> float:
+def oracle_error(name: str, steps: int, seed: int = 0, callback: Callable[..., Any] | None = None) -> float:
     """Error of guided sampling with exact networks.
 
     Args:
         name: of a supported scheduler; it is run with the first prediction type of its row.
         steps: of the scheduler.
         seed: of the noise.
+        callback: ``callback_on_step_end`` of the pipeline, to see what a change of the rule does.
 
     Returns:
         The larger of the mean's error in standard deviations and the covariance's relative error, scale 1, against the
@@ -41,6 +43,7 @@ def oracle_error(name: str, steps: int, seed: int = 0) -> float:
         latents=even_noise(_ORACLE_SAMPLES, PLANE.dim, seed),
         generator=torch.Generator().manual_seed(seed),
         output_type="latent",
+        callback_on_step_end=callback,
     ).images
     return max(moment_errors(samples.numpy(), *PLANE.moments(1)))
 
@@ -75,6 +78,8 @@ def measure_schedulers(
                 ).resolved(pipe)
                 drawn = draw_images(pipe, settings, progress=False)
                 judgement = judge(drawn.images())
+                if drawn.labels is None:
+                    raise ValueError("pipe draws no class, so its accuracy cannot be measured; give it a classifier.")
                 right = judgement.probabilities.argmax(dim=1) == drawn.labels
                 row["accuracy"][str(steps)] = right.float().mean().item()
                 row["judge_fid"][str(steps)] = judge_fid(real_features, judgement.features)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from .metrics import (
     judge_fid,
     judge_kid,
     memorisation,
+    nearest_neighbours,
     precision_recall_density_coverage,
     wilson_interval,
 )
@@ -59,6 +61,11 @@ class Reference:
                 f"{', '.join(test.class_names)}: give a judge that was trained on this data set."
             )
         return cls(train, test, judge(test.images))
+
+    @cached_property
+    def held_out_distances(self) -> Tensor:
+        """Distance (M,) of each test image to its nearest training image, measured once for all runs."""
+        return nearest_neighbours(self.test.images, self.train.images)[0]
 
 
 def check_enough(num_images: int, num_classes: int) -> None:
@@ -104,8 +111,9 @@ def score_images(
     Returns:
         Figures by name: ``accuracy`` of the wanted class, ``confusion_matrix`` (counts, rows wanted, columns seen),
         ``accuracy_per_class`` and ``judge_fid_per_class`` (by class name, of classes with at least 2 images),
-        ``judge_fid``, ``judge_kid``, ``judge_precision``, ``judge_recall``, ``judge_density``, ``judge_coverage``,
-        ``near_copies``, ``closer_than_typical`` and ``copying_z``; ``metrics.py`` says what they are.
+        ``class_shares`` (by class name, of the images that the judge takes for that class), ``judge_fid``,
+        ``judge_kid``, ``judge_precision``, ``judge_recall``, ``judge_density``, ``judge_coverage``, ``near_copies``,
+        ``closer_than_typical`` and ``copying_z``; ``metrics.py`` says what they are.
 
     Raises:
         ValueError: too few images for figures that mean anything.
@@ -133,9 +141,13 @@ def score_images(
             if min(len(real), len(wanted)) > 1:
                 figures["accuracy_per_class"][name] = share(int(matrix[index, index]), len(wanted))
                 figures["judge_fid_per_class"][name] = figure(judge_fid(real, wanted), len(wanted))
+    counts = torch.bincount(predicted, minlength=len(names)).tolist()
+    figures["class_shares"] = {name: share(count, len(fake)) for name, count in zip(names, counts, strict=True)}
     figures |= _distances(reference.judgement.features, fake)
     if check_memorisation:
-        copies = memorisation(torch.cat(pixels), reference.train.images, reference.test.images)
+        copies = memorisation(
+            torch.cat(pixels), reference.train.images, reference.test.images, reference.held_out_distances
+        )
         for name in ("near_copies", "closer_than_typical"):
             figures[name] = share(round(getattr(copies, name) * len(fake)), len(fake))
         figures["copying_z"] = figure(copies.copying_z, len(fake))

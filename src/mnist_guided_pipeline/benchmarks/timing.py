@@ -1,0 +1,99 @@
+"""How things are timed: side by side, so that whatever else the machine does falls on all of them alike.
+
+A processor's speed changes from minute to minute; a ratio of two medians from the same rounds does not. The rate of a
+plain matrix product is the yardstick for how much of the machine is used.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["Timing", "count_flops", "matmul_rate", "time_rounds"]
+
+
+class Timing(NamedTuple):
+    """Seconds of several rounds.
+
+    Attributes:
+        median: the figure to quote.
+        low: fastest round.
+        high: slowest round.
+        rounds: how many.
+    """
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Timing:
+        """Summarise rounds."""
+        return cls(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
+
+    def as_record(self, images: int) -> dict[str, Any]:
+        """Seconds and images a second, for a file of measurements."""
+        return {
+            "seconds": self.median,
+            "seconds_low": self.low,
+            "seconds_high": self.high,
+            "rounds": self.rounds,
+            "images": images,
+            "images_per_second": images / self.median,
+        }
+
+
+def time_rounds(tasks: Mapping[str, Callable[[], object]], rounds: int = 5, warm_up: int = 1) -> dict[str, Timing]:
+    """Time several tasks in turn, round after round.
+
+    Args:
+        tasks: functions by name; each must end with its work done.
+        rounds: timed rounds of all tasks.
+        warm_up: rounds before that are not counted.
+
+    Raises:
+        ValueError: no rounds.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}.")
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for round_index in range(warm_up + rounds):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            _wait()
+            if round_index >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: Timing.of(values) for name, values in seconds.items()}
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device, size: int = 2048, repeats: int = 10) -> float:
+    """Floating-point operations a second of a square matrix product, the best of several."""
+    first, second = torch.randn(2, size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(repeats):
+        _wait()
+        started = time.perf_counter()
+        first @ second
+        _wait()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def count_flops(task: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products and convolutions, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        task()
+    return int(counter.get_total_flops())
+
+
+def _wait() -> None:
+    """Wait for work that an accelerator still has queued."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

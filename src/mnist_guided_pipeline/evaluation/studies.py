@@ -1,0 +1,203 @@
+r"""Studies: what is varied, what stays, and the table that is filed.
+
+The studies of sampling vary one setting of a pipeline that is there; all else, the noise of every image included, is
+the same. ``mean-only`` leaves out the stochastic part of DDPM. Its step draws (Ho et al. 2020,
+https://arxiv.org/abs/2006.11239, equation 7)
+
+    z_{t-1} = mu + sigma_t eps,
+    mu = (sqrt(abar_{t-1}) beta_t x0 + sqrt(alpha_t) (1 - abar_{t-1}) z_t) / (1 - abar_t),
+
+and without ``sigma_t eps`` every step goes to the mean of a distribution instead of into it: variance is lost at each
+of them and never put back. It is no deterministic sampler. That is DDIM with eta 0, whose step keeps the variance by
+another coefficient of the predicted noise (Song et al. 2021, https://arxiv.org/abs/2010.02502, equation 12).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from ..data import LabelledImages
+from ..history import read_history
+from ..weights import JUDGE_FOLDER
+from .fingerprints import fingerprint
+from .judge import Judge
+from .records import machine, public_name, versions, write_run
+from .run import Bench, measure_runs
+from .sampling import SamplingSettings
+
+__all__ = [
+    "check_judge",
+    "eta_runs",
+    "file_table",
+    "mean_only_scheduler",
+    "measure_mean_only",
+    "scale_runs",
+    "training_seconds",
+]
+
+MEAN_ONLY = "study-mean-only"
+
+
+def check_judge(judge: Judge, class_names: Sequence[str]) -> None:
+    """Refuse a judge of other classes, before the work.
+
+    Raises:
+        ValueError: naming both sets of classes.
+    """
+    if judge.class_names != tuple(class_names):
+        raise ValueError(
+            f"The judge names the classes {', '.join(judge.class_names)}, the data set {', '.join(class_names)}: give "
+            "a judge that was trained on this data set."
+        )
+
+
+def eta_runs(
+    base: SamplingSettings, etas: Sequence[float], steps: Sequence[int], name: str = "study-eta"
+) -> dict[str, SamplingSettings]:
+    """DDIM with more and more noise, in few steps and in many: eta 0 is deterministic, 1 has the variance of DDPM."""
+    return {
+        f"{name}/num_inference_steps={count},eta={eta:g}": replace(
+            base, scheduler="DDIMScheduler", num_inference_steps=count, eta=eta
+        )
+        for count in steps
+        for eta in etas
+    }
+
+
+def scale_runs(
+    base: SamplingSettings, scales: Sequence[float], cfg_scales: Sequence[float], name: str = "study-scale"
+) -> dict[str, SamplingSettings]:
+    """Guidance scales by classifier-free weight: 0 leaves the labels to the classifier, 1 tells the denoiser too."""
+    return {
+        f"{name}/cfg_scale={cfg:g},guidance_scale={scale:g}": replace(base, guidance_scale=scale, cfg_scale=cfg)
+        for cfg in cfg_scales
+        for scale in scales
+    }
+
+
+def mean_only_scheduler(pipe: Any) -> DDPMScheduler:
+    """DDPM whose steps go to the mean of their distribution; ``adds_noise`` in its config tells it from DDPM."""
+    scheduler = pipe.make_scheduler(DDPMScheduler)
+    scheduler._get_variance = _no_variance
+    scheduler.register_to_config(adds_noise=False)
+    return scheduler
+
+
+def _no_variance(t: int, predicted_variance: Tensor | None = None, variance_type: str | None = None) -> Tensor:
+    return torch.zeros(())
+
+
+def measure_mean_only(
+    pipe: Any, base: SamplingSettings, bench: Bench, output: str | os.PathLike[str], command: str, **options: Any
+) -> dict[str, dict[str, Any]]:
+    """DDPM, DDPM without its noise, and DDIM with the same number of steps, measured and filed.
+
+    Args:
+        pipe: its scheduler is put back at the end.
+        base: ``num_inference_steps`` and everything else that stays.
+        bench: judge and data.
+        output: file of measurements.
+        command: line that makes the study, for the run that no line of ``evaluate`` makes.
+        options: of :func:`~mnist_guided_pipeline.evaluation.run.measure_runs`.
+
+    Returns:
+        The records by name, ``study-mean-only/...``.
+    """
+    named = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}
+    runs = {f"{MEAN_ONLY}/{name}": replace(base, scheduler=scheduler) for name, scheduler in named.items()}
+    records = measure_runs(pipe, runs, bench, output, **options)
+    own, pipe.scheduler = pipe.scheduler, mean_only_scheduler(pipe)
+    try:
+        name = f"{MEAN_ONLY}/ddpm-mean-only"
+        record = measure_runs(pipe, {name: replace(base, scheduler=None)}, bench, output, **options)[name]
+    finally:
+        pipe.scheduler = own
+    record["settings"]["scheduler"] = "DDPM without its noise"
+    record["command"] = command
+    write_run(output, name, record)
+    return records | {name: record}
+
+
+def training_seconds(folder: str | os.PathLike[str]) -> float | None:
+    """Seconds that the updates of a training took: images over images a second, summed over ``history.jsonl``.
+
+    Args:
+        folder: of a training script, or of a pipeline, whose steps are then summed.
+
+    Returns:
+        None where there is no history, as beside shipped weights.
+    """
+    folder = Path(folder)
+    if (folder / "steps").is_dir():
+        parts = [training_seconds(step) for step in sorted((folder / "steps").iterdir())]
+        known = [seconds for seconds in parts if seconds is not None]
+        return sum(known) if parts and len(known) == len(parts) else None
+    file = folder / "train_config.json"
+    timed = [line for line in read_history(folder) if "images_per_second" in line]
+    if not (timed and file.is_file()):
+        return None
+    settings = json.loads(file.read_text())
+    images_per_update = settings["train_batch_size"] * settings["gradient_accumulation_steps"]
+    ends = [0, *(line["step"] for line in timed)]
+    return sum(
+        (line["step"] - before) * images_per_update / line["images_per_second"]
+        for line, before in zip(timed, ends, strict=False)
+    )
+
+
+def file_table(
+    output: str | os.PathLike[str],
+    name: str,
+    command: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    judge: Judge,
+    splits: tuple[LabelledImages, LabelledImages],
+    dataset_name: str,
+    networks: str,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """File a table of named rows, which the view ``rows`` renders.
+
+    Args:
+        output: file of measurements.
+        name: of the record.
+        command: line that makes it again.
+        rows: figures by name, a row each.
+        judge: that measured.
+        splits: training and test images.
+        dataset_name: as given.
+        networks: hash of everything that was compared.
+        settings: with ``num_images`` and ``seed``.
+
+    Returns:
+        The record.
+    """
+    train, test = splits
+    folder = judge.model.name_or_path
+    record = {
+        "command": command,
+        "model": {"name": name, "fingerprint": networks},
+        "judge": {
+            "name": "shipped" if folder == str(JUDGE_FOLDER) else public_name(folder),
+            "fingerprint": fingerprint(judge.model),
+        },
+        "dataset": {
+            "name": public_name(dataset_name),
+            "fingerprint": fingerprint(train.images, train.labels, test.images, test.labels),
+        },
+        "settings": dict(settings),
+        "versions": versions(),
+        "machine": machine(judge.model.device, 1),
+        "figures": {"rows": dict(rows)},
+    }
+    write_run(output, name, record)
+    return record
