@@ -8,26 +8,40 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
 from .models.autoencoders import MLPVAE, ConvVAE
+from .models.conv_classifier import ConvClassifier
+from .models.dit import DiTDenoiser
+from .models.film_conv import FiLMConvDenoiser
+from .models.gan import GANDiscriminator, GANGenerator
 from .models.mixture import MixtureClassifier, MixtureDenoiser
 from .models.mlp import MLPClassifier, MLPDenoiser
+from .models.point_denoiser import PointDenoiser
 from .models.residual_mlp import ResidualMLPClassifier, ResidualMLPDenoiser
+from .models.unet import UNetDenoiser
 from .pipeline import ClassifierGuidedLatentPipeline
-from .weights import load_default
+from .weights import load_default, load_judge
 
 __all__ = [
     "ClassifierGuidedLatentPipeline",
+    "ConvClassifier",
     "ConvVAE",
+    "DiTDenoiser",
     "DiffusionPipeline",
+    "FiLMConvDenoiser",
+    "GANDiscriminator",
+    "GANGenerator",
     "MLPClassifier",
     "MLPDenoiser",
     "MLPVAE",
     "MixtureClassifier",
     "MixtureDenoiser",
     "ModelMixin",
+    "PointDenoiser",
     "ResidualMLPClassifier",
     "ResidualMLPDenoiser",
     "SchedulerMixin",
+    "UNetDenoiser",
     "load_default",
+    "load_judge",
 ]
 
 __version__ = "0.1.0"
