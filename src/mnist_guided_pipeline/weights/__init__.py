@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-__all__ = ["DEFAULT_FOLDER", "JUDGE_FOLDER", "METRICS_FILE", "load_default"]
+if TYPE_CHECKING:
+    from ..evaluation.judge import Judge
+    from ..pipeline import ClassifierGuidedLatentPipeline
+
+__all__ = ["DEFAULT_FOLDER", "JUDGE_FOLDER", "METRICS_FILE", "load_default", "load_judge"]
 
 DEFAULT_FOLDER = Path(__file__).parent / "default"
 JUDGE_FOLDER = Path(__file__).parent / "judge"
 METRICS_FILE = Path(__file__).parent / "metrics.json"
 
 
-def load_default() -> Any:
+def load_default() -> ClassifierGuidedLatentPipeline:
     """The pipeline that the package ships, trained on all of MNIST; the weights, stored in half precision, are widened.
 
     Returns:
@@ -21,3 +25,14 @@ def load_default() -> Any:
     from ..pipeline import ClassifierGuidedLatentPipeline
 
     return ClassifierGuidedLatentPipeline.from_pretrained(str(DEFAULT_FOLDER))
+
+
+def load_judge() -> Judge:
+    """The classifier that measures generated images and never guides them.
+
+    Returns:
+        A ``mnist_guided_pipeline.evaluation.judge.Judge`` on the CPU.
+    """
+    from ..evaluation.judge import load_judge  # transformers, for those who judge
+
+    return load_judge()
