@@ -12,14 +12,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads cost
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
-import numpy as np  # noqa: E402 - the Hugging Face libraries read the environment when they are imported
-import pytest  # noqa: E402
+import pytest  # noqa: E402 - the Hugging Face libraries read the environment when they are imported
 import torch  # noqa: E402
 from datasets import ClassLabel, Dataset, Features, Image  # noqa: E402
 from diffusers import DDPMScheduler  # noqa: E402
 from PIL import Image as PILImage  # noqa: E402
 
 import mnist_guided_pipeline as mgp  # noqa: E402
+from mnist_guided_pipeline.bundled_digits import bundled_digits  # noqa: E402
 
 CLASS_NAMES = [str(digit) for digit in range(10)]
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=CLASS_NAMES)})
@@ -36,10 +36,8 @@ def write_split(folder: Path, split: str, images: list, labels: list, features: 
 @pytest.fixture(scope="session")
 def digits() -> tuple[list[PILImage.Image], list[int]]:
     """The 1,797 handwritten digits of scikit-learn, 8x8 scaled to 28x28, and their labels."""
-    bundled = pytest.importorskip("sklearn.datasets").load_digits()
-    small = (bundled.images * (255 / 16)).astype(np.uint8)
-    images = [PILImage.fromarray(image).resize((28, 28), PILImage.Resampling.BICUBIC) for image in small]
-    return images, bundled.target.tolist()
+    pytest.importorskip("sklearn")
+    return bundled_digits()
 
 
 @pytest.fixture(scope="session")

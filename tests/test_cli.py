@@ -1,5 +1,6 @@
 """The command: pictures from a line, nothing overwritten unasked, and one line for every mistake."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image, ImageChops
 from safetensors.torch import load_file
 
 import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.atomic import verify_manifest
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.grids import labelled_grid
 
@@ -214,6 +216,17 @@ class TestAssemble:
         assert all(torch.equal(pipe.denoiser.state_dict()[name], value) for name, value in original.items())
         assert pipe.scheduler.config.prediction_type == "v_prediction"
         assert pipe.id2label == {0: "0", 1: "1", 2: "2"}
+
+    def test_each_network_keeps_its_recipe_without_paths(self, assemble, trained, tmp_path):
+        settings = {"seed": 3, "dataset_name": "/home/somebody/mnist", "vae_path": str(trained["vae"])}
+        (trained["denoiser"] / "train_config.json").write_text(json.dumps(settings))
+        assemble()
+        kept = json.loads((tmp_path / "pipeline" / "denoiser" / "train_config.json").read_text())
+        assert kept == {"seed": 3, "dataset_name": "mnist", "vae_path": "vae"}
+        assert not (tmp_path / "pipeline" / "vae" / "train_config.json").exists()
+        assert verify_manifest(tmp_path / "pipeline", ["denoiser/train_config.json", "model_index.json"])
+        texts = "".join(file.read_text() for file in (tmp_path / "pipeline").rglob("*.json"))
+        assert "somebody" not in texts and str(tmp_path) not in texts
 
     def test_half_precision_and_names(self, assemble, tmp_path):
         assemble("--dtype", "float16", "--class_names", "shirt", "boot", "bag")

@@ -1,10 +1,13 @@
 """Evaluation: images that depend on their index alone, files that lose nothing, and bad models in the right column."""
 
 import ast
+import dataclasses
+import functools
 import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +21,17 @@ from torchvision.transforms.functional import gaussian_blur
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.data import LabelledImages, to_model_range
-from mnist_guided_pipeline.evaluation import fingerprints, sampling
+from mnist_guided_pipeline.evaluation import fingerprints, run, sampling, scoring
 from mnist_guided_pipeline.evaluation.cas import classification_accuracy_score
+from mnist_guided_pipeline.evaluation.inception import InceptionFid, check_inception, load_inception
 from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
+from mnist_guided_pipeline.evaluation.metrics import judge_fid, memorisation
 from mnist_guided_pipeline.evaluation.records import read_runs, write_run
 from mnist_guided_pipeline.evaluation.run import Bench, grid, measure_runs
 from mnist_guided_pipeline.evaluation.sampling import SamplingSettings, draw_images
 from mnist_guided_pipeline.evaluation.scoring import Reference, score_images
 
-NAMES = {"model": "somewhere/tiny", "judge": None, "dataset_name": "/data/digits"}
+NAMES = {"model": "somewhere/tiny", "judge": None, "dataset_name": "/data/digits", "inception_weights": None}
 
 
 @pytest.fixture
@@ -174,7 +179,7 @@ class TestDrawing:
                     module = Path(name).parents[node.level - 1] / node.module.replace(".", "/")
                     if (root / f"{module}.py").is_file() and str(module) not in seen:
                         waiting.append(str(module))
-        bookkeeping = {"atomic", "evaluation/fingerprints"}
+        bookkeeping = {"atomic", "evaluation/fingerprints", "limits", "safety", "storage", "weight_files"}
         assert set(fingerprints.SAMPLING_CODE) == seen - bookkeeping
 
     def test_pipeline_without_labels(self, tiny, tmp_path):
@@ -345,8 +350,8 @@ class TestRecord:
 class TestFile:
     @pytest.mark.parametrize("name", ["metrics.json", "sweep.jsonl"])
     def test_keeps_other_runs(self, tmp_path, name):
-        for run, value in (("a", 1), ("b/scale=2", 2), ("a", 3)):
-            write_run(tmp_path / name, run, {"key": value})
+        for run_name, value in (("a", 1), ("b/scale=2", 2), ("a", 3)):
+            write_run(tmp_path / name, run_name, {"key": value})
         assert read_runs(tmp_path / name) == {"a": {"key": 3}, "b/scale=2": {"key": 2}}
         assert [file.name for file in tmp_path.iterdir()] == [name]
 
@@ -378,6 +383,84 @@ class TestFile:
         assert list(runs)[1] == "sweep/num_inference_steps=10,guidance_scale=2.5"
         assert len(runs) == 4
         assert runs["sweep/num_inference_steps=20,guidance_scale=1"].scheduler == "DDIMScheduler"
+
+
+class TestInceptionFid:
+    @pytest.fixture
+    def network(self) -> torch.nn.Module:
+        """A small network in the place of Inception: three channels of uint8 in, features out."""
+        torch.manual_seed(0)
+        layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5, stride=4), torch.nn.ReLU(), torch.nn.Flatten())
+
+        class Features(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = torch.nn.Sequential(*layers, torch.nn.Linear(4 * 36, 8))
+
+            def forward(self, images):
+                assert images.dtype == torch.uint8 and images.shape[1:] == (3, 28, 28)
+                return self.layers(images.float() / 255.0)
+
+        return Features().eval()
+
+    def test_is_the_frechet_distance_of_the_features(self, network, handwriting):
+        real, fake = handwriting.images[:300], handwriting.images[300:500].flip(2)
+        distance = InceptionFid(network, real, num_features=8)
+        with torch.no_grad():
+            features = [network(images[:, None].expand(-1, 3, -1, -1)) for images in (real, fake)]
+        expected = judge_fid(*features)
+        assert distance([fake]) == pytest.approx(expected, rel=1e-4)
+        assert distance(fake.split(33)) == pytest.approx(expected, rel=1e-4)  # the real features are kept
+        assert distance([real]) == pytest.approx(0.0, abs=1e-6)
+
+    def test_enters_figures_floors_and_key(self, network, bench, handwriting, tmp_path):
+        pipe = pipeline_of(handwriting.images[1300:], handwriting.labels[1300:])
+        runs = grid(SamplingSettings(num_images=100, num_inference_steps=4))
+        with_it = dataclasses.replace(bench, inception=network)
+        distance = functools.partial(InceptionFid, num_features=8)
+        plain = measure_runs(pipe, runs, bench, tmp_path / "a.json", tmp_path, progress=False)["default"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run, "InceptionFid", distance)
+            record = measure_runs(pipe, runs, with_it, tmp_path / "a.json", tmp_path, progress=False)["default"]
+        assert record["key"] != plain["key"]
+        assert record["figures"]["inception_fid"]["value"] > 0
+        assert record["floors"]["real_training_images"]["inception_fid"]["value"] > 0
+        assert "inception_fid" not in plain["figures"] and "inception" not in plain
+
+    def test_says_what_is_missing(self, tmp_path, monkeypatch):
+        with pytest.raises(FileNotFoundError, match="inception_weights: there is no file"):
+            check_inception(tmp_path / "nothing.pth")
+        (tmp_path / "weights.pth").write_bytes(b"rubbish")
+        if find_spec("torch_fidelity") is None:
+            with pytest.raises(ValueError, match=r"mnist-guided-pipeline\[inception\]"):
+                load_inception(tmp_path / "weights.pth")
+        else:
+            with pytest.raises(ValueError, match="are not of that network"):
+                load_inception(tmp_path / "weights.pth")
+
+
+class TestWhatIsMeasuredOnce:
+    def test_floors_and_held_out_distances(self, bench, handwriting, tmp_path, monkeypatch):
+        """Of two runs in a command only the first measures real images, and a later command finds them in the file."""
+        searched, floored = [], []
+        search, floors = scoring.nearest_neighbours, run.floors
+        monkeypatch.setattr(scoring, "nearest_neighbours", lambda *given: (searched.append(1), search(*given))[1])
+        monkeypatch.setattr(run, "floors", lambda *given: (floored.append(1), floors(*given))[1])
+        pipe = pipeline_of(handwriting.images[1300:], handwriting.labels[1300:])
+        base = SamplingSettings(num_images=100)
+        runs = grid(base, steps=[2, 3], name="a")
+        first = measure_runs(pipe, runs, bench, tmp_path / "m.json", tmp_path, progress=False)
+        assert len(searched) == len(floored) == 1
+        later = measure_runs(pipe, grid(base, name="b"), bench, tmp_path / "m.json", tmp_path, progress=False)
+        assert len(floored) == 1
+        assert later["b"]["floors"] == first["a/num_inference_steps=2"]["floors"]
+        measure_runs(pipe, grid(base, name="c"), bench, tmp_path / "other.json", tmp_path, progress=False)
+        assert len(floored) == 2
+
+    def test_known_distances_change_nothing(self, handwriting):
+        generated, train, held_out = handwriting.images.split([150, 700, 947])
+        known = scoring.nearest_neighbours(held_out, train)[0]
+        assert memorisation(generated, train, held_out, known) == memorisation(generated, train, held_out)
 
 
 class TestCommand:
@@ -431,6 +514,7 @@ class TestCommand:
             (["--chunk_size", "0"], "chunk_size must be"),
             (["--name", "two words"], "name must be letters"),
             (["--judge", "nowhere"], "is not the folder of a judge"),
+            (["--inception_weights", "nowhere.pth"], "inception_weights: there is no file"),
         ],
     )
     def test_bad_options(self, evaluate, tmp_path, monkeypatch, capsys, options, message):

@@ -13,8 +13,8 @@ from mnist_guided_pipeline.evaluation.oracle import (
     exact_pipeline,
     make_scheduler,
     moment_errors,
-    sliced_wasserstein,
 )
+from mnist_guided_pipeline.evaluation.wasserstein import sliced_wasserstein
 from mnist_guided_pipeline.guidance import classifier_score
 from mnist_guided_pipeline.noise import NoiseLevel, predicted_epsilon
 from mnist_guided_pipeline.schedulers import SUPPORTED

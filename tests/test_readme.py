@@ -56,7 +56,11 @@ def record(scale: float = 2.0, accuracy: float = 0.9) -> dict:
     }
 
 
-RUNS = {"default": record(), "scales/guidance_scale=1": record(1.0, 0.8), "scales/guidance_scale=3": record(3.0, 0.95)}
+RUNS = {
+    "default": record(),
+    "study-scale/guidance_scale=1": record(1.0, 0.8),
+    "study-scale/guidance_scale=3": record(3.0, 0.95),
+}
 
 
 class TestThisRepository:
@@ -76,7 +80,7 @@ class TestThisRepository:
 
 class TestViews:
     def test_table(self):
-        lines = render_view(RUNS, "scales").splitlines()
+        lines = render_view(RUNS, "study-scale").splitlines()
         assert len(lines) == 2 + 2 + 3
         assert len({len(line) for line in lines}) == 1
         cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
@@ -102,7 +106,7 @@ class TestViews:
         [
             ("nothing", "table", "no run or group 'nothing'; it has default"),
             ("default", "colour", "view 'colour' is unknown; there are table"),
-            ("scales", "accuracy", "needs one run; 'scales' is a group of 2"),
+            ("study-scale", "accuracy", "needs one run; 'study-scale' is a group of 2"),
             ("default", "classification_accuracy_score", "has no figure 'classification_accuracy_score'; it has"),
         ],
     )
@@ -161,8 +165,8 @@ class TestModelCard:
     def test_body(self, card):
         for view in ("table", "per_class", "confusion", "provenance"):
             assert render_view(RUNS, "default", view) in card
-        assert render_view(RUNS, "scales") in card
-        assert "### Scheduler" not in card
+        assert render_view(RUNS, "study-scale") in card
+        assert "### Steps" not in card and "### The guide" not in card
         assert "{{" not in card and "{%" not in card
         assert "MLPDenoiser" in card
 

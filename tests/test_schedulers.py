@@ -184,6 +184,12 @@ class TestBuild:
         scheduler = build_scheduler(DPMSolverMultistepScheduler, noise_of("epsilon"), use_flow_sigmas=True)
         assert scheduler_law(scheduler) == "flow" and scheduler.config.prediction_type == "flow_prediction"
 
+    @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "DDIMScheduler"])
+    def test_a_schedule_that_the_class_does_not_know_by_name(self, name):
+        trained = DDPMScheduler(beta_schedule="sigmoid", prediction_type="v_prediction", clip_sample=False)
+        built = build_scheduler(getattr(diffusers, name), describe_noise(trained))
+        torch.testing.assert_close(built.alphas_cumprod, trained.alphas_cumprod, rtol=1e-4, atol=1e-7)
+
     def test_an_unknown_option_is_refused(self):
         with pytest.raises(ValueError, match="^DDIMScheduler has no setting use_karras_sigmas; it has .*beta_start"):
             build_scheduler(DDIMScheduler, noise_of("epsilon"), use_karras_sigmas=True)

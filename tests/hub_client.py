@@ -1,0 +1,142 @@
+"""What a user does with the Hub, run by ``test_hub.py`` in a process whose ``HF_ENDPOINT`` is the loopback server.
+
+Prints one JSON object: for each scene what came of it, and what came of a second try without the fault.
+"""
+
+import json
+import os
+import sys
+import urllib.request
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+
+import mnist_guided_pipeline as mgp
+from hub_server import TOKEN
+from mnist_guided_pipeline.loading import load_network
+from mnist_guided_pipeline.push import push_folder
+
+PUSH = {  # name: faults as (pattern, kind, times, skip), and whether the push succeeds all the same
+    "create drops once": ([("POST /api/repos/create", "drop", 1)], True),
+    "create answers 400": ([("POST /api/repos/create", "400")], False),
+    "LFS batch answers 503 once": ([("objects/batch", "503", 1)], True),
+    "LFS upload answers 500 once": ([("PUT /lfs", "500", 1)], True),
+    "answer to LFS upload is lost": ([("PUT /lfs", "lost", 1)], True),
+    "LFS upload answers 403": ([("PUT /lfs", "403")], False),
+    "commit answers 429 once": ([("/commit/", "429", 1)], True),
+    "commit drops once": ([("/commit/", "drop", 1)], True),
+    "answer to commit is lost": ([("/commit/", "lost", 1)], True),
+    "commit answers 403": ([("/commit/", "403")], False),
+    "commit always drops": ([("/commit/", "drop")], False),
+}
+PULL = {  # the same, and what an error must name; None where it succeeds
+    "info answers 500 once": ([("GET /api/models/user/digits/revision", "500", 1)], "user/digits"),
+    "info answers 503": ([("GET /api/models/user/digits/revision", "503")], "user/digits"),
+    "info drops once": ([("GET /api/models/user/digits/revision", "drop", 1)], "user/digits"),
+    "tree answers 503 once": ([("/tree/", "503", 1)], None),
+    "head of a file answers 500 once": ([("HEAD .*denoiser/config", "500", 1)], None),
+    "weights end early once": ([("GET .*safetensors", "truncate", 1)], None),
+    "weights always end early": ([("GET .*denoiser.*safetensors", "truncate")], "user/digits"),
+    "a bit of the weights flips": (
+        [("GET .*denoiser.*safetensors", "flip")],
+        "denoiser/diffusion_pytorch_model.safetensors",
+    ),
+    "a bit of a config flips": ([("GET .*vae/config.json", "flip")], "vae/config.json"),
+    "a file answers 404": ([(".*classifier/config.json", "404")], "classifier/config.json"),
+    "every request drops": ([(" /(?!control)", "drop")], "user/digits"),
+}
+
+
+def scene(*faults: tuple) -> dict:
+    """Set the faults; what the server saw and holds."""
+    names = ("pattern", "kind", "times", "skip")
+    wanted = {"faults": [dict(zip(names, fault, strict=False)) for fault in faults]}
+    request = urllib.request.Request(os.environ["HF_ENDPOINT"] + "/control", json.dumps(wanted).encode(), method="POST")
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def images(pipe) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe([3, 7], generator=torch.Generator().manual_seed(0), output_type="pt").images
+
+
+def pulled(cache: Path, expected: dict[str, torch.Tensor], repo_id: str = "user/digits", **options) -> str:
+    """Which pipeline a pull gives, or the error."""
+    try:
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(repo_id, cache_dir=cache, **options)
+    except Exception as error:
+        return f"{type(error).__mro__[1].__name__} {type(error).__name__}: {error}"
+    found = images(pipe)
+    return next((name for name, image in expected.items() if torch.equal(found, image)), "something else")
+
+
+def pushed(folder: Path, repo_id: str, **options) -> str:
+    """``done``, or the error."""
+    try:
+        push_folder(folder, repo_id, **options)
+    except Exception as error:
+        return f"{type(error).__mro__[1].__name__} {type(error).__name__}: {error}"
+    return "done"
+
+
+def main(old: Path, new: Path, work: Path) -> dict:
+    load = mgp.ClassifierGuidedLatentPipeline.from_pretrained
+    expected = {"old": images(load(old)), "new": images(load(new))}
+    found = {}
+    for i, (name, (faults, _)) in enumerate(PUSH.items()):
+        repo_id = f"user/push{i}"
+        push_folder(old, repo_id)
+        scene(*faults)
+        outcome = pushed(new, repo_id)
+        scene()
+        found[name] = {"outcome": outcome, "held": pulled(work / f"push{i}", expected, repo_id)}
+        if outcome != "done":
+            again = pushed(new, repo_id)
+            found[name] |= {"again": again, "at the end": pulled(work / f"push{i}", expected, repo_id)}
+    push_folder(new, "user/digits")
+    for i, (name, (faults, _)) in enumerate(PULL.items()):
+        scene(*faults)
+        outcome = pulled(work / f"pull{i}", expected)
+        scene()
+        found[name] = {"outcome": outcome}
+        if outcome != "new":
+            found[name]["again"] = pulled(work / f"pull{i}", expected)
+
+    warm = work / "warm"
+    found["first pull"] = pulled(warm, expected)
+    found["requests of a pull"] = scene()["requests"]
+    scene((" /(?!control)", "drop"))
+    found["no Hub, warm cache"] = pulled(warm, expected)
+    found["local_files_only"] = pulled(warm, expected, local_files_only=True)
+    found["local_files_only, cold"] = pulled(work / "cold", expected, local_files_only=True)
+    scene()
+    found["wrong revision"] = pulled(work / "wrong", expected, revision="nothing")
+    found["no such repository"] = pulled(work / "wrong", expected, repo_id="user/nothing")
+    found["network"] = type(load_network("user/digits", "denoiser", cache_dir=work / "network")).__name__
+
+    found["private"] = pushed(new, "user/secret", private=True)
+    found["private, with token"] = pulled(work / "secret", expected, repo_id="user/secret")
+    found["private, no token"] = pulled(work / "secret2", expected, repo_id="user/secret", token=False)
+    found["push without token"] = pushed(new, "user/other", token="hf_wrong")
+    found["branch"] = pushed(old, "user/digits", revision="before")
+    found["pull of branch"] = pulled(work / "branch", expected, revision="before")
+    found["pull of main"] = pulled(work / "branch", expected)
+
+    HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo="vae/config.json", repo_id="user/push0")
+    found["damaged in the repository"] = pulled(work / "damaged", expected, repo_id="user/push0")
+    HfApi().delete_file("denoiser/diffusion_pytorch_model.safetensors", "user/push1")
+    found["missing in the repository"] = pulled(work / "missing", expected, repo_id="user/push1")
+    pipe = load(new)
+    pipe.save_pretrained(work / "saved", push_to_hub=True, repo_id="user/saved")
+    found["save_pretrained with push_to_hub"] = pulled(work / "saved-cache", expected, repo_id="user/saved")
+    pipe.push_to_hub("user/method")
+    found["push_to_hub of the pipeline"] = pulled(work / "method", expected, repo_id="user/method")
+    found["files"] = scene()["files"]
+    return found
+
+
+if __name__ == "__main__":
+    assert os.environ["HF_TOKEN"] == TOKEN
+    print(json.dumps(main(*map(Path, sys.argv[1:4]))))

@@ -1,0 +1,204 @@
+"""What users of diffusers and transformers do without thinking works here too."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import AutoModel, DDIMScheduler
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from transformers import AutoModelForImageClassification
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.weights import JUDGE_FOLDER
+
+Pipeline = mgp.ClassifierGuidedLatentPipeline
+NETWORKS = ("vae", "denoiser", "classifier")
+
+
+@pytest.fixture
+def pipe(tiny_pipeline_folder):
+    return load(tiny_pipeline_folder)
+
+
+def load(folder, **options):
+    pipe = Pipeline.from_pretrained(folder, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe, **arguments):
+    arguments = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "pt", **arguments}
+    return pipe([3, "digit 5"], generator=torch.Generator().manual_seed(0), **arguments).images
+
+
+class TestTypesAndDevices:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+    def test_torch_dtype_and_to_are_the_same(self, pipe, tiny_pipeline_folder, dtype):
+        loaded = load(tiny_pipeline_folder, torch_dtype=dtype)
+        assert pipe.to(dtype) is pipe
+        for each in (pipe, loaded):
+            assert each.dtype == dtype
+            assert {parameter.dtype for name in NETWORKS for parameter in getattr(each, name).parameters()} == {dtype}
+        assert torch.equal(draw(loaded), draw(pipe))
+
+    def test_to_a_device_and_a_type_at_once(self, pipe):
+        expected = draw(pipe)
+        pipe.to("cpu", torch.float64).to(device="cpu", dtype=torch.float32)
+        assert pipe.device.type == "cpu" and torch.equal(draw(pipe), expected)
+
+    def test_model_offload_leaves_the_images_alone(self, pipe):
+        """The hooks are those of an accelerator; here they move every network from the CPU to the CPU."""
+        expected = draw(pipe)
+        pipe.enable_model_cpu_offload(device="cpu")
+        assert all(hasattr(getattr(pipe, name), "_hf_hook") for name in NETWORKS)
+        assert torch.equal(draw(pipe), expected)
+        assert torch.equal(draw(pipe), expected)  # the hooks are put back after a call
+
+    @pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
+    @pytest.mark.parametrize("how", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
+    def test_offload_to_an_accelerator(self, pipe, tiny_pipeline_folder, how):
+        expected = draw(load(tiny_pipeline_folder).to(torch.accelerator.current_accelerator())).cpu()
+        getattr(pipe, how)()
+        torch.testing.assert_close(draw(pipe).cpu(), expected)
+        rests = {parameter.device.type for name in NETWORKS for parameter in getattr(pipe, name).parameters()}
+        assert rests == ({"cpu"} if how == "enable_model_cpu_offload" else {"meta"})
+
+
+class TestProgressBar:
+    def test_is_shown_and_can_be_switched_off(self, pipe, capfd):
+        draw(pipe)
+        assert capfd.readouterr() == ("", "")
+        pipe.set_progress_bar_config(disable=False, desc="drawing digits")
+        draw(pipe)
+        assert "drawing digits" in capfd.readouterr().err
+
+
+class TestComponents:
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_by_class_or_auto_class(self, pipe, tiny_pipeline_folder, name):
+        expected = getattr(pipe, name)
+        for auto in (type(expected), AutoModel):
+            found = auto.from_pretrained(str(tiny_pipeline_folder), subfolder=name)  # AutoModel wants a text
+            assert type(found) is type(expected) and not found.training
+            assert all(torch.equal(value, found.state_dict()[key]) for key, value in expected.state_dict().items())
+
+    def test_the_judge_by_its_auto_class(self):
+        judge = AutoModelForImageClassification.from_pretrained(JUDGE_FOLDER, dtype=torch.float32)
+        images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        with torch.no_grad():
+            torch.testing.assert_close(judge(images).logits, mgp.load_judge().model(images).logits)
+
+    def test_reuse_by_keyword(self, pipe):
+        other = Pipeline(**pipe.components)
+        other.set_progress_bar_config(disable=True)
+        assert other.components == pipe.components
+        named = {"class_labels": [3, 5], "num_inference_steps": 4, "output_type": "pt", "guidance_scale": 2.0}
+        both = [each(**named, generator=torch.Generator().manual_seed(0)).images for each in (pipe, other)]
+        assert torch.equal(*both)
+
+    def test_from_pipe_shares_networks_and_keeps_settings(self, pipe):
+        other = Pipeline.from_pipe(pipe)
+        other.set_progress_bar_config(disable=True)
+        assert all(getattr(other, name) is getattr(pipe, name) for name in NETWORKS)
+        for setting in ("id2label", "training_noise", "sampling_defaults"):
+            assert other.config[setting] == pipe.config[setting]
+        assert torch.equal(draw(other), draw(pipe))
+
+    def test_from_pipe_with_other_parts(self, pipe):
+        ddim = pipe.make_scheduler(DDIMScheduler)
+        other = Pipeline.from_pipe(pipe, scheduler=ddim, classifier=None)
+        assert other.scheduler is ddim and other.classifier is None and other.denoiser is pipe.denoiser
+        assert pipe.scheduler is not ddim and pipe.classifier is not None
+
+    def test_a_deep_copy_is_apart(self, pipe):
+        expected = draw(pipe)
+        other = copy.deepcopy(pipe)
+        assert torch.equal(draw(other), expected)
+        other.scheduler = other.make_scheduler(DDIMScheduler)
+        torch.nn.init.zeros_(other.denoiser.get_parameter(next(iter(other.denoiser.state_dict()))))
+        assert torch.equal(draw(pipe), expected) and not torch.equal(draw(other), expected)
+
+    def test_what_it_prints_as(self, pipe, tiny_pipeline_folder):
+        text = repr(pipe)
+        for word in ("ClassifierGuidedLatentPipeline", "MLPVAE", "MLPDenoiser", "MLPClassifier", "DDPMScheduler"):
+            assert f'"{word}"' in text
+        assert "tensor(" not in text and str(tiny_pipeline_folder) in text
+
+
+class Change(PipelineCallback):
+    """At a share of the steps, as diffusers' cutoff callbacks: other latents, and another scale from there on."""
+
+    tensor_inputs = ["latents"]
+
+    def __init__(self, latents=None, scale=None, ratio=0.5):
+        super().__init__(cutoff_step_ratio=ratio, cutoff_step_index=None)
+        self.latents, self.scale, self.seen = latents, scale, []
+
+    def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+        self.seen.append(callback_kwargs["latents"].clone())
+        if step_index == int(pipeline.num_timesteps * self.config.cutoff_step_ratio):
+            if self.scale is not None:
+                pipeline._guidance_scale = self.scale
+            if self.latents is not None:
+                callback_kwargs["latents"] = self.latents
+        return callback_kwargs
+
+
+class TestPipelineCallback:
+    def test_scale_and_latents_halfway(self, pipe):
+        """A run that changes its scale goes on as one of that scale from the same latents."""
+        pipe.scheduler = pipe.make_scheduler(DDIMScheduler)  # keeps nothing between steps
+        change = Change(scale=30.0)
+        changed = draw(pipe, num_inference_steps=6, guidance_scale=1.0, callback_on_step_end=change)
+        halfway = Change(latents=change.seen[3])
+        expected = draw(pipe, num_inference_steps=6, guidance_scale=30.0, callback_on_step_end=halfway)
+        assert len(change.seen) == 6 and torch.equal(changed, expected)
+        assert not torch.equal(changed, draw(pipe, num_inference_steps=6, guidance_scale=1.0))
+
+    def test_several(self, pipe):
+        zeros = torch.zeros(2, 4)
+        last, first = Change(latents=zeros, ratio=0.75), Change(scale=0.0, ratio=0.0)
+        images = draw(pipe, callback_on_step_end=MultiPipelineCallbacks([first, last]))
+        with torch.no_grad():
+            decoded = pipe.vae.decode(zeros).sample
+        torch.testing.assert_close(images, (decoded / 2 + 0.5).clamp(0, 1))
+        assert len(first.seen) == len(last.seen) == 4
+
+
+class Exported(torch.nn.Module):
+    """One method of a network, with tensors in and out."""
+
+    def __init__(self, network, method):
+        super().__init__()
+        self.network, self.method = network, method
+
+    def forward(self, *tensors):
+        return getattr(self.network, self.method)(*tensors, return_dict=False)[0]
+
+
+class TestTorchExport:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def shipped(cls):
+        return mgp.load_default()
+
+    @pytest.mark.parametrize(
+        ("name", "method"), [("denoiser", "forward"), ("classifier", "forward"), ("vae", "decode")]
+    )
+    def test_the_exported_network_is_equal_for_any_batch(self, shipped, name, method):
+        network = Exported(getattr(shipped, name), method)
+
+        def inputs(count):
+            shape = (count, *shipped.denoiser.config.sample_shape)
+            sample = torch.randn(shape, generator=torch.Generator().manual_seed(count))
+            return (sample,) if name == "vae" else (sample, torch.linspace(0.0, 999.0, count))
+
+        axes = tuple({0: torch.export.Dim("batch")} for _ in inputs(3))
+        exported = torch.export.export(network, inputs(3), dynamic_shapes=(axes,)).module()
+        for count in (1, 3, 10):
+            assert torch.equal(exported(*inputs(count)), network(*inputs(count)))
+        if name == "classifier":  # what guidance needs of it
+            sample, times = inputs(5)
+            sample.requires_grad_()
+            found, expected = (torch.autograd.grad(run(sample, times).sum(), sample) for run in (exported, network))
+            assert torch.equal(*found, *expected)

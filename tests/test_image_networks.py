@@ -1,0 +1,278 @@
+"""Laws of the networks that see a sample as an image: what every network owes, and the symmetries of each."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+
+import mnist_guided_pipeline as mgp
+from conftest import assert_same_after_saving
+from mnist_guided_pipeline.models.dit import patchify, unpatchify
+
+DENOISERS = {
+    "FiLMConvDenoiser": {"patch_size": 1, "channels": 8, "num_layers": 2, "condition_dim": 8},
+    "UNetDenoiser": {"patch_size": 1, "block_channels": [8, 16], "condition_dim": 8, "attention": True},
+    "DiTDenoiser": {"patch_size": 7, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "condition_dim": 8},
+}
+CLASSIFIERS = {"ConvClassifier": {"patch_size": 1, "block_channels": [8, 16], "condition_dim": 8}}
+NETWORKS = {**DENOISERS, **CLASSIFIERS}
+NOISE_SCHEDULE = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
+LATENT = (2, 7, 7)
+
+
+def make(name: str, **arguments) -> nn.Module:
+    """A network whose weights are all random, so that no zero initialisation hides a path."""
+    torch.manual_seed(0)
+    network = getattr(mgp, name)(**{"sample_shape": LATENT, **NETWORKS[name], **arguments}).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return network
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+class TestNetwork:
+    @pytest.mark.parametrize(("shape", "patch_size"), [(LATENT, 7), (LATENT, 1), ((1, 28, 28), 2), ((1, 28, 28), 4)])
+    def test_shapes(self, name, shape, patch_size):
+        network = make(name, sample_shape=shape, patch_size=patch_size)
+        output = network(noise(3, *shape), torch.tensor(7), return_dict=False)[0]
+        assert output.shape == ((3, *shape) if name in DENOISERS else (3, 10))
+
+    def test_sides_may_differ(self, name):
+        network = make(name, sample_shape=(1, 14, 28))
+        output = network(noise(2, 1, 14, 28), torch.tensor(7), return_dict=False)[0]
+        assert output.shape == ((2, 1, 14, 28) if name in DENOISERS else (2, 10))
+
+    def test_tuple_and_output_agree(self, name):
+        network, x = make(name), noise(4, *LATENT)
+        output = network(x, torch.tensor(7))
+        named = output.sample if name in DENOISERS else output.logits
+        assert torch.equal(named, network(x, torch.tensor(7), return_dict=False)[0])
+
+    def test_every_form_of_a_timestep_is_the_same(self, name):
+        network, x = make(name), noise(4, *LATENT)
+        whole = [torch.tensor(7), torch.tensor([7]), torch.full((4,), 7), torch.full((4,), 7, dtype=torch.int32), 7]
+        forms = [*whole, torch.tensor(7.0), torch.full((4,), 7.0, dtype=torch.float64), 7.0]
+        outputs = [network(x, form, return_dict=False)[0] for form in forms]
+        for output in outputs[1:]:
+            assert torch.allclose(output, outputs[0], atol=1e-5)
+
+    def test_the_timestep_matters_also_between_whole_ones(self, name):
+        network, x = make(name), noise(1, *LATENT)
+        outputs = [network(x, torch.tensor(t), return_dict=False)[0] for t in (10.0, 10.5, 900.0)]
+        assert not torch.allclose(outputs[0], outputs[1], atol=1e-5)
+        assert not torch.allclose(outputs[0], outputs[2], atol=1e-3)
+
+    def test_a_sample_does_not_depend_on_its_batch(self, name):
+        network, x, t = make(name), noise(5, *LATENT), torch.tensor([3, 50, 400, 800, 999])
+        network.train()  # nor in training: statistics of a batch would change the gradient of every guide
+        whole = network(x, t, return_dict=False)[0]
+        parts = [network(x[i : i + 1], t[i : i + 1], return_dict=False)[0] for i in range(5)]
+        assert torch.allclose(whole, torch.cat(parts), atol=1e-5)
+
+    def test_every_parameter_has_a_gradient(self, name):
+        network = make(name)
+        network(noise(4, *LATENT), torch.tensor([1, 5, 50, 500]), return_dict=False)[0].square().sum().backward()
+        for parameter_name, parameter in network.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            assert torch.isfinite(parameter.grad).all(), parameter_name
+            assert parameter.grad.abs().sum() > 0, parameter_name
+
+    def test_gradient_with_respect_to_the_sample_is_right(self, name):
+        shape = (1, 3, 3)
+        network = make(name, sample_shape=shape, patch_size=3 if name == "DiTDenoiser" else 1).double()
+        x = noise(1, *shape).double().requires_grad_()
+        forward = lambda sample: network(sample, torch.tensor([600]), return_dict=False)[0]  # noqa: E731
+        assert torch.autograd.gradcheck(forward, x)
+        if name in CLASSIFIERS:  # whose gradient is trained, so it must be smooth itself
+            assert torch.autograd.gradgradcheck(forward, x)
+
+    def test_survives_saving(self, name, tmp_path):
+        network, x = make(name), noise(2, *LATENT)
+        loaded = assert_same_after_saving(network, tmp_path)
+        again = type(network).from_pretrained(tmp_path)
+        output = loaded(x, 7, return_dict=False)[0]
+        assert torch.equal(again(x, 7, return_dict=False)[0], output)
+        # mapped weights are aligned otherwise, which moves the last bit
+        assert torch.allclose(network(x, 7, return_dict=False)[0], output, atol=1e-5)
+
+    def test_half_precision(self, name):
+        network = make(name).to(torch.bfloat16)
+        output = network(noise(4, *LATENT).to(torch.bfloat16), torch.tensor(999), return_dict=False)[0]
+        assert output.dtype == torch.bfloat16
+        assert torch.isfinite(output).all()
+
+    def test_is_exported_alone(self, name):
+        lines = Path(inspect.getfile(getattr(mgp, name))).read_text().splitlines()
+        imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import", "from"))}
+        assert imported <= {"__future__", "dataclasses", "typing", "torch", "diffusers"}
+
+    @pytest.mark.parametrize(("shape", "patch_size"), [((1, 28, 28), 3), ((16,), 1), ((1, 28, 21), 2)])
+    def test_shapes_that_do_not_fit_are_refused(self, name, shape, patch_size):
+        with pytest.raises(ValueError, match=f"does not fit patch_size {patch_size}"):
+            make(name, sample_shape=shape, patch_size=patch_size)
+
+    def test_samples_of_another_shape_are_refused(self, name):
+        for shape in [(2, 8, 8), (1, 7, 7), (98,)]:
+            with pytest.raises(ValueError, match=r"sample must be \(B, \*\(2, 7, 7\)\), got \(3"):
+                make(name)(noise(3, *shape), 7)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+class TestConditionalDenoiser:
+    def test_labels_change_the_prediction(self, name):
+        network, x = make(name, num_classes=3), noise(1, *LATENT).expand(4, *LATENT)
+        outputs = network(x, 7, torch.tensor([0, 1, 2, 3])).sample.flatten(1)
+        assert torch.pdist(outputs).min() > 1e-3
+
+    def test_no_labels_is_the_null_class(self, name):
+        network, x = make(name, num_classes=3), noise(2, *LATENT)
+        assert torch.allclose(network(x, 7).sample, network(x, 7, torch.tensor([3, 3])).sample, atol=1e-5)
+
+    def test_labels_for_a_denoiser_without_classes_are_refused(self, name):
+        with pytest.raises(ValueError, match="class_labels were given, but this denoiser has no classes"):
+            make(name)(noise(2, *LATENT), 7, torch.tensor([0, 1]))
+
+    def test_starts_at_zero(self, name):
+        network = getattr(mgp, name)(sample_shape=LATENT, **DENOISERS[name])
+        assert not network(noise(2, *LATENT), 7).sample.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("FiLMConvDenoiser", {"channels": 12}, "channels must be a multiple of 8, got 12"),
+        ("UNetDenoiser", {"block_channels": [8, 20]}, r"block_channels must be multiples of 8, got \(8, 20\)"),
+        ("UNetDenoiser", {"block_channels": []}, r"block_channels must be multiples of 8, got \(\)"),
+        ("DiTDenoiser", {"hidden_size": 18}, r"multiple of 4 and of num_heads \(2\), got 18"),
+        ("DiTDenoiser", {"num_heads": 3}, r"multiple of 4 and of num_heads \(3\), got 16"),
+        ("ConvClassifier", {"block_channels": []}, r"block_channels must be positive numbers, one a level, got \(\)"),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, **arguments)
+
+
+class TestSymmetries:
+    @pytest.mark.parametrize(
+        ("name", "arguments", "shift"),
+        [
+            ("FiLMConvDenoiser", {"patch_size": 1}, 1),
+            ("FiLMConvDenoiser", {"patch_size": 4}, 4),
+            ("UNetDenoiser", {"patch_size": 1, "block_channels": [8, 8, 8]}, 4),
+            ("UNetDenoiser", {"patch_size": 2, "block_channels": [8, 8]}, 4),
+        ],
+    )
+    def test_convolutions_move_with_the_image(self, name, arguments, shift):
+        """On a torus, where no border tells positions apart, a shifted sample has the shifted prediction."""
+        network, x = make(name, sample_shape=(1, 16, 16), **arguments), noise(2, 1, 16, 16)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.padding_mode = "circular"
+        moved = network(x.roll((shift, -shift), (2, 3)), 7).sample
+        assert torch.allclose(moved, network(x, 7).sample.roll((shift, -shift), (2, 3)), atol=1e-4)
+
+    def test_a_transformer_knows_places_by_their_embedding_alone(self):
+        """Without it, patches in another order give the same predictions in that order."""
+        network, x = make("DiTDenoiser", sample_shape=(1, 28, 28)), noise(2, 1, 28, 28)
+        order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+        shuffled = unpatchify(patchify(x, 7)[:, order], 7, rows=4)
+        expected = lambda: unpatchify(patchify(network(x, 7).sample, 7)[:, order], 7, rows=4)  # noqa: E731
+        assert not torch.allclose(network(shuffled, 7).sample, expected(), atol=1e-2)
+        network.position.table.zero_()
+        assert torch.allclose(network(shuffled, 7).sample, expected(), atol=1e-4)
+
+    def test_every_place_has_its_own_embedding(self):
+        table = make("DiTDenoiser", sample_shape=(1, 28, 28), patch_size=1).position.table
+        assert table.shape == (784, 16)
+        assert torch.pdist(table).min() > 1e-2
+
+
+class TestPatches:
+    @pytest.mark.parametrize(
+        ("shape", "patch_size"), [((1, 28, 28), 4), ((3, 7, 7), 1), ((3, 7, 7), 7), ((2, 6, 9), 3)]
+    )
+    def test_unpatchify_is_the_inverse(self, shape, patch_size):
+        x = noise(2, *shape)
+        tokens = patchify(x, patch_size)
+        assert tokens.shape == (2, shape[1] * shape[2] // patch_size**2, shape[0] * patch_size**2)
+        assert torch.equal(unpatchify(tokens, patch_size, shape[1] // patch_size), x)
+
+    def test_a_token_is_a_patch(self):
+        x = noise(1, 2, 6, 9)
+        tokens = patchify(x, 3)
+        for row in range(2):
+            for column in range(3):
+                patch = x[0, :, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
+                assert torch.equal(tokens[0, 3 * row + column], patch.flatten())
+
+
+class TestGate:
+    def test_reads_alpha_times_the_sample(self):
+        gated = make("ConvClassifier", noise_schedule=NOISE_SCHEDULE)
+        plain = make("ConvClassifier")
+        alpha = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod.sqrt()
+        x, t = noise(4, *LATENT), torch.tensor([0, 300, 700, 999])
+        assert torch.allclose(gated(x, t).logits, plain(x * alpha[t][:, None, None, None], t).logits, atol=1e-5)
+        between = 0.5 * (alpha[300] + alpha[301])
+        assert torch.allclose(gated(x, 300.5).logits, plain(x * between, 300.5).logits, atol=1e-5)
+
+    def test_of_a_flow(self):
+        gated = make("ConvClassifier", noise_schedule={"law": "flow", "num_train_timesteps": 100})
+        x = noise(2, *LATENT)
+        assert torch.allclose(gated(x, 25).logits, make("ConvClassifier")(0.75 * x, 25).logits, atol=1e-5)
+
+    def test_the_gradient_vanishes_with_the_signal(self):
+        network = make("ConvClassifier", noise_schedule=NOISE_SCHEDULE)
+        lengths = []
+        for t in (100, 999):  # normalisation inside must not undo the scale
+            x = noise(1, *LATENT).requires_grad_()
+            network(x, t).logits[0, 3].backward()
+            lengths.append(x.grad.norm())
+        alpha = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod.sqrt()
+        assert 0 < lengths[1] < 10 * alpha[999] / alpha[100] * lengths[0]
+
+    def test_survives_saving(self, tmp_path):
+        network = make("ConvClassifier", noise_schedule=NOISE_SCHEDULE)
+        loaded = assert_same_after_saving(network, tmp_path)
+        assert torch.equal(loaded.gate.alpha, network.gate.alpha)
+
+
+def test_number_of_classes():
+    assert make("ConvClassifier", num_classes=3)(noise(2, *LATENT), 7).logits.shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_guided_pixels_without_an_autoencoder(name, tmp_path):
+    shape = (1, 28, 28)
+    arguments = {"sample_shape": shape, "patch_size": 7}
+    pipe = mgp.ClassifierGuidedLatentPipeline(
+        vae=None,
+        denoiser=make(name, num_classes=10, **arguments),
+        classifier=make("ConvClassifier", noise_schedule=NOISE_SCHEDULE, **arguments),
+        scheduler=DDPMScheduler(**NOISE_SCHEDULE, prediction_type="v_prediction", clip_sample=False),
+    )
+    pipe.set_progress_bar_config(disable=True)
+
+    def sample(pipeline, scale):
+        generator = torch.Generator().manual_seed(0)
+        options = {"num_inference_steps": 3, "guidance_scale": scale, "generator": generator, "output_type": "latent"}
+        return pipeline([3, 7], **options).images
+
+    guided = sample(pipe, 1.0)
+    assert guided.shape == (2, *shape)
+    assert torch.isfinite(guided).all()
+    assert not torch.equal(guided, sample(pipe, 0.0))
+    pipe.save_pretrained(tmp_path)
+    loaded = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.vae is None
+    assert torch.allclose(sample(loaded, 1.0), guided, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,25 @@
+"""An exported pipeline where this package cannot be imported: ``python without_package.py SOURCE OUTPUT ...``."""
+
+import sys
+
+
+class Blocked:
+    """Finds no module of this package, installed or not."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "mnist_guided_pipeline":
+            raise ModuleNotFoundError(f"{name} is not installed here")
+
+
+sys.meta_path.insert(0, Blocked())
+
+import torch  # noqa: E402
+from diffusers import DiffusionPipeline  # noqa: E402
+
+for source, output in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    pipe = DiffusionPipeline.from_pretrained(source, trust_remote_code=True)
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe([3, 7], generator=torch.Generator().manual_seed(0), output_type="pt").images
+    assert type(pipe).__module__.startswith("diffusers_modules")
+    torch.save(images, output)
+assert "mnist_guided_pipeline" not in sys.modules
