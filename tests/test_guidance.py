@@ -7,7 +7,7 @@ import torch
 from diffusers import EDMEulerScheduler
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.evaluation.oracle import LINEAR, PLANE
+from mnist_guided_pipeline.evaluation.oracle import LINEAR, PLANE, exact_pipeline
 from mnist_guided_pipeline.guidance import (
     class_log_likelihood,
     classifier_score,
@@ -19,6 +19,8 @@ from mnist_guided_pipeline.guidance import (
     rescaled_prediction,
 )
 from mnist_guided_pipeline.labels import excluded_classes
+from mnist_guided_pipeline.losses import guided_denoising_loss
+from mnist_guided_pipeline.noise import NoiseLevel, add_noise
 
 A, B = 0.6, 0.8
 
@@ -195,3 +197,22 @@ def test_extrapolation():
 def test_interval_is_open_below_and_closed_above(ratio, inside):
     assert in_interval(ratio, (0.5, 2.0)) is inside
     assert in_interval(ratio, (0.0, math.inf))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_exact_networks_leave_nothing_to_learn_for_any_class(prediction_type):
+    """Bayes' rule: guided by the exact classifier, the denoiser predicts what it would if told the class."""
+    pipe = exact_pipeline(PLANE, "DDPMScheduler", prediction_type, conditional=True)
+    timesteps = torch.arange(5, 1000, 25)
+    x0 = torch.as_tensor(PLANE.draw(None, len(timesteps), seed=0))
+    alpha_squared = pipe.scheduler.alphas_cumprod.double()[timesteps, None]
+    level = NoiseLevel(alpha_squared.sqrt(), (1 - alpha_squared).sqrt())
+    noisy = add_noise(x0, noise(*x0.shape), level).requires_grad_()
+    prediction = pipe.denoiser(noisy, timesteps).sample.detach()
+    logits = pipe.classifier(noisy, timesteps).logits
+    for label in (0, 1):  # for most of the samples one of them is not their own
+        labels = torch.full((len(timesteps),), label)
+        conditional = pipe.denoiser(noisy, timesteps, labels).sample.detach()
+        arguments = (prediction, logits, labels, noisy, conditional, level, prediction_type)
+        assert guided_denoising_loss(*arguments) < 1e-10
+        assert guided_denoising_loss(*arguments, scale=0.5) > 1e-3

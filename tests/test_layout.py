@@ -26,10 +26,15 @@ def layouts(digits_folder, tmp_path_factory):
     """Every script in every layout: folders by script and layout; and resumed runs, of one process and of two."""
     root = tmp_path_factory.mktemp("layouts")
     torch.manual_seed(0)
-    mgp.MLPDenoiser(sample_shape=(1, 28, 28), hidden_size=8).save_pretrained(root / "denoiser")
+    mgp.MLPDenoiser(sample_shape=(1, 28, 28), hidden_size=8, num_classes=10).save_pretrained(root / "denoiser")
+    mgp.MLPVAE(latent_dim=4, hidden_size=16).save_pretrained(root / "vae")
+    needed = {
+        "classifier": {"denoiser_path": str(root / "denoiser"), "random_label_share": 0.5},
+        "decoder": {"vae_path": str(root / "vae")},
+    }
     folders, plan = {}, []
     for name in NETWORKS:
-        changes = {"denoiser_path": str(root / "denoiser")} if name == "classifier" else {}
+        changes = needed.get(name, {})
         for layout, (processes, batch, accumulation) in LAYOUTS.items():
             folder = folders[name, layout] = root / f"{name} {layout}"
             cut = {"train_batch_size": batch, "gradient_accumulation_steps": accumulation, **changes}

@@ -17,6 +17,7 @@ SETTINGS = {
     "train_denoiser.py": (config.DenoiserConfig, {}),
     "train_classifier.py": (config.ClassifierConfig, {}),
     "train_gan.py": (config.GANConfig, presets.GAN_PRESETS),
+    "train_decoder.py": (config.DecoderConfig, {}),
     "train_judge.py": (config.JudgeConfig, {}),
 }
 

@@ -7,7 +7,15 @@ import json
 import pytest
 import torch
 
-from mnist_guided_pipeline.config import ClassifierConfig, DenoiserConfig, GANConfig, JudgeConfig, VAEConfig, parse
+from mnist_guided_pipeline.config import (
+    ClassifierConfig,
+    DecoderConfig,
+    DenoiserConfig,
+    GANConfig,
+    JudgeConfig,
+    VAEConfig,
+    parse,
+)
 from mnist_guided_pipeline.presets import AUTOENCODER_PRESETS, GAN_PRESETS
 from training_runs import make_config, train, weights
 
@@ -24,6 +32,14 @@ CONTRADICTIONS = [
     (VAEConfig, "--config x.json --preset conv", "config 'x.json' and preset 'conv' are both a start"),
     (VAEConfig, "--preset nothing", "preset must be one of manifold"),
     (GANConfig, "--r1_gamma -1", "r1_gamma must not be negative, got -1"),
+    (DecoderConfig, "--r1_gamma 1", "vae_path is missing: give the folder of train_vae.py, or a Hub id"),
+    (DecoderConfig, "--vae_path runs", "vae_path 'runs' is neither a folder nor a Hub id"),
+    (DecoderConfig, "--vae_path a/b --reconstruction_weight 0", "reconstruction_weight must be positive, got 0"),
+    (
+        DecoderConfig,
+        '--vae_path a/b --network_config {"latent_dim":2}',
+        "is without effect: vae_path has the networks",
+    ),
     (
         DenoiserConfig,
         "--prediction_type flow_prediction --beta_end 0.1",
@@ -44,6 +60,11 @@ CONTRADICTIONS = [
         "vae_path 'a/b' contradicts dataset_name 'points:moons'",
     ),
     (ClassifierConfig, "--denoiser_path runs", "denoiser_path 'runs' is neither a folder nor a Hub id"),
+    (
+        ClassifierConfig,
+        "--random_label_share 0.5",
+        "random_label_share 0.5 is a share of the guided denoising loss, whose score_matching_weight is 0",
+    ),
     (JudgeConfig, "--norm_batch_size 3 --train_batch_size 8", "norm_batch_size 3 must be at least 2 and divide"),
 ]
 

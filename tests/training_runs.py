@@ -7,6 +7,7 @@ As a program it runs a list of them in every process that a launcher starts, so 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import shutil
@@ -45,6 +46,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
             "discriminator_config": '{"hidden_sizes": [16]}',
         },
     ),
+    "decoder": ("DecoderConfig", {"discriminator_config": '{"hidden_sizes": [16]}'}),
     "judge": (
         "JudgeConfig",
         {
@@ -113,7 +115,8 @@ def run_plan(plan: list[dict[str, Any]]) -> None:
         if accelerator.is_main_process and "copy" in entry:
             shutil.copytree(entry["copy"], Path(config.output_dir, Path(entry["copy"]).name))
         accelerator.wait_for_everyone()
-        train(entry["name"], config)
+        with contextlib.suppress(SystemExit):  # the end of a dry run
+            train(entry["name"], config)
     finish(make_accelerator(config))
 
 

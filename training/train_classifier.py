@@ -5,28 +5,58 @@
 
 Cross-entropy alone makes a classifier that reads well, but guidance uses its *gradient*. With
 ``score_matching_weight`` the loss also asks that the guided prediction of the denoiser be right: the denoising loss
-of ``denoiser + gradient`` for the true class (Chao et al. 2022, https://arxiv.org/abs/2203.14206, equation 11).
+of ``denoiser + gradient`` for the true class (Chao et al. 2022, https://arxiv.org/abs/2203.14206, equation 11). Samples
+that carry their own label say little of the gradient towards another class, which guidance needs wherever a sample has
+drifted; with ``random_label_share`` a class-conditional denoiser teaches that too.
 
 The result in output_dir is a plain folder for ``ResidualMLPClassifier.from_pretrained``.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import ModelMixin
+from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
+from mnist_guided_pipeline.batches import Batches
+from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
 from mnist_guided_pipeline.config import ClassifierConfig
 from mnist_guided_pipeline.encoding import PosteriorTable, clean_samples
 from mnist_guided_pipeline.loading import load_network
 from mnist_guided_pipeline.losses import guided_denoising_loss
-from mnist_guided_pipeline.noise import add_noise
+from mnist_guided_pipeline.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
 from mnist_guided_pipeline.push import save_result, start_push
 from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
+from mnist_guided_pipeline.sharding import clip_gradients, prepare
 from mnist_guided_pipeline.streams import keyed_generator
 from mnist_guided_pipeline.training_noise import TrainingNoise
+
+
+class Objective(torch.nn.Module):
+    """Read and guide: one forward pass with the inner gradient in it, so that every launcher can wrap it."""
+
+    def __init__(self, classifier: ModelMixin):
+        super().__init__()
+        self.classifier: ModelMixin = classifier
+
+    def forward(self, noisy: Tensor, times: Tensor, labels: Tensor, *guided: Any) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of ``labels``, and the loss of a guided denoiser.
+
+        ``guided`` is the denoiser's prediction, the classes to guide it to, and what follows in
+        ``guided_denoising_loss``; without it that loss is 0.
+        """
+        noisy = noisy.detach().requires_grad_(bool(guided))
+        logits = self.classifier(noisy, times, return_dict=False)[0].float()
+        cross_entropy = F.cross_entropy(logits, labels)
+        if not guided:
+            return cross_entropy, cross_entropy.new_zeros(())
+        prediction, wanted, *truth = guided
+        with torch.autocast(noisy.device.type, enabled=False):  # for forward passes, not for gradients
+            return cross_entropy, guided_denoising_loss(prediction, logits, wanted, noisy, *truth)
 
 
 def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
@@ -41,11 +71,18 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     test_samples = clean_samples(test, vae, progress=False).to(device)
 
     noise_law = TrainingNoise(config)
+    num_classes = len(train.class_names)
+    if config.random_label_share > 0 and denoiser is not None and denoiser.config.num_classes != num_classes:
+        raise ValueError(
+            f"random_label_share {config.random_label_share} needs a denoiser that knows the {num_classes} classes of "
+            f"the data set, but {config.denoiser_path!r} has num_classes {denoiser.config.num_classes}: train one with "
+            "num_classes in its network_config, or leave out random_label_share."
+        )
     network_class = getattr(mgp, config.network)
     classifier = network_class(
         **{
             "sample_shape": samples.sample_shape,
-            "num_classes": len(train.class_names),
+            "num_classes": num_classes,
             **noise_law.arguments_of(network_class),
             **config.network_arguments,
         }
@@ -53,7 +90,7 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     stream = make_stream(config, accelerator, len(train))
     total_updates = config.total_updates(stream.updates_per_epoch)
     optimizer, schedule = make_optimizer(config, classifier, total_updates)
-    model, optimizer = accelerator.prepare(classifier, optimizer)
+    model, optimizer = prepare(accelerator, Objective(classifier), optimizer)
     ema = make_ema(classifier, config.ema_decay) if config.use_ema else None
     state = TrainingState(
         run_settings(config, stream),
@@ -65,35 +102,46 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     )
     begin(config, accelerator, state)
 
+    labels = train.labels.to(device)
+
+    def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)
+        levels = noise_law.draw(len(indices), generator)
+        wanted = train.labels[indices]
+        if config.random_label_share > 0:
+            random = torch.rand(len(indices), generator=generator) < config.random_label_share
+            wanted = torch.where(random, torch.randint(num_classes, wanted.shape, generator=generator), wanted)
+        return indices, posterior_noise, noise, levels, wanted
+
+    def prepare_inputs(
+        indices: Tensor, posterior_noise: Tensor, noise: Tensor, levels: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, ...]:
+        z0 = samples.draw(indices, posterior_noise)
+        level = noise_law.levels(levels, z0)
+        target = prediction_target(z0, noise, level, config.prediction_type)
+        return add_noise(z0, noise, level), noise_law.timesteps(levels, device), labels[indices], wanted, target, *level
+
+    batches = Batches(stream, device, total_updates, draw, prepare_inputs)
     progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
     validate_every = config.validation_steps or stream.updates_per_epoch
     model.train()
     while state.update < total_updates:
-        indices = stream.indices(state.update)
-        generator = stream.generator(state.update)
-        torch.manual_seed(stream.dropout_seed(state.update))
-        posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)
-        levels = noise_law.draw(len(indices), generator)
-        for part in stream.parts():
-            z0 = samples.draw(indices[part], posterior_noise[part].to(device))
-            eps = noise[part].to(device)
-            labels = train.labels[indices[part]].to(device)
-            level = noise_law.levels(levels[part], z0)
-            noisy = add_noise(z0, eps, level).requires_grad_(config.score_matching_weight > 0)
-            times = noise_law.timesteps(levels[part], device)
+        stream.seed_dropout(state.update, device)
+        for noisy, times, classes, wanted, target, alpha, sigma in batches.of(state.update):
+            guided: tuple[Any, ...] = ()
             with accelerator.autocast():
-                logits = model(noisy, times, return_dict=False)[0]
-            cross_entropy = F.cross_entropy(logits.float(), labels)
-            loss, score_matching = cross_entropy, cross_entropy.new_zeros(())
-            if denoiser is not None and config.score_matching_weight > 0:
-                with accelerator.autocast(), torch.no_grad():
-                    prediction = denoiser(noisy, times, return_dict=False)[0].float()
-                score_matching = guided_denoising_loss(
-                    prediction, logits, labels, noisy, z0, eps, level, config.prediction_type
-                )
-                loss = loss + config.score_matching_weight * score_matching
+                if denoiser is not None and config.score_matching_weight > 0:
+                    with torch.no_grad():
+                        prediction = denoiser(noisy, times, return_dict=False)[0].float()
+                        if config.random_label_share > 0:
+                            conditional = denoiser(noisy, times, wanted, return_dict=False)[0].float()
+                            other = (wanted != classes).reshape(-1, *(1,) * (target.ndim - 1))
+                            target = torch.where(other, conditional, target)
+                    guided = (prediction, wanted, target, NoiseLevel(alpha, sigma), config.prediction_type)
+                cross_entropy, score_matching = model(noisy, times, classes, *guided)
+            loss = cross_entropy + config.score_matching_weight * score_matching
             accelerator.backward(loss / config.gradient_accumulation_steps)
-        grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        grad_norm = clip_gradients(accelerator, model, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -120,9 +168,8 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
         checkpoint_when_due(config, accelerator, state, progress)
     progress.close()
 
+    put_averaged_weights(ema, classifier)
     if accelerator.is_main_process:
-        if ema:
-            ema.copy_to(classifier.parameters())
         classifier.save_pretrained(config.output_dir)
         noise_law.scheduler.save_pretrained(f"{config.output_dir}/scheduler")
         save_result(config)
@@ -160,9 +207,11 @@ def validate(
         if denoiser is not None:
             with torch.no_grad():
                 prediction = denoiser(noisy, times).sample
-            truth = (z0[rows], noise[rows], level, config.prediction_type)
+            target = prediction_target(z0[rows], noise[rows], level, config.prediction_type)
             for scale, losses in ((0.0, unguided), (1.0, guided)):
-                loss = guided_denoising_loss(prediction, logits, targets, noisy, *truth, scale=scale)
+                loss = guided_denoising_loss(
+                    prediction, logits, targets, noisy, target, level, config.prediction_type, scale
+                )
                 losses.append(loss.detach().cpu())
     classifier.train()
     figures = {}

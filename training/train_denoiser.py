@@ -9,10 +9,13 @@ is beside it in ``scheduler/``.
 import torch
 from accelerate import Accelerator
 from diffusers import ModelMixin
+from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
+from mnist_guided_pipeline.batches import Batches
+from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
 from mnist_guided_pipeline.config import DenoiserConfig
+from mnist_guided_pipeline.data import LabelledImages
 from mnist_guided_pipeline.encoding import PosteriorTable, clean_samples
 from mnist_guided_pipeline.loading import load_network
 from mnist_guided_pipeline.losses import denoising_loss, min_snr_weight
@@ -21,8 +24,11 @@ from mnist_guided_pipeline.probes import check_label_effect
 from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
 from mnist_guided_pipeline.push import save_result, start_push
 from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
+from mnist_guided_pipeline.sharding import clip_gradients, prepare
 from mnist_guided_pipeline.streams import keyed_generator
+from mnist_guided_pipeline.tracking import log_images, takes_images
 from mnist_guided_pipeline.training_noise import TrainingNoise
+from mnist_guided_pipeline.validation_samples import validation_samples
 
 
 def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
@@ -34,7 +40,7 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
     samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
     test_samples = clean_samples(test, vae, progress=False).to(device)
-    labels = train.labels
+    labels = train.labels.to(device)
 
     noise_law = TrainingNoise(config)
     denoiser = getattr(mgp, config.network)(**{"sample_shape": samples.sample_shape, **config.network_arguments})
@@ -42,7 +48,7 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     stream = make_stream(config, accelerator, len(train))
     total_updates = config.total_updates(stream.updates_per_epoch)
     optimizer, schedule = make_optimizer(config, denoiser, total_updates)
-    model, optimizer = accelerator.prepare(denoiser, optimizer)
+    model, optimizer = prepare(accelerator, denoiser, optimizer)
     ema = make_ema(denoiser, config.ema_decay) if config.use_ema else None
     state = TrainingState(
         run_settings(config, stream),
@@ -54,34 +60,37 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     )
     begin(config, accelerator, state)
 
+    def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)
+        levels = noise_law.draw(len(indices), generator)
+        dropped = torch.rand(len(indices), generator=generator) < config.label_dropout
+        return indices, posterior_noise, noise, levels, dropped
+
+    def prepare_inputs(
+        indices: Tensor, posterior_noise: Tensor, noise: Tensor, levels: Tensor, dropped: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        z0 = samples.draw(indices, posterior_noise)
+        level = noise_law.levels(levels, z0)
+        condition = labels[indices].masked_fill(dropped, num_classes) if num_classes is not None else None
+        weight = None
+        if config.snr_gamma is not None:
+            flat = NoiseLevel(level.alpha.flatten(), level.sigma.flatten())
+            weight = min_snr_weight(flat, config.snr_gamma, config.prediction_type)
+        target = prediction_target(z0, noise, level, config.prediction_type)
+        return add_noise(z0, noise, level), noise_law.timesteps(levels, device), condition, target, weight
+
+    batches = Batches(stream, device, total_updates, draw, prepare_inputs)
     progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
     validate_every = config.validation_steps or stream.updates_per_epoch
     model.train()
     while state.update < total_updates:
-        indices = stream.indices(state.update)
-        generator = stream.generator(state.update)
-        torch.manual_seed(stream.dropout_seed(state.update))
-        posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)
-        levels = noise_law.draw(len(indices), generator)
-        dropped = torch.rand(len(indices), generator=generator) < config.label_dropout
-        for part in stream.parts():
-            z0 = samples.draw(indices[part], posterior_noise[part].to(device))
-            eps = noise[part].to(device)
-            level = noise_law.levels(levels[part], z0)
-            condition = None
-            if num_classes is not None:
-                condition = labels[indices[part]].masked_fill(dropped[part], num_classes).to(device)
+        stream.seed_dropout(state.update, device)
+        for noisy, times, condition, target, weight in batches.of(state.update):
             with accelerator.autocast():
-                times = noise_law.timesteps(levels[part], device)
-                prediction = model(add_noise(z0, eps, level), times, condition, return_dict=False)[0]
-            target = prediction_target(z0, eps, level, config.prediction_type)
-            weight = None
-            if config.snr_gamma is not None:
-                flat = NoiseLevel(level.alpha.flatten(), level.sigma.flatten())
-                weight = min_snr_weight(flat, config.snr_gamma, config.prediction_type)
+                prediction = model(noisy, times, condition, return_dict=False)[0]
             loss = denoising_loss(prediction, target, weight)
             accelerator.backward(loss / config.gradient_accumulation_steps)
-        grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        grad_norm = clip_gradients(accelerator, model, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -92,6 +101,9 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
         if state.update % validate_every == 0 or state.update == total_updates:
             with averaged_weights(ema, denoiser):
                 figures = validate(denoiser, test_samples, test.labels, noise_law, config)
+                if config.num_validation_images and isinstance(train, LabelledImages) and takes_images(accelerator):
+                    drawn = (noise_law.scheduler, config.num_validation_images, config.seed)
+                    log_images(accelerator, "samples", validation_samples(denoiser, vae, *drawn), state.update)
             accelerator.log(figures, step=state.update)
             progress.write(
                 f"update {state.update}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
@@ -99,9 +111,8 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
         checkpoint_when_due(config, accelerator, state, progress)
     progress.close()
 
+    put_averaged_weights(ema, denoiser)
     if accelerator.is_main_process:
-        if ema:
-            ema.copy_to(denoiser.parameters())
         check_label_effect(denoiser, config.num_train_timesteps / 2)
         denoiser.save_pretrained(config.output_dir)
         noise_law.scheduler.save_pretrained(f"{config.output_dir}/scheduler")

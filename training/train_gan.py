@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from diffusers import ModelMixin
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
+from mnist_guided_pipeline.batches import Batches
+from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
 from mnist_guided_pipeline.config import GANConfig
 from mnist_guided_pipeline.data import LabelledImages, to_model_range, to_uint8
 from mnist_guided_pipeline.losses import discriminator_loss, generator_loss, r1_penalty
@@ -22,8 +23,29 @@ from mnist_guided_pipeline.presets import GAN_PRESETS
 from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
 from mnist_guided_pipeline.push import save_result, start_push
 from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
+from mnist_guided_pipeline.sharding import clip_gradients, prepare
 from mnist_guided_pipeline.streams import keyed_generator
 from mnist_guided_pipeline.tracking import log_images
+
+
+class Objective(torch.nn.Module):
+    """Judge, and penalise: one forward pass with the inner gradient in it, so that every launcher can wrap it."""
+
+    def __init__(self, discriminator: ModelMixin):
+        super().__init__()
+        self.discriminator: ModelMixin = discriminator
+
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor | None, r1_gamma: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images in [-1, 1] and their labels to logits (B,) and the R1 penalty ()."""
+        if r1_gamma == 0:
+            logits = self.discriminator(images, labels).logits
+            return logits, logits.new_zeros(())
+        images = images.detach().requires_grad_()
+        logits = self.discriminator(images, labels).logits
+        with torch.autocast(images.device.type, enabled=False):  # for forward passes, not for gradients
+            return logits, r1_penalty(logits, images, r1_gamma)
 
 
 def main(config: GANConfig, accelerator: Accelerator) -> None:
@@ -44,9 +66,11 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
     total_updates = config.total_updates(stream.updates_per_epoch)
     generator_optimizer, generator_schedule = make_optimizer(config, generator, total_updates)
     discriminator_optimizer, discriminator_schedule = make_optimizer(config, discriminator, total_updates)
-    generator_model, discriminator_model, generator_optimizer, discriminator_optimizer = accelerator.prepare(
-        generator, discriminator, generator_optimizer, discriminator_optimizer
+    generator_model, generator_optimizer = prepare(accelerator, generator, generator_optimizer)
+    discriminator_model, discriminator_optimizer = prepare(
+        accelerator, Objective(discriminator), discriminator_optimizer
     )
+    frozen_discriminator = accelerator.unwrap_model(discriminator_model)  # no gradients of it are exchanged
     ema = make_ema(generator, config.ema_decay) if config.use_ema else None
     state = TrainingState(
         run_settings(config, stream),
@@ -60,39 +84,39 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
 
     pixels = train.images.to(device)
     all_labels = train.labels.to(device)
+
+    def draw(indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        return indices, *torch.randn(2, len(indices), latent_dim, generator=generator)
+
+    batches = Batches(stream, device, total_updates, draw)
     progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
     validate_every = config.validation_steps or stream.updates_per_epoch
     generator_model.train()
     discriminator_model.train()
     while state.update < total_updates:
-        indices = stream.indices(state.update)
-        noise, other_noise = torch.randn(2, len(indices), latent_dim, generator=stream.generator(state.update))
-
         discriminator.requires_grad_(True)
-        for part in stream.parts():
-            rows = indices[part].to(device)
+        for rows, noise, _ in batches.of(state.update):
             labels = all_labels[rows] if num_classes is not None else None  # the generated images have them too
-            real = to_model_range(pixels[rows]).requires_grad_(config.r1_gamma > 0)
+            real = to_model_range(pixels[rows])
             with accelerator.autocast():
                 with torch.no_grad():
-                    fake = generator(noise[part].to(device), labels).sample
-                logits_real = discriminator_model(real, labels, return_dict=False)[0]
-                logits_fake = discriminator_model(fake, labels, return_dict=False)[0]
+                    fake = generator_model(noise, labels, return_dict=False)[0]
+                logits_real, r1 = discriminator_model(real, labels, config.r1_gamma)
+                logits_fake, _ = discriminator_model(fake, labels)
             d_loss = discriminator_loss(logits_real, logits_fake)
-            r1 = r1_penalty(logits_real, real, config.r1_gamma) if config.r1_gamma > 0 else d_loss.new_zeros(())
             accelerator.backward((d_loss + r1) / config.gradient_accumulation_steps)
-        d_norm = accelerator.clip_grad_norm_(discriminator_model.parameters(), config.max_grad_norm)
+        d_norm = clip_gradients(accelerator, discriminator_model, config.max_grad_norm)
         discriminator_optimizer.step()
         discriminator_optimizer.zero_grad()
 
         discriminator.requires_grad_(False)  # the generator's loss passes through it and leaves it as it is
-        for part in stream.parts():
-            labels = all_labels[indices[part].to(device)] if num_classes is not None else None
+        for rows, _, noise in batches.of(state.update):
+            labels = all_labels[rows] if num_classes is not None else None
             with accelerator.autocast():
-                fake = generator_model(other_noise[part].to(device), labels, return_dict=False)[0]
-                g_loss = generator_loss(discriminator(fake, labels).logits)
+                fake = generator_model(noise, labels, return_dict=False)[0]
+                g_loss = generator_loss(frozen_discriminator(fake, labels)[0])
             accelerator.backward(g_loss / config.gradient_accumulation_steps)
-        g_norm = accelerator.clip_grad_norm_(generator_model.parameters(), config.max_grad_norm)
+        g_norm = clip_gradients(accelerator, generator_model, config.max_grad_norm)
         generator_optimizer.step()
         generator_optimizer.zero_grad()
 
@@ -115,7 +139,7 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
             },
         )
         if state.update % validate_every == 0 or state.update == total_updates:
-            with averaged_weights(ema, generator):
+            with averaged_weights(ema, generator), averaged_weights(None, discriminator):
                 figures, pictures = validate(generator, discriminator, test, config)
             accelerator.log(figures, step=state.update)
             log_images(accelerator, "samples", pictures, state.update)
@@ -125,9 +149,9 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
         checkpoint_when_due(config, accelerator, state, progress)
     progress.close()
 
+    put_averaged_weights(ema, generator)
+    put_averaged_weights(None, discriminator)
     if accelerator.is_main_process:
-        if ema:
-            ema.copy_to(generator.parameters())
         generator.save_pretrained(config.output_dir)
         discriminator.save_pretrained(f"{config.output_dir}/discriminator")
         save_result(config)

@@ -21,12 +21,14 @@ from accelerate import Accelerator
 from torch.optim.swa_utils import update_bn
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
+from mnist_guided_pipeline.batches import Batches
+from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
 from mnist_guided_pipeline.config import JudgeConfig
 from mnist_guided_pipeline.data import IMAGE_SIZE, LabelledImages, to_model_range, to_unit_range
 from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
 from mnist_guided_pipeline.push import save_result, start_push
 from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
+from mnist_guided_pipeline.sharding import clip_gradients, prepare
 from mnist_guided_pipeline.tracking import log_images
 
 
@@ -46,7 +48,7 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     stream = make_stream(config, accelerator, len(train))
     total_updates = config.total_updates(stream.updates_per_epoch)
     optimizer, schedule = make_optimizer(config, judge, total_updates)
-    model, optimizer = accelerator.prepare(judge, optimizer)
+    model, optimizer = prepare(accelerator, judge, optimizer)
     ema = make_ema(judge, config.ema_decay) if config.use_ema else None
     state = TrainingState(
         run_settings(config, stream) | {"norm_batch_size": config.norm_batch_size or config.train_batch_size},
@@ -61,20 +63,22 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     norm_batch_size = config.norm_batch_size or config.train_batch_size
     num_passes = stream.global_batch_size // stream.num_processes // norm_batch_size
     pixels, labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
+
+    def draw(indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        return indices, torch.rand(len(indices), 5, generator=generator) * 2.0 - 1.0
+
+    batches = Batches(stream, accelerator.device, total_updates, draw, part_size=norm_batch_size)
     progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
     validate_every = config.validation_steps or stream.updates_per_epoch
     model.train()
     while state.update < total_updates:
-        indices = stream.indices(state.update)
-        draws = torch.rand(len(indices), 5, generator=stream.generator(state.update)) * 2.0 - 1.0
-        for part in stream.parts(norm_batch_size):
-            rows = indices[part].to(pixels.device)
-            images = augment(to_unit_range(pixels[rows]), draws[part].to(pixels.device), config)
+        for rows, draws in batches.of(state.update):
+            images = augment(to_unit_range(pixels[rows]), draws, config)
             with accelerator.autocast():
                 logits = model(images * 2.0 - 1.0).logits
             loss = F.cross_entropy(logits.float(), labels[rows])
             accelerator.backward(loss / num_passes)
-        grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        grad_norm = clip_gradients(accelerator, model, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -94,9 +98,8 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
         checkpoint_when_due(config, accelerator, state, progress)
     progress.close()
 
+    put_averaged_weights(ema, judge)
     if accelerator.is_main_process:
-        if ema:
-            ema.copy_to(judge.parameters())
         measure_batch_norm(judge, train)
         judge.eval().half().save_pretrained(config.output_dir)
         save_result(config)

@@ -1,4 +1,4 @@
-"""Train a whole pipeline by a preset: autoencoder, denoiser, classifier, assembled into one folder.
+"""Train a whole pipeline by a preset: autoencoder, its decoder, denoiser, classifier, assembled into one folder.
 
     python training/train_pipeline.py --preset default --dataset_name ylecun/mnist --output_dir runs/default
 
@@ -15,6 +15,7 @@ from typing import Literal
 from diffusers import DPMSolverMultistepScheduler
 
 import train_classifier
+import train_decoder
 import train_denoiser
 import train_vae
 from mnist_guided_pipeline.assembly import assemble_pipeline, keep_recipes
@@ -77,10 +78,11 @@ def main(config: PipelineConfig) -> None:
     } | {name: getattr(config, name) for name in optional if getattr(config, name) is not None}
     folders = {
         name: str(steps / name) if getattr(preset, name) is not None else None
-        for name in ("vae", "denoiser", "classifier")
+        for name in ("vae", "decoder", "denoiser", "classifier")
     }
-    paths = {"denoiser": {"vae_path": folders["vae"]}}
-    paths["classifier"] = {"vae_path": folders["vae"], "denoiser_path": folders["denoiser"]}
+    vae = folders["decoder"] or folders["vae"]  # the former is the latter with a sharpened decoder
+    paths = {"decoder": {"vae_path": folders["vae"]}, "denoiser": {"vae_path": vae}}
+    paths["classifier"] = {"vae_path": vae, "denoiser_path": folders["denoiser"]}
     settings = {
         name: dataclasses.replace(
             getattr(preset, name),
@@ -99,26 +101,28 @@ def main(config: PipelineConfig) -> None:
     if config.dry_run:
         return
     start_push(config)
-    for name, module in (("vae", train_vae), ("denoiser", train_denoiser), ("classifier", train_classifier)):
-        if name not in settings:
-            continue
+    scripts = {
+        "vae": train_vae,
+        "decoder": train_decoder,
+        "denoiser": train_denoiser,
+        "classifier": train_classifier,
+    }
+    for name in settings:
         accelerator = make_accelerator(settings[name])
         if is_finished(settings[name]):
             accelerator.print(f"{name}: finished before, kept")
             continue
         accelerator.print(f"{name}: training in {folders[name]}")
-        module.main(settings[name], accelerator)
+        scripts[name].main(settings[name], accelerator)
         accelerator.wait_for_everyone()
         accelerator.free_memory()
     class_names = load_splits(settings["denoiser"], accelerator)[1].class_names
     if accelerator.is_main_process:
-        pipeline = assemble_pipeline(
-            folders["vae"], settings["denoiser"].output_dir, folders["classifier"], class_names
-        )
+        pipeline = assemble_pipeline(vae, settings["denoiser"].output_dir, folders["classifier"], class_names)
         pipeline.scheduler = pipeline.make_scheduler(DPMSolverMultistepScheduler)
         pipeline.register_to_config(sampling_defaults=preset.sampling_defaults)
         pipeline.save_pretrained(config.output_dir)
-        keep_recipes(config.output_dir, folders)
+        keep_recipes(config.output_dir, {"vae": vae, **{name: folders[name] for name in ("denoiser", "classifier")}})
         print(f"pipeline: {config.output_dir}")
         finish_push(config)
     finish(accelerator)

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from diffusers import ModelMixin
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema
+from mnist_guided_pipeline.batches import Batches
+from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
 from mnist_guided_pipeline.config import VAEConfig
 from mnist_guided_pipeline.data import to_uint8, to_unit_range
 from mnist_guided_pipeline.encoding import encode_images, latent_statistics
@@ -22,6 +23,7 @@ from mnist_guided_pipeline.presets import AUTOENCODER_PRESETS
 from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
 from mnist_guided_pipeline.push import save_result, start_push
 from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
+from mnist_guided_pipeline.sharding import clip_gradients, prepare
 from mnist_guided_pipeline.tracking import log_images
 
 
@@ -48,7 +50,7 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
     stream = make_stream(config, accelerator, len(train))
     total_updates = config.total_updates(stream.updates_per_epoch)
     optimizer, schedule = make_optimizer(config, vae, total_updates)
-    model, optimizer = accelerator.prepare(Objective(vae), optimizer)
+    model, optimizer = prepare(accelerator, Objective(vae), optimizer)
     ema = make_ema(vae, config.ema_decay) if config.use_ema else None
     state = TrainingState(
         run_settings(config, stream),
@@ -61,23 +63,26 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
     begin(config, accelerator, state)
 
     pixels = train.images.to(accelerator.device)
+
+    def draw(indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        return indices, torch.randn(len(indices), *vae.latent_shape, generator=generator)
+
+    batches = Batches(stream, accelerator.device, total_updates, draw)
     full_kl_weight = 1.0 if config.kl_weight is None else config.kl_weight
     progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
     validate_every = config.validation_steps or stream.updates_per_epoch
     model.train()
     while state.update < total_updates:
-        indices = stream.indices(state.update)
-        noise = torch.randn(len(indices), *vae.latent_shape, generator=stream.generator(state.update))
         kl_weight = full_kl_weight * min(1.0, (state.update + 1) / max(1, config.kl_warmup_steps))
-        for part in stream.parts():
-            images = to_unit_range(pixels[indices[part].to(pixels.device)])
+        for rows, noise in batches.of(state.update):
+            images = to_unit_range(pixels[rows])
             with accelerator.autocast():
-                logits, mean, logvar = model(images * 2.0 - 1.0, noise[part].to(images.device))
+                logits, mean, logvar = model(images * 2.0 - 1.0, noise)
             reconstruction = reconstruction_loss(logits, images, config.reconstruction).mean()
             kl = gaussian_kl(mean, logvar).mean() if vae.config.variational else logits.new_zeros(())
             loss = reconstruction + kl_weight * kl
             accelerator.backward(loss / config.gradient_accumulation_steps)
-        grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        grad_norm = clip_gradients(accelerator, model, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -105,9 +110,8 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
         checkpoint_when_due(config, accelerator, state, progress)
     progress.close()
 
+    put_averaged_weights(ema, vae)
     if accelerator.is_main_process:
-        if ema:
-            ema.copy_to(vae.parameters())
         vae.eval()
         mean, std = latent_statistics(encode_images(vae, train.images))
         vae.register_to_config(latents_mean=mean, latents_std=std)

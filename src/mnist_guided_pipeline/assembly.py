@@ -80,18 +80,17 @@ def keep_recipes(pipeline_folder: Folder, steps: Mapping[str, Folder | None]) ->
     Args:
         pipeline_folder: what ``save_pretrained`` wrote.
         steps: by component, the folder that the training script wrote, or None; a step without a
-            ``train_config.json`` is left out.
+            ``train_config.json`` is left out. ``vae_train_config.json`` of a sharpened decoder goes along.
 
     Raises:
         IntegrityError: a file of the pipeline's folder is damaged.
     """
     texts = {}
     for name, step in steps.items():
-        file = None if step is None else Path(step) / "train_config.json"
-        if file is not None and file.is_file():
+        for file in () if step is None else Path(step).glob("*train_config.json"):
             settings = json.loads(file.read_text())
             public = {key: public_name(value) if isinstance(value, str) else value for key, value in settings.items()}
-            texts[f"{name}/train_config.json"] = json.dumps(public, indent=2, sort_keys=True) + "\n"
+            texts[f"{name}/{file.name}"] = json.dumps(public, indent=2, sort_keys=True) + "\n"
     write_listed(pipeline_folder, texts)
 
 

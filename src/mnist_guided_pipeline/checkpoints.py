@@ -24,9 +24,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .atomic import IntegrityError, atomic_folder, verify_manifest
+from .averages import MovingAverage
 from .safeguards import NonFiniteError
+from .sharding import local, shard_like, whole
 
-__all__ = ["TrainingState", "averaged_weights", "checkpoint_folders", "make_ema", "newest_checkpoint"]
+__all__ = [
+    "TrainingState",
+    "averaged_weights",
+    "checkpoint_folders",
+    "make_ema",
+    "newest_checkpoint",
+    "put_averaged_weights",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -35,21 +44,40 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 def make_ema(model: nn.Module, decay: float) -> EMAModel:
     """An average in float32 whose decay warms up, so that short runs are averaged sensibly too."""
-    return EMAModel(model.parameters(), decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
+    return MovingAverage(model.parameters(), decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
 
 
 @contextlib.contextmanager
 def averaged_weights(ema: EMAModel | None, model: nn.Module) -> Iterator[None]:
-    """Put the averaged weights into ``model`` for the block; the trained ones come back even after an error."""
-    if ema is None:
-        yield
-        return
-    ema.store(model.parameters())
-    ema.copy_to(model.parameters())
+    """:func:`put_averaged_weights` for the block; the trained ones come back even after an error."""
+    trained = dict(model.named_parameters())
+    put_averaged_weights(ema, model)
     try:
         yield
     finally:
-        ema.restore(model.parameters())
+        _put_parameters(model, trained)
+
+
+def put_averaged_weights(ema: EMAModel | None, model: nn.Module) -> None:
+    """Put the averaged weights, or without an average the trained ones, in the place of the parameters of ``model``.
+
+    Where the launcher cuts weights into shards the model then has whole ones, in every process: all of them must call.
+    """
+    trained = dict(model.named_parameters())
+    tensors = ema.shadow_params if ema else trained.values()
+    _put_parameters(
+        model,
+        {
+            name: nn.Parameter(whole(tensor.detach()), parameter.requires_grad)
+            for (name, parameter), tensor in zip(trained.items(), tensors, strict=True)
+        },
+    )
+
+
+def _put_parameters(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, parameter)
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[Path]:
@@ -110,16 +138,25 @@ class TrainingState:
         self.update = 0
 
     def tensors(self) -> dict[str, list[Tensor]]:
-        """What it holds: weights, averages and the optimizers' moments."""
+        """What this process holds: weights, averages and the optimizers' moments."""
         moments = [optimizer.state_dict()["state"].values() for optimizer in self.optimizers.values()]
-        return {
+        held = {
             "weights": [tensor for network in self.networks.values() for tensor in network.state_dict().values()],
             "averages": [tensor for ema in self.emas.values() for tensor in ema.shadow_params],
             "optimizers": [tensor for states in moments for entries in states for tensor in entries.values()],
         }
+        return {group: [local(tensor) for tensor in tensors] for group, tensors in held.items()}
 
-    def save(self, output_dir: str | Path, total_limit: int | None = None) -> Path:
+    def save(self, output_dir: str | Path, total_limit: int | None = None, write: bool = True) -> Path:
         """Write ``checkpoint-<update>``, then remove the oldest beyond ``total_limit``, and what killed runs left.
+
+        Args:
+            output_dir: the run's folder.
+            total_limit: how many checkpoints to keep.
+            write: all processes must call, as each may hold a part, and one of them writes.
+
+        Returns:
+            The checkpoint.
 
         Raises:
             NonFiniteError: a tensor of the state is not finite; nothing is written.
@@ -131,6 +168,8 @@ class TrainingState:
                 if tensor.is_floating_point() and not tensor.isfinite().all():
                     raise NonFiniteError(f"{key} of {name} is not finite at update {self.update}; it was not saved.")
         folder = Path(output_dir) / f"checkpoint-{self.update}"
+        if not write:
+            return folder
         try:
             with atomic_folder(folder) as partial:
                 for name, tensors in files.items():
@@ -167,7 +206,7 @@ class TrainingState:
         _compare_settings(folder, scalars["settings"], self.settings)
         try:
             self._load(tensors, scalars)
-        except (KeyError, RuntimeError) as error:
+        except (LookupError, RuntimeError) as error:
             raise IntegrityError(f"{folder} does not hold the state of this run: {error}", folder) from error
         return folder
 
@@ -189,13 +228,16 @@ class TrainingState:
 
     def _load(self, files: dict[str, dict[str, Tensor]], scalars: dict[str, Any]) -> None:
         for name, network in self.networks.items():
-            network.load_state_dict(files[name])
+            held = network.state_dict()
+            network.load_state_dict({key: shard_like(tensor, held[key]) for key, tensor in files[name].items()})
         for name, ema in self.emas.items():
             shadow = files[f"{name}.ema"]
-            tensors = [shadow[str(i)].to(old.device) for i, old in enumerate(ema.shadow_params)]
+            tensors = [shard_like(shadow[str(i)], old) for i, old in enumerate(ema.shadow_params)]
             ema.load_state_dict({**scalars["emas"][name], "shadow_params": tensors})
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(_join_optimizer(files[f"{name}.optimizer"], scalars["optimizers"][name]))
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            moments = _join_optimizer(files[f"{name}.optimizer"], parameters)
+            optimizer.load_state_dict({"state": moments, "param_groups": scalars["optimizers"][name]})
         for name, schedule in self.lr_schedulers.items():
             schedule.load_state_dict(scalars["lr_schedulers"][name])
         if self.scaler is not None and scalars["scaler"] is not None:
@@ -209,6 +251,7 @@ _FREE_SETTINGS = {  # may differ between a run and its continuation
     "checkpointing_steps",
     "checkpoints_total_limit",
     "validation_steps",
+    "num_validation_images",
     "report_to",
     "logging_dir",
     "cache_dir",
@@ -259,22 +302,20 @@ def _update_of(folder: Path) -> int:
 
 
 def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in state.items()}
+    return {name: whole(tensor.detach()).contiguous() for name, tensor in state.items()}
 
 
 def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """An optimizer's state as named tensors and JSON-able groups."""
-    tensors = {
-        f"{index}.{key}": value.detach().contiguous()
-        for index, entries in state["state"].items()
-        for key, value in entries.items()
-    }
-    return tensors, state["param_groups"]
+    tensors = {f"{index}.{key}": value for index, entries in state["state"].items() for key, value in entries.items()}
+    return _contiguous(tensors), state["param_groups"]
 
 
-def _join_optimizer(tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
+def _join_optimizer(tensors: dict[str, Tensor], parameters: list[Tensor]) -> dict[int, dict[str, Tensor]]:
+    """An optimizer's state from named tensors; moments are cut as their parameter is."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    return {"state": state, "param_groups": groups}
+        moment = tensor.shape == parameters[int(index)].shape  # the other is the number of steps
+        state.setdefault(int(index), {})[key] = shard_like(tensor, parameters[int(index)]) if moment else tensor
+    return state

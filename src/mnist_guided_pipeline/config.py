@@ -20,7 +20,9 @@ import torch
 from .points import check_point_set, is_point_set
 
 __all__ = [
+    "AdversarialConfig",
     "ClassifierConfig",
+    "DecoderConfig",
     "DenoiserConfig",
     "GANConfig",
     "JudgeConfig",
@@ -258,13 +260,11 @@ class VAEConfig(TrainingConfig):
 
 
 @dataclass
-class GANConfig(TrainingConfig):
-    """Settings of ``train_gan.py``; the optimizer's are those of both networks."""
+class AdversarialConfig(TrainingConfig):
+    """What the scripts with a discriminator share; the optimizer's settings are those of both networks."""
 
-    network: Literal["GANGenerator"] = "GANGenerator"
-    """Class of the generator."""
     discriminator_config: str = "{}"
-    """Arguments of GANDiscriminator, as a JSON object; its num_classes are the generator's."""
+    """Arguments of GANDiscriminator, as a JSON object; its num_classes are filled in."""
     r1_gamma: float = 1.0
     """Weight of the R1 penalty; 0 for none."""
     train_batch_size: int = 64
@@ -286,12 +286,6 @@ class GANConfig(TrainingConfig):
                 "discriminator_config must be a JSON object such as '{\"num_features\": 256}', got "
                 f"{self.discriminator_config!r}."
             )
-        classes = self.network_arguments.get("num_classes")
-        if self.discriminator_arguments.get("num_classes", classes) != classes:
-            raise ValueError(
-                f"discriminator_config has num_classes {self.discriminator_arguments['num_classes']}, network_config "
-                f"{classes}: give num_classes in network_config alone."
-            )
         if not self.r1_gamma >= 0:
             raise ValueError(f"r1_gamma must not be negative, got {self.r1_gamma}; 0 turns the penalty off.")
 
@@ -299,6 +293,57 @@ class GANConfig(TrainingConfig):
     def discriminator_arguments(self) -> dict[str, Any]:
         """The parsed ``discriminator_config``."""
         return json.loads(self.discriminator_config)
+
+
+@dataclass
+class GANConfig(AdversarialConfig):
+    """Settings of ``train_gan.py``."""
+
+    network: Literal["GANGenerator"] = "GANGenerator"
+    """Class of the generator."""
+
+    def check(self) -> None:
+        """See :meth:`TrainingConfig.check`."""
+        super().check()
+        classes = self.network_arguments.get("num_classes")
+        if self.discriminator_arguments.get("num_classes", classes) != classes:
+            raise ValueError(
+                f"discriminator_config has num_classes {self.discriminator_arguments['num_classes']}, network_config "
+                f"{classes}: give num_classes in network_config alone."
+            )
+
+
+@dataclass
+class DecoderConfig(AdversarialConfig):
+    """Settings of ``train_decoder.py``."""
+
+    vae_path: str = ""
+    """Folder or Hub id of the VAE whose decoder to sharpen."""
+    reconstruction: Literal["bce", "mse"] = "bce"
+    """Reconstruction term, as in train_vae.py."""
+    reconstruction_weight: float = 10.0
+    """Weight of the reconstruction term, a pixel, beside the adversarial loss."""
+    r1_gamma: float = 0.1
+    """Weight of the R1 penalty; 0 for none."""
+
+    def check(self) -> None:
+        """See :meth:`TrainingConfig.check`."""
+        super().check()
+        if not self.vae_path:
+            raise ValueError("vae_path is missing: give the folder of train_vae.py, or a Hub id.")
+        if self.network_arguments:
+            raise ValueError(f"network_config {self.network_config!r} is without effect: vae_path has the networks.")
+        if not self.reconstruction_weight > 0:
+            raise ValueError(
+                f"reconstruction_weight must be positive, got {self.reconstruction_weight}: without it the image need "
+                "not be the one that the latent is of."
+            )
+
+    def check_given(self, given: Collection[str]) -> None:
+        """See :meth:`TrainingConfig.check_given`."""
+        super().check_given(given)
+        if "vae_path" in given:  # train_pipeline.py makes its own later
+            _check_network_path("vae_path", self.vae_path)
 
 
 @dataclass
@@ -339,13 +384,7 @@ class LatentTrainingConfig(TrainingConfig):
         """See :meth:`TrainingConfig.check_given`."""
         super().check_given(given)
         for name in {"vae_path", "denoiser_path"}.intersection(given):  # train_pipeline.py makes its own later
-            path = getattr(self, name)
-            if path is not None and os.path.isdir(path) and not _holds_a_network(path):
-                raise ValueError(
-                    f"{name} {path!r} holds no config.json and no model_index.json: is its training finished?"
-                )
-            if path is not None and not os.path.isdir(path) and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-                raise ValueError(f"{name} {path!r} is neither a folder nor a Hub id such as 'user/name'.")
+            _check_network_path(name, getattr(self, name))
         for name in ("beta_schedule", "beta_start", "beta_end"):
             if name not in given:
                 continue
@@ -374,6 +413,8 @@ class DenoiserConfig(LatentTrainingConfig):
     """Clamp of min-SNR weighting, 5 in the paper; None for none."""
     label_dropout: float = 0.1
     """Share of labels replaced by the null class, for a denoiser with num_classes."""
+    num_validation_images: int = 20
+    """Images drawn at every validation for the tracker, from the same noise, as many of each class; 0 for none."""
 
     def check(self) -> None:
         """See :meth:`TrainingConfig.check`."""
@@ -382,6 +423,10 @@ class DenoiserConfig(LatentTrainingConfig):
             raise ValueError(f"snr_gamma must be positive (5 in the paper), or None, got {self.snr_gamma}.")
         if not 0.0 <= self.label_dropout < 1.0:
             raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}.")
+        if self.num_validation_images < 0:
+            raise ValueError(
+                f"num_validation_images must not be negative, got {self.num_validation_images}; 0 draws none."
+            )
 
     def check_given(self, given: Collection[str]) -> None:
         """See :meth:`TrainingConfig.check_given`."""
@@ -403,6 +448,8 @@ class ClassifierConfig(LatentTrainingConfig):
     """Folder or Hub id of the denoiser, for score_matching_weight."""
     score_matching_weight: float = 0.0
     """Weight of the guided denoising loss beside the cross-entropy."""
+    random_label_share: float = 0.0
+    """Share of that loss that asks for a random class, with the denoiser's class-conditional prediction for truth."""
 
     def check(self) -> None:
         """See :meth:`TrainingConfig.check`."""
@@ -413,6 +460,13 @@ class ClassifierConfig(LatentTrainingConfig):
             raise ValueError(
                 f"score_matching_weight {self.score_matching_weight} needs denoiser_path: the loss compares the guided "
                 "prediction of that denoiser with the truth."
+            )
+        if not 0.0 <= self.random_label_share < 1.0:
+            raise ValueError(f"random_label_share must be in [0, 1), got {self.random_label_share}.")
+        if self.random_label_share > 0 and self.score_matching_weight == 0:
+            raise ValueError(
+                f"random_label_share {self.random_label_share} is a share of the guided denoising loss, whose "
+                "score_matching_weight is 0: give that weight, or leave out random_label_share."
             )
 
 
@@ -527,5 +581,12 @@ def _take_default(
     return dataclasses.replace(default, output_dir=tyro.MISSING), others
 
 
-def _holds_a_network(folder: str) -> bool:
-    return any(os.path.isfile(os.path.join(folder, name)) for name in ("config.json", "model_index.json"))
+def _check_network_path(name: str, path: str | None) -> None:
+    """Refuse what cannot be loaded: a folder without a network, or what is neither a folder nor a Hub id."""
+    if path is None:
+        return
+    if os.path.isdir(path):
+        if not any(os.path.isfile(os.path.join(path, file)) for file in ("config.json", "model_index.json")):
+            raise ValueError(f"{name} {path!r} holds no config.json and no model_index.json: is its training finished?")
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise ValueError(f"{name} {path!r} is neither a folder nor a Hub id such as 'user/name'.")

@@ -34,8 +34,16 @@ _RESULTS = {
 _RECIPE = (
     *("network", "network_config", "num_train_epochs", "max_train_steps", "train_batch_size"),
     *("gradient_accumulation_steps", "learning_rate", "lr_scheduler", "lr_warmup_steps", "ema_decay"),
-    *("reconstruction", "kl_weight", "beta_schedule", "num_train_timesteps", "prediction_type", "label_dropout"),
-    *("snr_gamma", "score_matching_weight", "mixed_precision", "seed"),
+    *("reconstruction", "kl_weight", "reconstruction_weight", "r1_gamma", "beta_schedule", "num_train_timesteps"),
+    *(
+        "prediction_type",
+        "label_dropout",
+        "snr_gamma",
+        "score_matching_weight",
+        "random_label_share",
+        "mixed_precision",
+        "seed",
+    ),
 )
 
 
@@ -168,12 +176,11 @@ def _networks(folder: Path) -> str:
 
 
 def _recipe(folder: Path) -> str:
-    """A row a setting, a column a network that has its ``train_config.json`` beside it; empty where none has."""
-    configs = {
-        name: json.loads((folder / name / "train_config.json").read_text())
-        for name in ("vae", "denoiser", "classifier")
-        if (folder / name / "train_config.json").is_file()
-    }
+    """A row a setting, a column a training that left its settings beside the weights; empty where none has."""
+    files = {name: folder / name / "train_config.json" for name in ("vae", "denoiser", "classifier")}
+    if (first := folder / "vae" / "vae_train_config.json").is_file():  # then the decoder was sharpened
+        files = {"vae": first, "decoder": files.pop("vae"), **files}
+    configs = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
     if not configs:
         return ""
     rows = [["setting", *configs]]

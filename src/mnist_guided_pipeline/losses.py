@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .guidance import class_log_likelihood, guidance_factor, guided_prediction
-from .noise import NoiseLevel, prediction_target
+from .noise import NoiseLevel
 
 __all__ = [
     "denoising_loss",
@@ -92,26 +92,25 @@ def guided_denoising_loss(
     logits: Tensor,
     labels: Tensor,
     noisy: Tensor,
-    x0: Tensor,
-    noise: Tensor,
+    target: Tensor,
     level: NoiseLevel,
     prediction_type: str,
     scale: float = 1.0,
 ) -> Tensor:
-    """Denoising loss of a denoiser guided by a classifier towards the true class: what guidance should minimise.
+    """Denoising loss of a denoiser that a classifier guides towards a class: what guidance should minimise.
 
-    Denoising likelihood score matching (Chao et al. 2022, https://arxiv.org/abs/2203.14206, equation 11): the
-    denoising loss is least where denoiser plus gradient is the class-conditional denoiser, so it trains the
-    classifier's gradient, which cross-entropy leaves free where probabilities saturate or noise is large.
+    Denoising likelihood score matching (Chao et al. 2022, https://arxiv.org/abs/2203.14206, equation 11): for the true
+    class the denoising loss is least where denoiser plus gradient is the class-conditional denoiser, so it trains the
+    classifier's gradient, which cross-entropy leaves free where probabilities saturate or noise is large. For any other
+    class there is no truth in the data; a class-conditional denoiser's prediction stands in for it.
 
     Args:
         prediction: the denoiser's output (B, ...), without gradient.
         logits: the classifier's output (B, num_classes) for ``noisy``.
-        labels: int64 (B,).
+        labels: int64 (B,), the classes to guide towards.
         noisy: the sample both networks saw (B, ...), requiring grad.
-        x0: clean samples (B, ...).
-        noise: the noise in ``noisy`` (B, ...).
-        level: coefficients that broadcast against ``x0``.
+        target: what the guided prediction should be (B, ...), such as ``prediction_target`` of the true class.
+        level: coefficients that broadcast against ``noisy``.
         prediction_type: what the denoiser predicts.
         scale: guidance scale.
 
@@ -124,7 +123,7 @@ def guided_denoising_loss(
     factor = guidance_factor(alpha, level.sigma, prediction_type)
     guided = guided_prediction(prediction, score.float(), factor, scale)
     weight = (level.alpha.flatten() / _FULL_WEIGHT_ALPHA).clamp_max(1.0) ** 2
-    return denoising_loss(guided, prediction_target(x0, noise, level, prediction_type), weight)
+    return denoising_loss(guided, target, weight)
 
 
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:

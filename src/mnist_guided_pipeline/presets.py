@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .config import ClassifierConfig, DenoiserConfig, GANConfig, VAEConfig
+from .config import ClassifierConfig, DecoderConfig, DenoiserConfig, GANConfig, VAEConfig
 
 __all__ = ["AUTOENCODER_PRESETS", "GAN_PRESETS", "PRESETS", "Preset"]
 
@@ -20,6 +20,7 @@ class Preset(NamedTuple):
         denoiser: second step.
         classifier: third step, which also sees the denoiser; None for a pipeline without guidance.
         sampling_defaults: the pipeline's own defaults, found by a sweep.
+        decoder: comes after ``vae`` and sharpens its decoder; None leaves it as the VAE's training made it.
     """
 
     description: str
@@ -27,6 +28,7 @@ class Preset(NamedTuple):
     denoiser: DenoiserConfig
     classifier: ClassifierConfig | None
     sampling_defaults: dict[str, Any]
+    decoder: DecoderConfig | None = None
 
 
 def _json(**arguments: Any) -> str:
@@ -95,7 +97,7 @@ PRESETS = {
         VAEConfig(
             "",
             network="ConvVAE",
-            network_config=_json(latent_channels=2),
+            network_config=_json(latent_dim=32),
             kl_weight=0.3,
             learning_rate=2e-3,
             num_train_epochs=8,
@@ -108,7 +110,7 @@ PRESETS = {
             label_dropout=0.2,
             train_batch_size=512,
             learning_rate=2e-3,
-            num_train_epochs=55,
+            num_train_epochs=150,
             mixed_precision="bf16",
         ),
         ClassifierConfig(
@@ -120,6 +122,12 @@ PRESETS = {
             score_matching_weight=20.0,
         ),
         {"guidance_scale": 0.7, "num_inference_steps": 20},
+        DecoderConfig(
+            "",
+            discriminator_config=_json(hidden_channels=[32, 64]),
+            num_train_epochs=4,
+            mixed_precision="bf16",
+        ),
     ),
     "pixel-mlp": Preset(
         "Two-layer networks on the 784 pixels, without an autoencoder. They predict the clean image: the noise of 784 "
@@ -214,14 +222,16 @@ PRESETS = {
 }
 
 _SEED, _DEFAULT = PRESETS["seed"], PRESETS["default"]
-assert _DEFAULT.vae and _DEFAULT.classifier and _SEED.classifier  # for type checkers: the table has them
+assert _DEFAULT.vae and _DEFAULT.decoder and _DEFAULT.classifier and _SEED.classifier  # for type checkers
 _LAPTOP = _DEFAULT._replace(
     description="The networks of default, trained for a few minutes.",
     vae=replace(_DEFAULT.vae, num_train_epochs=3),
+    decoder=replace(_DEFAULT.decoder, num_train_epochs=1),
     denoiser=replace(_DEFAULT.denoiser, num_train_epochs=20),
-    classifier=replace(_DEFAULT.classifier, num_train_epochs=4),
+    classifier=replace(_DEFAULT.classifier, num_train_epochs=3),
 )
-assert _LAPTOP.classifier  # likewise
+assert _LAPTOP.vae and _LAPTOP.classifier  # likewise
+_SPATIAL = replace(_DEFAULT.vae, network_config=_json(latent_channels=2))  # 7x7 positions, as convolutions want them
 _TEXT_NOISE: dict[str, Any] = {"num_train_timesteps": 20, "beta_schedule": "linear"}
 
 PRESETS |= {
@@ -233,7 +243,8 @@ PRESETS |= {
         classifier=replace(_SEED.classifier, **_TEXT_NOISE),
     ),
     "latent-unet": _LAPTOP._replace(
-        description="Like laptop, with a U-Net, 7x7 -> 4x4, on the spatial latents.",
+        description="Like laptop, with a U-Net, 7x7 -> 4x4, on spatial latents.",
+        vae=replace(_SPATIAL, num_train_epochs=3),
         denoiser=replace(
             _DEFAULT.denoiser,
             network="UNetDenoiser",
@@ -243,7 +254,8 @@ PRESETS |= {
         ),
     ),
     "latent-dit": _LAPTOP._replace(
-        description="Like laptop, with a diffusion transformer of 49 tokens on the spatial latents.",
+        description="Like laptop, with a diffusion transformer of 49 tokens on spatial latents.",
+        vae=replace(_SPATIAL, num_train_epochs=3),
         denoiser=replace(
             _DEFAULT.denoiser,
             network="DiTDenoiser",
@@ -284,9 +296,8 @@ AUTOENCODER_PRESETS = {
         network_config=_json(latent_dim=16, hidden_channels=[16, 32], variational=False),
         num_train_epochs=10,
     ),
-    # the latent of the shipped pipeline: 7x7 positions
-    "spatial": _DEFAULT.vae,
-    "spatial-plain": replace(_DEFAULT.vae, network_config=_json(latent_channels=2, variational=False), kl_weight=None),
+    "spatial": _SPATIAL,
+    "spatial-plain": replace(_SPATIAL, network_config=_json(latent_channels=2, variational=False), kl_weight=None),
 }
 """Of ``training/train_vae.py --preset NAME``; ``plain`` is an autoencoder without a KL term."""
 

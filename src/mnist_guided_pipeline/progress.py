@@ -137,8 +137,7 @@ def checkpoint_when_due(
     if not stop and (config.checkpointing_steps is None or state.update % config.checkpointing_steps):
         return
     progress.check_finite()
-    if accelerator.is_main_process:
-        folder = state.save(config.output_dir, config.checkpoints_total_limit)
+    folder = state.save(config.output_dir, config.checkpoints_total_limit, write=accelerator.is_main_process)
     if stop:
         if accelerator.is_main_process:
             option = "" if config.resume_from_checkpoint == "latest" else " with --resume_from_checkpoint latest"

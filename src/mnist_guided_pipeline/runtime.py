@@ -15,11 +15,12 @@ from diffusers.optimization import get_scheduler
 from torch import nn
 
 from .checkpoints import TrainingState, checkpoint_folders
-from .config import GANConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
+from .config import AdversarialConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
 from .data import LabelledImages, load_images
 from .history import HistoryTracker
 from .points import PointSet, is_point_set, load_points
 from .safeguards import plain_errors
+from .sharding import start_sharding
 from .streams import TrainingStream
 from .tracking import start_trackers
 
@@ -41,7 +42,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Start Accelerate and seed every process alike.
 
     Raises:
-        ValueError: the launcher cuts the networks into shards.
+        ValueError: the launcher cuts the networks into shards in a way that is not supported.
         RuntimeError: the launcher started several processes, but Accelerate sees one.
     """
     AcceleratorState._reset_state()  # a pipeline's steps run in one process and may differ in precision
@@ -57,19 +58,19 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             f"The launcher started {world_size} processes, but Accelerate sees {accelerator.num_processes}: they would "
             "train apart and overwrite each other. On CPUs, launch with ACCELERATE_USE_CPU=true."
         )
-    sharding = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-    if accelerator.distributed_type in sharding:
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(
-            f"The launcher asks for {accelerator.distributed_type.value}, which cuts networks into shards; these fit "
-            "many times into any device. Launch with training/accelerate/several_gpus.yaml."
+            f"The launcher asks for {accelerator.distributed_type.value}, which is not supported. Launch with "
+            "training/accelerate/several_gpus.yaml, or with fsdp.yaml beside it, which cuts networks into shards too."
         )
+    start_sharding(accelerator)
     set_seed(config.seed)
     return accelerator
 
 
 @overload
 def load_splits(
-    config: VAEConfig | GANConfig | JudgeConfig, accelerator: Accelerator
+    config: VAEConfig | AdversarialConfig | JudgeConfig, accelerator: Accelerator
 ) -> tuple[LabelledImages, LabelledImages]: ...
 
 

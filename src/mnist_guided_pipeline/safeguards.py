@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 __all__ = ["FiniteWatch", "NonFiniteError", "StopRequest", "plain_errors"]
 
@@ -21,26 +22,20 @@ class NonFiniteError(ArithmeticError):
 
 
 class FiniteWatch:
-    """Remembers, on the device, the first update whose values were not finite.
+    """Keeps the values of the last updates, on the device, and finds the first that is not finite.
 
-    Watching waits for nothing; only :meth:`check` reads from the device.
+    Watching costs and waits for nothing; only :meth:`check` computes, and reads from the device.
     """
 
     def __init__(self) -> None:
-        self._names: list[str] = []
-        self._record: Tensor | None = None  # (1 + values,): the update and its values, the first bad or the last ones
+        self._watched: list[tuple[int, Mapping[str, Tensor]]] = []
 
     def watch(self, update: int, values: Mapping[str, Tensor]) -> None:
-        """Take note of an update's values, 0-d tensors on one device; the same names every time."""
-        current = torch.stack([value.detach().float() for value in values.values()])
-        record = torch.cat([torch.full_like(current[:1], update), current])
-        if self._record is None:
-            self._names, self._record = list(values), record
-        else:
-            self._record = torch.where(self._record.isfinite().all(), record, self._record)
+        """Take note of an update's values, 0-d tensors on one device without gradient; the same names every time."""
+        self._watched.append((update, values))
 
     def check(self, advice: str) -> None:
-        """Stop where an update was not finite.
+        """Stop where an update since the last check was not finite.
 
         Args:
             advice: ends the message.
@@ -48,11 +43,17 @@ class FiniteWatch:
         Raises:
             NonFiniteError: naming the first such update and its values.
         """
-        if self._record is None or self._record.isfinite().all():
+        if not self._watched:
             return
-        update, *values = self._record.tolist()
-        readings = ", ".join(f"{name} {value:g}" for name, value in zip(self._names, values, strict=True))
-        raise NonFiniteError(f"Update {update:.0f} is not finite: {readings}. {advice}")
+        watched, self._watched = self._watched, []
+        table = torch.stack([torch.stack([value.float() for value in values.values()]) for _, values in watched])
+        finite = table.isfinite().all(dim=1).tolist()
+        if all(finite):
+            return
+        row = finite.index(False)
+        update, values = watched[row]
+        readings = ", ".join(f"{name} {value:g}" for name, value in zip(values, table[row].tolist(), strict=True))
+        raise NonFiniteError(f"Update {update} is not finite: {readings}. {advice}")
 
 
 class StopRequest:
@@ -80,5 +81,5 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, NonFiniteError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # not behind a progress bar
         raise SystemExit(2) from None

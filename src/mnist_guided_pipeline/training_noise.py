@@ -62,6 +62,7 @@ class TrainingNoise:
     def __init__(self, config: LatentTrainingConfig):
         self.scheduler = noise_scheduler(config)
         self.table = training_levels(self.scheduler)
+        self._tables: dict[tuple[torch.device, torch.dtype], NoiseLevel] = {}
         self._first_timestep = 1 if scheduler_law(self.scheduler) == "flow" else 0
         left = self.terminal_signal
         if left > MAX_TERMINAL_SIGNAL:
@@ -87,8 +88,11 @@ class TrainingNoise:
         return torch.arange(count) * len(self.table.alpha) // count
 
     def levels(self, indices: Tensor, samples: Tensor) -> NoiseLevel:
-        """Levels at ``indices`` (B,), shaped to broadcast against ``samples`` (B, ...)."""
-        return levels_at(self.table, indices, samples)
+        """Levels at ``indices`` (B,), shaped to broadcast against ``samples`` (B, ...), on their device."""
+        place = samples.device, samples.dtype
+        if place not in self._tables:
+            self._tables[place] = NoiseLevel(*(values.to(*place) for values in self.table))
+        return levels_at(self._tables[place], indices.to(samples.device), samples)
 
     def timesteps(self, indices: Tensor, device: torch.device) -> Tensor:
         """What a network is told at ``indices`` (B,): the scheduler's own timestep, int64 (B,)."""

@@ -1,0 +1,98 @@
+"""Training under FSDP2: between two passes every process keeps its shard of the weights, gradients and moments.
+
+The scripts keep the plain network beside the prepared one. Its parameters are then shards (``DTensor``), which only
+passes through the prepared model make whole; all else that reads them (clipping, averages, validation, files) is here
+or in ``checkpoints``. A second derivative must be taken within one forward pass of the model, as the whole weights are
+gone after every backward pass, also after that of ``torch.autograd.grad``.
+
+Source: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils.environment import parse_flag_from_env
+from torch import Tensor, nn
+from torch.distributed.fsdp import CPUOffloadPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+__all__ = ["clip_gradients", "local", "prepare", "shard_like", "start_sharding", "whole"]
+
+
+def start_sharding(accelerator: Accelerator) -> None:
+    """Follow a launcher that asks for FSDP: on CPUs, where Accelerate does not, and with weights kept in float32.
+
+    Raises:
+        ValueError: it asks for more than ``training/accelerate/fsdp.yaml`` does.
+    """
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP") or accelerator.num_processes == 1:
+        return
+    plugin = FullyShardedDataParallelPlugin()
+    asked = {
+        "fsdp_version": plugin.fsdp_version == 2,
+        "fsdp_auto_wrap_policy": plugin.auto_wrap_policy is None,
+        "fsdp_offload_params": not isinstance(plugin.cpu_offload, CPUOffloadPolicy),
+        "fsdp_activation_checkpointing": not plugin.activation_checkpointing,
+        "fsdp_cpu_ram_efficient_loading": not plugin.cpu_ram_efficient_loading,
+        "mixed_precision (fp16)": accelerator.mixed_precision != "fp16",
+    }
+    if wrong := [name for name, supported in asked.items() if not supported]:
+        raise ValueError(
+            f"FSDP is supported as training/accelerate/fsdp.yaml asks for it, but not with this {', '.join(wrong)}."
+        )
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # none is changed in place
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
+
+
+def prepare(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    """``accelerator.prepare`` of one model and its optimizer.
+
+    The optimizer comes back without Accelerate's wrapper, which searches the disk for packages in every step, where
+    it has nothing to do there: in training without a gradient scaler.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        model = _Shell(model)
+    model, wrapped = accelerator.prepare(model, optimizer)
+    plain = accelerator.scaler is None and accelerator.distributed_type != DistributedType.XLA
+    return model, wrapped.optimizer if plain else wrapped
+
+
+def clip_gradients(accelerator: Accelerator, model: nn.Module, max_norm: float) -> Tensor:
+    """Scale the gradients of ``model`` to a norm of at most ``max_norm``; returns the norm that they had, ()."""
+    accelerator.unscale_gradients()
+    return whole(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor that a shard is of, for which all processes must ask; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that is in this process: a shard, or all."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A tensor, which every process has whole, on the device of ``other`` and cut as that is."""
+    tensor = tensor.to(other.device)
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
+
+
+class _Shell(nn.Module):
+    """What FSDP changes in place of the network: its class, whose name is saved, and what a call of it does."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.network(*args, **kwargs)
