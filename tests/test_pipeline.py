@@ -174,6 +174,25 @@ class TestGuidance:
         pipe.register_to_config(sampling_defaults={**chosen, "guidance_interval": [0.1, 5.0]})
         assert torch.equal(pipe(3, latents=noise, output_type="latent").images, expected.images)
 
+    def test_defaults_for_a_denoiser_with_the_label_do_not_hold_for_the_classifier_alone(self):
+        """An interval that is right where the denoiser is told the label would leave the class to chance without."""
+        pipe = tiny(denoiser=mgp.MLPDenoiser(sample_shape=(4,), hidden_size=16, num_classes=10))
+        noise = even_noise(1, 4).float()
+        limited = {"guidance_scale": 2.5, "num_inference_steps": 4, "guidance_interval": [0.1, 0.5]}
+        pipe.register_to_config(sampling_defaults=limited)
+        everywhere = {"guidance_scale": 1.0, "guidance_interval": (0.0, math.inf), "num_inference_steps": 4}
+        arguments = {"latents": noise, "output_type": "latent", "cfg_scale": 0.0}
+        assert pipe.sampling_defaults_for(pipe.scheduler, cfg_scale=0.0) == everywhere
+        assert torch.equal(pipe(3, **arguments).images, pipe(3, **arguments, **everywhere).images)
+        alone = {"guidance_scale": 3.0, "guidance_interval": [0.0, 20.0]}
+        pipe.register_to_config(sampling_defaults={**limited, "classifier_alone": alone})
+        expected = {**everywhere, "guidance_scale": 3.0, "guidance_interval": (0.0, 20.0)}
+        assert pipe.sampling_defaults_for(pipe.scheduler, cfg_scale=0.0) == expected
+        assert pipe.sampling_defaults_for(pipe.scheduler)["guidance_interval"] == (0.1, 0.5)
+        unconditional = tiny()
+        unconditional.register_to_config(sampling_defaults=limited)
+        assert unconditional.sampling_defaults_for(pipe.scheduler, 0.0)["guidance_interval"] == (0.1, 0.5)
+
 
 class TestInterval:
     @pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete", "HeunDiscrete", "KDPM2Discrete"])

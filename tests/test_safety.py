@@ -215,6 +215,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "too few names": (in_index(id2label={"0": "a"}), "names 1 classes, the denoiser has 10"),
     "wrong guidance default": (in_index(sampling_defaults={"guidance_scale": -1}), "guidance_scale must be"),
     "unknown default": (in_index(sampling_defaults={"cats": 1}), "do not have cats"),
+    "unknown default of the classifier alone": (
+        in_index(sampling_defaults={"classifier_alone": {"dogs": 1}}),
+        "do not have dogs",
+    ),
     # configs
     "no config": (without("denoiser/config.json"), "denoiser/config.json is missing"),
     "config is no JSON": (with_text("denoiser/config.json", "\0"), "denoiser/config.json cannot be read"),

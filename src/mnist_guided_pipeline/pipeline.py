@@ -78,7 +78,8 @@ class ClassifierGuidedLatentPipeline(SafeStorage):
         training_noise: the noise law that the networks were trained on; that of ``scheduler`` if None. A scheduler
             with another law is refused.
         sampling_defaults: ``guidance_scale``, ``guidance_interval`` and ``num_inference_steps`` that a call uses where
-            its arguments are None; under ``"schedulers"`` others of them for single scheduler classes, by class name.
+            its arguments are None; under ``"schedulers"`` others of them for single scheduler classes, by class name, and
+            under ``"classifier_alone"`` those of calls with ``cfg_scale`` 0.
 
     Raises:
         ValueError: the scheduler is not supported.
@@ -156,20 +157,26 @@ class ClassifierGuidedLatentPipeline(SafeStorage):
         """
         return build_scheduler(scheduler_class, dict(self.config.training_noise), **options)
 
-    def sampling_defaults_for(self, scheduler: Any) -> dict[str, Any]:
+    def sampling_defaults_for(self, scheduler: Any, cfg_scale: float = 1.0) -> dict[str, Any]:
         """What a call with class labels under a scheduler uses where its arguments are None.
 
         Args:
             scheduler: such as :attr:`scheduler`; the best settings differ between deterministic and stochastic ones.
+            cfg_scale: of the call. Where it is 0, a class-conditional denoiser is not told the label, so what suits
+                that denoiser with it does not count: the classifier alone has to make the class.
 
         Returns:
             ``guidance_scale``, ``guidance_interval`` and ``num_inference_steps``: those of ``config.sampling_defaults``
-            for the scheduler's class, else its general ones, else 1 (0 without a classifier), every level and 25.
+            for the scheduler's class, else its general ones, else 1 (0 without a classifier), every level and 25. With
+            ``cfg_scale`` 0 scale and interval are those of its entry ``classifier_alone``, else 1 and every level.
         """
         own = dict(self.config.sampling_defaults)
         of_class = own.pop("schedulers", {}).get(type(scheduler).__name__, {})
+        alone = own.pop("classifier_alone", {})
         general = {"guidance_scale": 1.0, "guidance_interval": (0.0, math.inf), "num_inference_steps": 25}
         defaults = {**general, **own, **of_class}
+        if cfg_scale == 0.0 and self.denoiser_is_conditional:
+            defaults = {**general, "num_inference_steps": defaults["num_inference_steps"], **alone}
         defaults["guidance_interval"] = tuple(defaults["guidance_interval"])
         return defaults if self.classifier is not None else {**defaults, "guidance_scale": 0.0}
 
@@ -240,7 +247,7 @@ class ClassifierGuidedLatentPipeline(SafeStorage):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         if callback_on_step_end is not None and not callable(callback_on_step_end):
             raise TypeError(f"callback_on_step_end must be a function or None, got {callback_on_step_end!r}.")
-        defaults = self.sampling_defaults_for(self.scheduler)
+        defaults = self.sampling_defaults_for(self.scheduler, cfg_scale)
         if num_inference_steps is None:
             num_inference_steps = defaults["num_inference_steps"]
         if guidance_interval is None:
@@ -287,6 +294,9 @@ class ClassifierGuidedLatentPipeline(SafeStorage):
         self._num_timesteps = len(times)
         order = getattr(self.scheduler, "order", 1)
         network_times = times.to(device)
+        # a network's dtype is found by a walk over its modules, so it is read once, not at every step
+        dtype = self.denoiser.dtype
+        classifier_dtype = None if self.classifier is None else self.classifier.dtype
         guided = True
         with self.progress_bar(total=math.ceil(len(times) / order)) as progress_bar:
             for i, t in enumerate(times):
@@ -303,10 +313,10 @@ class ClassifierGuidedLatentPipeline(SafeStorage):
 
                 # outside the interval nothing is extrapolated; a cfg_scale below 1 names the base, and stays
                 scales = (cfg_scale, autoguidance_scale) if guided else (min(cfg_scale, 1.0), 1.0)
-                prediction = self.predict(sample, time, labels, *scales)
+                prediction = self.predict(sample, time, labels, *scales, dtype)
                 if guided and labels is not None and self.guides_at(level):
                     score = classifier_score(
-                        self.classifier, sample.to(self.classifier.dtype), time, labels, classifier_temperature
+                        self.classifier, sample.to(classifier_dtype), time, labels, classifier_temperature
                     )
                     unguided = prediction
                     prediction = self.guide(prediction, score, level, guidance_clip)
@@ -504,18 +514,28 @@ class ClassifierGuidedLatentPipeline(SafeStorage):
         labels: Tensor | None,
         cfg_scale: float = 1.0,
         autoguidance_scale: float = 1.0,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """The denoiser's output in the dtype of ``sample``, with classifier-free and autoguidance."""
-        prediction = self._conditional_prediction(self.denoiser, sample, timestep, labels, cfg_scale)
+        """The denoiser's output in the dtype of ``sample``, with classifier-free and autoguidance.
+
+        ``dtype`` is the denoiser's, where the caller has read it already.
+        """
+        prediction = self._conditional_prediction(self.denoiser, sample, timestep, labels, cfg_scale, dtype)
         if autoguidance_scale != 1.0:
             weak = self._conditional_prediction(self.weak_denoiser, sample, timestep, labels, min(cfg_scale, 1.0))
             prediction = extrapolated_prediction(weak, prediction, autoguidance_scale)
         return prediction
 
     def _conditional_prediction(
-        self, denoiser: Any, sample: Tensor, timestep: Tensor, labels: Tensor | None, cfg_scale: float
+        self,
+        denoiser: Any,
+        sample: Tensor,
+        timestep: Tensor,
+        labels: Tensor | None,
+        cfg_scale: float,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        network_input = sample.to(denoiser.dtype)
+        network_input = sample.to(dtype or denoiser.dtype)
         conditional = getattr(denoiser.config, "num_classes", None) is not None
         if not conditional or labels is None or cfg_scale == 0.0:
             return denoiser(network_input, timestep, return_dict=False)[0].to(sample.dtype)

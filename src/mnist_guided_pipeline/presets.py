@@ -118,10 +118,12 @@ PRESETS = {
             network="ResidualMLPClassifier",
             network_config=_json(hidden_size=320, num_layers=3, condition_dim=64),
             train_batch_size=512,
-            num_train_epochs=12,
+            learning_rate=2e-3,
+            num_train_epochs=36,
             score_matching_weight=20.0,
+            random_label_share=0.5,
         ),
-        {"guidance_scale": 0.7, "num_inference_steps": 20},
+        {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 20},
         DecoderConfig(
             "",
             discriminator_config=_json(hidden_channels=[32, 64]),
@@ -152,7 +154,8 @@ PRESETS = {
             num_train_epochs=10,
             score_matching_weight=20.0,
         ),
-        {"guidance_interval": [0.0, 20.0]},  # beyond, the factor of the gradient is larger than it is exact
+        # beyond, the factor of the gradient is larger than it is exact
+        {"guidance_interval": [0.0, 20.0], "classifier_alone": {"guidance_interval": [0.0, 20.0]}},
     ),
     "pixel-film": Preset(
         "A convolutional denoiser of pixels, modulated by FiLM.",

@@ -216,9 +216,10 @@ def _check_settings(file: Path, settings: Mapping[str, Any]) -> None:
         if not isinstance(names, Mapping) or {int(key) for key in names} != set(range(len(names))):
             raise ValueError(f"id2label must name the classes 0, 1, ... without a gap, got {names!r}.")
         noise, defaults = settings["training_noise"], settings.get("sampling_defaults") or {}
-        of_classes = defaults.get("schedulers", {})
+        defaults = dict(defaults)
+        of_classes, alone = defaults.pop("schedulers", {}), defaults.pop("classifier_alone", {})
         unknown = sorted(of_classes.keys() - SUPPORTED.keys()) + sorted(noise.keys() - _NOISE_SETTINGS)
-        for chosen in ({name: value for name, value in defaults.items() if name != "schedulers"}, *of_classes.values()):
+        for chosen in (defaults, alone, *of_classes.values()):
             unknown += sorted(chosen.keys() - _SAMPLING_CHECKS.keys())
             for name in chosen.keys() & _SAMPLING_CHECKS.keys():
                 _SAMPLING_CHECKS[name](name, chosen[name])

@@ -90,7 +90,7 @@ class SamplingSettings:
     def resolved(self, pipe: Any) -> SamplingSettings:
         """The same settings with the pipeline's own values for their scheduler in place of None."""
         scheduler = self.make_scheduler(pipe)
-        own = {"scheduler": type(scheduler).__name__, **pipe.sampling_defaults_for(scheduler)}
+        own = {"scheduler": type(scheduler).__name__, **pipe.sampling_defaults_for(scheduler, self.cfg_scale)}
         return dataclasses.replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
 
     def call_arguments(self) -> dict[str, Any]:
