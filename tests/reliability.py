@@ -1,188 +1,127 @@
-"""Stop training runs in every way a machine can, and see what is left: survived / tried.
+"""Stop, starve and damage trainings and saves in every way a machine can, and count: survived / tried.
 
-    python tests/reliability.py --kills 25
-    python tests/reliability.py --kills 5 --terminations 2 --two_process_runs 50
+    python tests/reliability.py --output metrics.json
+    python tests/reliability.py --kills 4 --two_process_kills 0 --saves 10 --every 0 --two_process_runs 0 --no-faults
 
-Every run is forked from this process once everything is imported, so a kill costs little more than the updates. A run
-survives where, resumed until it ends, it has the weights of the run that was never stopped, bit for bit.
+A run survives where, resumed until it ends, it has the weights of the run that was never stopped, bit for bit; a save
+where the old or the new stands; a fault where there is a clear error and nothing is lost. A try is one that came in
+time: a run that had ended before its kill does not count.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hashlib
-import os
+import gc
 import random
-import resource
-import shutil
-import signal
-import socket
+import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from mnist_guided_pipeline.checkpoints import newest_checkpoint
-from mnist_guided_pipeline.runtime import finish, make_accelerator
-from mnist_guided_pipeline.safeguards import plain_errors
-from training_runs import make_config, train, weights
+from mnist_guided_pipeline.evaluation.records import machine, public_name, versions, write_run
+from survival.course import Course
+from survival.known_faults import TESTS, known_faults
+from survival.saving import killed_checkpoint_saves, killed_pipeline_saves
+from survival.stopping import (
+    anywhen,
+    exact_resumes,
+    killed_runs,
+    terminated_runs,
+    while_saving,
+    while_training,
+    whole_runs,
+)
+from survival.storage import full_disks, read_only_folders, vanished_data
 
-DATA = "points:moons"  # no files, so that a run is nothing but updates and saving
-SETTINGS = {
-    "network": "PointDenoiser",
-    "network_config": '{"hidden_size": 64, "num_layers": 2, "num_frequencies": 4}',
-    "snr_gamma": None,
-    "label_dropout": 0.0,
-    "max_train_steps": 100,
-    "checkpointing_steps": 7,
+COUNTS = {  # what is done how often if left out
+    "kills": 25,
+    "terminations": 5,
+    "saves": 100,
+    "two_process_kills": 10,
+    "two_process_terminations": 3,
+    "two_process_runs": 50,
+    "every": 3,
+    "seed": 0,
 }
 
 
-def run(folder: Path, **changes: object) -> None:
-    """One training, as ``launch`` does it; ends this process."""
-    config = make_config("denoiser", DATA, folder, resume_from_checkpoint="latest", **SETTINGS | changes)
-    with plain_errors():
-        try:
-            train("denoiser", config)
-        finally:
-            finish(make_accelerator(config))
+def sources(options: argparse.Namespace, root: Path) -> Iterator[tuple[str, Iterator[bool]]]:
+    """All that is tried: a name, and what comes of each try."""
+    dice = random.Random(options.seed)
+    warm = Course(root / "warm", max_train_steps=5)
+    warm.run(root / "warm" / "here")  # what is imported or compiled at first use is there before the forks
+    gc.collect()
+    gc.freeze()  # objects of the parent are no work for the children's collectors
+    one = Course(root / "one")
+    half = options.kills // 2
+    yield "run killed at any moment", killed_runs(one, options.kills - half, dice, anywhen)
+    yield "run killed while it saves", killed_runs(one, half, dice, while_saving)
+    yield "run stopped by SIGTERM", terminated_runs(one, options.terminations, dice)
+    yield "pipeline save killed", killed_pipeline_saves(root, options.saves, dice)
+    yield "checkpoint save killed", killed_checkpoint_saves(root, options.saves, dice)
+    yield "disk full", full_disks(one)
+    yield "folder read-only", read_only_folders(one)
+    yield "data set gone", vanished_data(root)
+    if options.two_process_kills or options.two_process_terminations:
+        two = Course(root / "two", processes=2)
+        half = options.two_process_kills // 2
+        yield "two processes, both killed", killed_runs(two, options.two_process_kills - half, dice, anywhen)
+        yield "two processes, one killed", killed_runs(two, half, dice, while_training, whole=False)
+        yield "two processes, stopped by SIGTERM", terminated_runs(two, options.two_process_terminations, dice)
+    for processes, accumulation in ((1, 1), (1, 2), (2, 1), (2, 2)) if options.every else ():
+        layout = {"processes": processes, "accumulation": accumulation}
+        updates = {"max_train_steps": 30, "checkpointing_steps": options.every}
+        course = Course(root / f"exact-{processes}-{accumulation}", **layout, **updates)
+        name = f"killed at a checkpoint, {'two processes' if processes == 2 else 'one process'}"
+        yield name + (f", {accumulation} batches an update" * (accumulation > 1)), exact_resumes(course, options.every)
+    for name in TESTS if options.faults else ():
+        yield name, known_faults(name)
+    if options.two_process_runs:
+        short = Course(root / "short", processes=2, max_train_steps=20, checkpointing_steps=10)
+        yield "two processes, not stopped", whole_runs(short, options.two_process_runs)
 
 
-def fork(task: Callable[[], None], log: Path) -> int:
-    """Run ``task`` in a child with its output in a file; the child's id."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        task()
-        status = 0
-    except SystemExit as end:
-        status = int(end.code or 0)
-    except BaseException as error:  # noqa: BLE001 - reported by the parent
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def wait(child: int) -> int:
-    """Exit status of a child, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 of a run's result and last checkpoint: weights, averages and moments."""
-    total = hashlib.sha256()
-    for name, tensor in weights(folder).items():
-        total.update(name.encode() + tensor.numpy().tobytes())
-    return total.hexdigest()
-
-
-def stopped_runs(
-    root: Path, tries: int, number: signal.Signals, dice: random.Random, while_saving: bool
-) -> Iterator[bool]:
-    """Stop a run at a random moment, or at a random moment of saving; then resume it until it ends."""
-    reference = root / "reference"
-    if not reference.exists():
-        assert wait(fork(lambda: run(reference), root / "reference.log")) == 0, (root / "reference.log").read_text()
-    started = time.perf_counter()
-    assert wait(fork(lambda: run(root / "timed"), root / "timed.log")) == 0
-    duration = time.perf_counter() - started
-    shutil.rmtree(root / "timed")
-    expected = digest(reference)
-    for index in range(tries):
-        folder, log = root / f"stopped-{number.name}-{index}", root / f"stopped-{number.name}-{index}.log"
-        child = fork(lambda: run(folder), log)  # noqa: B023 - called at once
-        if while_saving:
-            saving = 1 + dice.randrange(30)
-            until = time.perf_counter() + duration
-            while saving and time.perf_counter() < until:
-                saving -= any(folder.glob(".checkpoint-*.partial"))
-                time.sleep(dice.uniform(0.0, 0.004))
-        else:
-            time.sleep(dice.uniform(0.0, duration))
-        os.kill(child, number)
-        status = wait(child)
-        allowed = (0, -number) if number == signal.SIGTERM else (-number, 0)
-        if number == signal.SIGTERM and status == 0 and not (folder / "train_config.json").is_file():
-            assert "Go on by the same command" in log.read_text()
-        last = wait(fork(lambda: run(folder), log))  # noqa: B023
-        yield status in allowed and last == 0 and digest(folder) == expected
-        shutil.rmtree(folder)
-
-
-def full_disks(root: Path) -> Iterator[bool]:
-    """A run for whose checkpoints there is no room ends with a clear error, keeps what it has, and goes on later."""
-    expected = digest(root / "reference")
-    folder, log = root / "full", root / "full.log"
-
-    def small() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a checkpoint's weights take more
-        run(folder)
-
-    shutil.copytree(root / "reference" / "checkpoint-91", folder / "checkpoint-91")
-    status = wait(fork(small, log))
-    text = log.read_text()
-    kept = newest_checkpoint(folder)
-    clear = "error:" in text and "checkpoint-98 could not be saved" in text
-    whole = kept is not None and kept.name == "checkpoint-91" and not list(folder.glob(".checkpoint-*.partial"))
-    last = wait(fork(lambda: run(folder), log))
-    yield status == 2 and clear and whole and last == 0 and digest(folder) == expected
-
-
-def two_process_runs(root: Path, tries: int) -> Iterator[bool]:
-    """Runs of two real processes that end in order, with status 0 both."""
-    for index in range(tries):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-
-        def task(rank: int) -> None:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # noqa: B023
-            run(root / f"two-{index}", max_train_steps=20, checkpointing_steps=10)  # noqa: B023
-
-        children = [fork(lambda: task(rank), root / f"two-{index}.log") for rank in (0, 1)]  # noqa: B023
-        yield [wait(child) for child in children] == [0, 0] and (root / f"two-{index}" / "train_config.json").is_file()
-
-
-def report(name: str, outcomes: Iterator[bool]) -> bool:
-    """Print how many of the outcomes are good; whether all are."""
-    started = time.perf_counter()
-    results = list(outcomes)
-    print(f"{name}: {sum(results)} / {len(results)}  ({time.perf_counter() - started:.0f} s)", flush=True)
-    return all(results)
+def file_rows(options: argparse.Namespace, given: list[str], rows: dict[str, dict[str, int]]) -> None:
+    """Write the record ``reliability``, which the view ``rows`` of ``mnist-guided render`` shows as a table."""
+    given = [word for word in given if not word.startswith("--output") and word != options.output]
+    record = {
+        "command": shlex.join(["python", "tests/reliability.py", *given, "--output", public_name(options.output)]),
+        "settings": {name: getattr(options, name) for name in COUNTS},
+        "versions": versions(),
+        "machine": machine(torch.device("cpu"), 1),
+        "figures": {"rows": rows},
+    }
+    write_run(options.output, "reliability", record)
 
 
 def main() -> None:
-    """Count, print, and end with status 1 where a run did not survive."""
+    """Count, print, file, and end with status 1 where something did not survive."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("kills", 25), ("terminations", 5), ("two_process_runs", 0), ("seed", 0)):
+    for name, default in COUNTS.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
+    parser.add_argument("--faults", action=argparse.BooleanOptionalAction, default=True, help="run the faults' tests")
+    parser.add_argument("--output", help="file of measurements that gets the record 'reliability'")
+    given = sys.argv[1:]  # the runs put theirs there
+    options = parser.parse_args(given)
     torch.set_num_threads(1)  # threads do not survive a fork
-    dice = random.Random(options.seed)
-    good = []
-    with contextlib.ExitStack() as stack:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mnist-guided-reliability-")))
-        half = options.kills // 2
-        kill, term = signal.SIGKILL, signal.SIGTERM
-        good.append(report("killed at a random moment", stopped_runs(root, options.kills - half, kill, dice, False)))
-        good.append(report("killed while saving", stopped_runs(root, half, kill, dice, True)))
-        good.append(report("asked to stop by SIGTERM", stopped_runs(root, options.terminations, term, dice, False)))
-        good.append(report("disk full", full_disks(root)))
-        good.append(report("two processes end in order", two_process_runs(root, options.two_process_runs)))
-    raise SystemExit(0 if all(good) else 1)
+    rows: dict[str, dict[str, int]] = {}
+    with tempfile.TemporaryDirectory(prefix="mnist-guided-reliability-") as folder:
+        started = time.perf_counter()
+        for name, outcomes in sources(options, Path(folder)):
+            results = list(outcomes)
+            ended = time.perf_counter()
+            if results:
+                rows[name] = {"survived": sum(results), "tried": len(results), "seconds": round(ended - started)}
+                print(f"{name}: {sum(results)} / {len(results)}  ({ended - started:.0f} s)", flush=True)
+            started = ended
+            if options.output:  # what is counted is kept, should the rest never end
+                file_rows(options, given, rows)
+    gc.unfreeze()
+    raise SystemExit(0 if all(row["survived"] == row["tried"] for row in rows.values()) else 1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ EXPECTED = {  # processes, machines
     "one_gpu": (1, 1),
     "several_gpus": (4, 1),
     "several_machines": (8, 2),
+    "fsdp": (4, 1),
 }
 
 

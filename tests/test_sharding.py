@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.sharding import start_sharding
@@ -47,7 +48,7 @@ def runs(digits_folder, tmp_path_factory):
         [*launcher, *settings, HERE / "training_runs.py", root / "plan.json"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # of a machine that does much else
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -68,11 +69,14 @@ def test_shards_do_not_change_the_weights(runs, name):
     expected, found = weights(whole), weights(sharded)
     assert expected.keys() == found.keys()
     for key, tensor in expected.items():
-        if "running" not in key:  # of the last images seen, and measured anew at the end
+        if "running" not in key and "num_batches" not in key:  # of the last images seen, and measured anew at the end
             rounding = torch.finfo(tensor.dtype).eps * tensor.double().abs()  # the judge is saved in float16
             assert ((found[key].double() - tensor.double()).abs() < 1e-5 + rounding).all(), key
     for line, other in zip(history(whole), history(sharded), strict=True):
-        assert other == pytest.approx(line, rel=1e-4, abs=1e-4)
+        assert line.keys() == other.keys()
+        for key in line:  # the losses of training are those of the last micro-batch
+            if key.startswith("test/") or key.endswith("norm"):
+                assert other[key] == pytest.approx(line[key], rel=1e-4, abs=1e-4), key
     config, other = (json.loads((folder / "config.json").read_text()) for folder in (whole, sharded))
     assert config.keys() == other.keys()
     assert config.get("_class_name") == other.get("_class_name")
@@ -105,4 +109,4 @@ def test_what_is_not_supported_is_refused_by_name(monkeypatch, name):
         monkeypatch.setenv(name, UNSUPPORTED[name])
     precision = "fp16" if name == "mixed_precision" else "no"
     with pytest.raises(ValueError, match=rf"fsdp\.yaml asks for it, but not with this {name.lower()}"):
-        start_sharding(SimpleNamespace(num_processes=2, mixed_precision=precision))
+        start_sharding(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU, mixed_precision=precision))

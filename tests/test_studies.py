@@ -22,8 +22,8 @@ from mnist_guided_pipeline.evaluation.studies import (
     eta_runs,
     mean_only_scheduler,
     scale_runs,
-    training_seconds,
 )
+from mnist_guided_pipeline.history import training_seconds
 from training_runs import SCRIPTS  # noqa: F401 - puts the training scripts on the path
 
 pytest.importorskip("matplotlib")

@@ -1,6 +1,5 @@
 """Runs that are killed, asked to stop, out of disk, or that diverge: nothing saved is lost, nothing bad is saved."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,22 +9,42 @@ import torch
 
 from mnist_guided_pipeline.checkpoints import checkpoint_folders
 from mnist_guided_pipeline.data import DatasetError
+from mnist_guided_pipeline.evaluation.records import read_runs
+from mnist_guided_pipeline.evaluation.report import render_view
 from mnist_guided_pipeline.progress import Progress
 from mnist_guided_pipeline.runtime import make_accelerator
 from mnist_guided_pipeline.safeguards import FiniteWatch, NonFiniteError
 from training_runs import make_config, train
 
+FEW = {  # of what ``python tests/reliability.py`` does
+    "kills": 2,
+    "terminations": 1,
+    "saves": 4,
+    "two_process_kills": 2,
+    "two_process_terminations": 1,
+    "two_process_runs": 0,
+    "every": 15,
+}
+
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
-def test_killed_stopped_and_disk_full():
-    """A few of what ``python tests/reliability.py --kills 25`` does."""
-    script = Path(__file__).with_name("reliability.py")
-    options = ["--kills", "4", "--terminations", "2", "--two_process_runs", "1"]
-    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout + done.stderr
-    counts = re.findall(r"(\d+) / (\d+)", done.stdout)
-    assert [int(tried) for _, tried in counts] == [2, 2, 2, 1, 1]
-    assert all(survived == tried for survived, tried in counts)
+def test_all_that_is_stopped_starved_or_damaged_survives(tmp_path):
+    script, output = Path(__file__).with_name("reliability.py"), tmp_path / "metrics.json"
+    counts = [f"--{name}={count}" for name, count in FEW.items()]
+    command = [sys.executable, script, *counts, "--no-faults", "--output", output]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    record = read_runs(output)["reliability"]
+    assert record["command"] == " ".join(
+        ["python", "tests/reliability.py", *counts, "--no-faults", "--output", "metrics.json"]
+    )
+    rows = record["figures"]["rows"]
+    assert all(row["survived"] == row["tried"] > 0 for row in rows.values())
+    tried = {name: row["tried"] for name, row in rows.items()}  # of the others, some may end before they are stopped
+    assert (tried["disk full"], tried["folder read-only"], tried["data set gone"]) == (1, 3, 4)
+    assert [count for name, count in tried.items() if "killed at a checkpoint" in name] == [2, 2, 2, 2]
+    table = render_view({"reliability": record}, "reliability", "rows")
+    assert len(table.splitlines()) == 2 + len(rows)
 
 
 class TestDivergence:

@@ -31,7 +31,8 @@ from mnist_guided_pipeline.evaluation.report import render_view
 from mnist_guided_pipeline.evaluation.sampling import SamplingSettings, draw_images
 from mnist_guided_pipeline.evaluation.scoring import Reference, check_enough, floors, score_images
 from mnist_guided_pipeline.evaluation.scoring import figure as figure_of
-from mnist_guided_pipeline.evaluation.studies import check_judge, file_table, training_seconds
+from mnist_guided_pipeline.evaluation.studies import check_judge, file_table
+from mnist_guided_pipeline.history import training_seconds
 from mnist_guided_pipeline.loading import load_network
 from mnist_guided_pipeline.plots.images import image_rows
 from mnist_guided_pipeline.runtime import make_accelerator

@@ -91,6 +91,7 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     total_updates = config.total_updates(stream.updates_per_epoch)
     optimizer, schedule = make_optimizer(config, classifier, total_updates)
     model, optimizer = prepare(accelerator, Objective(classifier), optimizer)
+    parameters = list(classifier.parameters())
     ema = make_ema(classifier, config.ema_decay) if config.use_ema else None
     state = TrainingState(
         run_settings(config, stream),
@@ -141,12 +142,12 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
                 cross_entropy, score_matching = model(noisy, times, classes, *guided)
             loss = cross_entropy + config.score_matching_weight * score_matching
             accelerator.backward(loss / config.gradient_accumulation_steps)
-        grad_norm = clip_gradients(accelerator, model, config.max_grad_norm)
+        grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if ema:
-            ema.step(classifier.parameters())
+            ema.step(parameters)
         state.update += 1
         progress.update(
             state.update,

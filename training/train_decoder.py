@@ -111,7 +111,7 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
                 logits_fake, _ = discriminator_model(fake, labels)
             d_loss = discriminator_loss(logits_real, logits_fake)
             accelerator.backward((d_loss + r1) / config.gradient_accumulation_steps)
-        d_norm = clip_gradients(accelerator, discriminator_model, config.max_grad_norm)
+        d_norm = clip_gradients(accelerator, discriminator_model.parameters(), config.max_grad_norm)
         discriminator_optimizer.step()
         discriminator_optimizer.zero_grad()
 
@@ -125,7 +125,7 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
             reconstruction = reconstruction_loss(logits, to_unit_range(pixels[rows]), config.reconstruction).mean()
             loss = adversarial + config.reconstruction_weight / num_pixels * reconstruction
             accelerator.backward(loss / config.gradient_accumulation_steps)
-        grad_norm = clip_gradients(accelerator, decoder_model, config.max_grad_norm)
+        grad_norm = clip_gradients(accelerator, decoder_model.parameters(), config.max_grad_norm)
         decoder_optimizer.step()
         decoder_optimizer.zero_grad()
 

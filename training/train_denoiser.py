@@ -49,6 +49,7 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     total_updates = config.total_updates(stream.updates_per_epoch)
     optimizer, schedule = make_optimizer(config, denoiser, total_updates)
     model, optimizer = prepare(accelerator, denoiser, optimizer)
+    parameters = list(denoiser.parameters())
     ema = make_ema(denoiser, config.ema_decay) if config.use_ema else None
     state = TrainingState(
         run_settings(config, stream),
@@ -90,12 +91,12 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
                 prediction = model(noisy, times, condition, return_dict=False)[0]
             loss = denoising_loss(prediction, target, weight)
             accelerator.backward(loss / config.gradient_accumulation_steps)
-        grad_norm = clip_gradients(accelerator, model, config.max_grad_norm)
+        grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if ema:
-            ema.step(denoiser.parameters())
+            ema.step(parameters)
         state.update += 1
         progress.update(state.update, {"loss": loss.detach(), "lr": schedule.get_last_lr()[0], "grad_norm": grad_norm})
         if state.update % validate_every == 0 or state.update == total_updates:

@@ -105,7 +105,7 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
                 logits_fake, _ = discriminator_model(fake, labels)
             d_loss = discriminator_loss(logits_real, logits_fake)
             accelerator.backward((d_loss + r1) / config.gradient_accumulation_steps)
-        d_norm = clip_gradients(accelerator, discriminator_model, config.max_grad_norm)
+        d_norm = clip_gradients(accelerator, discriminator_model.parameters(), config.max_grad_norm)
         discriminator_optimizer.step()
         discriminator_optimizer.zero_grad()
 
@@ -116,7 +116,7 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
                 fake = generator_model(noise, labels, return_dict=False)[0]
                 g_loss = generator_loss(frozen_discriminator(fake, labels)[0])
             accelerator.backward(g_loss / config.gradient_accumulation_steps)
-        g_norm = clip_gradients(accelerator, generator_model, config.max_grad_norm)
+        g_norm = clip_gradients(accelerator, generator_model.parameters(), config.max_grad_norm)
         generator_optimizer.step()
         generator_optimizer.zero_grad()
 

@@ -49,6 +49,7 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     total_updates = config.total_updates(stream.updates_per_epoch)
     optimizer, schedule = make_optimizer(config, judge, total_updates)
     model, optimizer = prepare(accelerator, judge, optimizer)
+    parameters = list(judge.parameters())
     ema = make_ema(judge, config.ema_decay) if config.use_ema else None
     state = TrainingState(
         run_settings(config, stream) | {"norm_batch_size": config.norm_batch_size or config.train_batch_size},
@@ -78,12 +79,12 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
                 logits = model(images * 2.0 - 1.0).logits
             loss = F.cross_entropy(logits.float(), labels[rows])
             accelerator.backward(loss / num_passes)
-        grad_norm = clip_gradients(accelerator, model, config.max_grad_norm)
+        grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if ema:
-            ema.step(judge.parameters())
+            ema.step(parameters)
         state.update += 1
         readings = {"loss": loss.detach(), "lr": schedule.get_last_lr()[0], "grad_norm": grad_norm}
         progress.update(state.update, readings)

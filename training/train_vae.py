@@ -51,6 +51,7 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
     total_updates = config.total_updates(stream.updates_per_epoch)
     optimizer, schedule = make_optimizer(config, vae, total_updates)
     model, optimizer = prepare(accelerator, Objective(vae), optimizer)
+    parameters = list(vae.parameters())
     ema = make_ema(vae, config.ema_decay) if config.use_ema else None
     state = TrainingState(
         run_settings(config, stream),
@@ -82,12 +83,12 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
             kl = gaussian_kl(mean, logvar).mean() if vae.config.variational else logits.new_zeros(())
             loss = reconstruction + kl_weight * kl
             accelerator.backward(loss / config.gradient_accumulation_steps)
-        grad_norm = clip_gradients(accelerator, model, config.max_grad_norm)
+        grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if ema:
-            ema.step(vae.parameters())
+            ema.step(parameters)
         state.update += 1
         progress.update(
             state.update,

@@ -1,24 +1,29 @@
 """Classifier guidance for Hugging Face diffusers: guided latent diffusion of handwritten digits.
 
-Importing the package makes its classes known to diffusers, so that a saved pipeline names ``mnist_guided_pipeline``
-in its ``model_index.json`` and ``from_pretrained`` finds the classes here, whatever module defines them.
+A public name is imported from its module when it is first used, so that ``mnist-guided --help`` and the checks of the
+command line do not wait for diffusers, which takes seconds to import. With the first of them the package's classes
+become known to diffusers, so that a saved pipeline names ``mnist_guided_pipeline`` in its ``model_index.json`` and
+``from_pretrained`` finds the classes here, whatever module defines them.
 """
 
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
-from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .models.autoencoders import MLPVAE, ConvVAE
-from .models.conv_classifier import ConvClassifier
-from .models.dit import DiTDenoiser
-from .models.film_conv import FiLMConvDenoiser
-from .models.gan import GANDiscriminator, GANGenerator
-from .models.mixture import MixtureClassifier, MixtureDenoiser
-from .models.mlp import MLPClassifier, MLPDenoiser
-from .models.point_denoiser import PointDenoiser
-from .models.residual_mlp import ResidualMLPClassifier, ResidualMLPDenoiser
-from .models.unet import UNetDenoiser
-from .pipeline import ClassifierGuidedLatentPipeline
-from .weights import load_default, load_judge
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+
+    from .models.autoencoders import MLPVAE, ConvVAE
+    from .models.conv_classifier import ConvClassifier
+    from .models.dit import DiTDenoiser
+    from .models.film_conv import FiLMConvDenoiser
+    from .models.gan import GANDiscriminator, GANGenerator
+    from .models.mixture import MixtureClassifier, MixtureDenoiser
+    from .models.mlp import MLPClassifier, MLPDenoiser
+    from .models.point_denoiser import PointDenoiser
+    from .models.residual_mlp import ResidualMLPClassifier, ResidualMLPDenoiser
+    from .models.unet import UNetDenoiser
+    from .pipeline import ClassifierGuidedLatentPipeline
+    from .weights import load_default, load_judge
 
 __all__ = [
     "ClassifierGuidedLatentPipeline",
@@ -46,6 +51,33 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-LOADABLE_CLASSES[__name__] = {
-    base: ["save_pretrained", "from_pretrained"] for base in ("ModelMixin", "SchedulerMixin", "DiffusionPipeline")
+_HOMES = {
+    ".models.autoencoders": ("ConvVAE", "MLPVAE"),
+    ".models.conv_classifier": ("ConvClassifier",),
+    ".models.dit": ("DiTDenoiser",),
+    ".models.film_conv": ("FiLMConvDenoiser",),
+    ".models.gan": ("GANDiscriminator", "GANGenerator"),
+    ".models.mixture": ("MixtureClassifier", "MixtureDenoiser"),
+    ".models.mlp": ("MLPClassifier", "MLPDenoiser"),
+    ".models.point_denoiser": ("PointDenoiser",),
+    ".models.residual_mlp": ("ResidualMLPClassifier", "ResidualMLPDenoiser"),
+    ".models.unet": ("UNetDenoiser",),
+    ".pipeline": ("ClassifierGuidedLatentPipeline",),
+    ".weights": ("load_default", "load_judge"),
+    "diffusers": ("DiffusionPipeline", "ModelMixin", "SchedulerMixin"),  # the bases by which diffusers tells classes
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from its module."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module(".storage", __name__)  # makes the package known to diffusers
+    value = getattr(import_module(_HOME_OF[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,6 +22,7 @@ from .commands.autoencoder_figures import (
     reconstructions,
 )
 from .commands.autoencoder_study import autoencoders
+from .commands.cost_figure import cost_figure
 from .commands.demo import demo
 from .commands.digits import digits
 from .commands.evaluate import evaluate
@@ -46,6 +47,7 @@ __all__ = ["main"]
 Commands = dict[str, Callable[..., None]]
 
 FIGURES: Commands = {
+    "cost": cost_figure,
     "forward-process": forward_process,
     "noise-laws": noise_laws,
     "reconstructions": reconstructions,
@@ -87,7 +89,9 @@ COMMANDS: Commands = {
 }
 
 BENCHMARKS: Commands = {
+    "cold-start": benchmark.cold_start,
     "cost": benchmark.cost,
+    "plan": benchmark.plan,
     "sampling": benchmark.sampling,
     "training": benchmark.training,
 }

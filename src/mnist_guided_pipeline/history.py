@@ -15,7 +15,7 @@ from accelerate.tracking import GeneralTracker, on_main_process
 
 from .atomic import atomic_write
 
-__all__ = ["HISTORY_FILE", "HistoryTracker", "read_history"]
+__all__ = ["HISTORY_FILE", "HistoryTracker", "read_history", "training_seconds"]
 
 HISTORY_FILE = "history.jsonl"
 
@@ -78,3 +78,30 @@ def read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return events
+
+
+def training_seconds(folder: str | os.PathLike[str]) -> float | None:
+    """Seconds that the updates of a training took: images over images a second, summed over ``history.jsonl``.
+
+    Args:
+        folder: of a training script, or of a pipeline, whose steps are then summed.
+
+    Returns:
+        None where there is no history, as beside shipped weights.
+    """
+    folder = Path(folder)
+    if (folder / "steps").is_dir():
+        parts = [training_seconds(step) for step in sorted((folder / "steps").iterdir())]
+        known = [seconds for seconds in parts if seconds is not None]
+        return sum(known) if parts and len(known) == len(parts) else None
+    file = folder / "train_config.json"
+    timed = [line for line in read_history(folder) if "images_per_second" in line]
+    if not (timed and file.is_file()):
+        return None
+    settings = json.loads(file.read_text())
+    images_per_update = settings["train_batch_size"] * settings["gradient_accumulation_steps"]
+    ends = [0, *(line["step"] for line in timed)]
+    return sum(
+        (line["step"] - before) * images_per_update / line["images_per_second"]
+        for line, before in zip(timed, ends, strict=False)
+    )

@@ -78,8 +78,8 @@ class ClassifierGuidedLatentPipeline(SafeStorage):
         training_noise: the noise law that the networks were trained on; that of ``scheduler`` if None. A scheduler
             with another law is refused.
         sampling_defaults: ``guidance_scale``, ``guidance_interval`` and ``num_inference_steps`` that a call uses where
-            its arguments are None; under ``"schedulers"`` others of them for single scheduler classes, by class name, and
-            under ``"classifier_alone"`` those of calls with ``cfg_scale`` 0.
+            its arguments are None; under ``"schedulers"`` others of them for single scheduler classes, by class name,
+            and under ``"classifier_alone"`` those of calls with ``cfg_scale`` 0.
 
     Raises:
         ValueError: the scheduler is not supported.

@@ -11,6 +11,7 @@ Source: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def start_sharding(accelerator: Accelerator) -> None:
     Raises:
         ValueError: it asks for more than ``training/accelerate/fsdp.yaml`` does.
     """
-    if not parse_flag_from_env("ACCELERATE_USE_FSDP") or accelerator.num_processes == 1:
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP") or accelerator.distributed_type == DistributedType.NO:
         return
     plugin = FullyShardedDataParallelPlugin()
     asked = {
@@ -63,10 +64,10 @@ def prepare(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.O
     return model, wrapped.optimizer if plain else wrapped
 
 
-def clip_gradients(accelerator: Accelerator, model: nn.Module, max_norm: float) -> Tensor:
-    """Scale the gradients of ``model`` to a norm of at most ``max_norm``; returns the norm that they had, ()."""
+def clip_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale the gradients of ``parameters`` to a norm of at most ``max_norm``; returns the norm that they had, ()."""
     accelerator.unscale_gradients()
-    return whole(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
+    return whole(nn.utils.clip_grad_norm_(parameters, max_norm))
 
 
 def whole(tensor: Tensor) -> Tensor:

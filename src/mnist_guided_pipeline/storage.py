@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 from huggingface_hub import create_repo, snapshot_download
@@ -23,6 +24,10 @@ __all__ = ["SafeStorage", "download_snapshot"]
 logger = logging.get_logger(__name__)
 
 _INSTALLED = __name__.partition(".")[0] == PACKAGE
+if _INSTALLED:  # diffusers then names the package, and not the module, as the home of a saved network
+    LOADABLE_CLASSES[PACKAGE] = {
+        base: ["save_pretrained", "from_pretrained"] for base in ("ModelMixin", "SchedulerMixin", "DiffusionPipeline")
+    }
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
 
 

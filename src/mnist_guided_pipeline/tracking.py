@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .history import HistoryTracker
 
-__all__ = ["log_images", "start_trackers"]
+__all__ = ["log_images", "start_trackers", "takes_images"]
 
 
 def start_trackers(accelerator: Accelerator, project: str, settings: dict[str, Any], step: int = 0) -> None:
@@ -24,6 +24,11 @@ def start_trackers(accelerator: Accelerator, project: str, settings: dict[str, A
     for tracker in accelerator.trackers:
         if isinstance(tracker, HistoryTracker):
             tracker.rewind(step)
+
+
+def takes_images(accelerator: Accelerator) -> bool:
+    """Whether a tracker of this process takes images."""
+    return accelerator.is_main_process and any(hasattr(tracker, "log_images") for tracker in accelerator.trackers)
 
 
 def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:

@@ -13,7 +13,9 @@ from diffusers import ModelMixin
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-__all__ = ["plain_denoiser_training", "plain_sampling", "plain_vae_training"]
+from ..models.autoencoders import MLPVAE
+
+__all__ = ["plain_classifier_training", "plain_denoiser_training", "plain_sampling", "plain_vae_training"]
 
 
 def plain_sampling(
@@ -52,12 +54,15 @@ def plain_sampling(
         return vae.decode(z, return_dict=False)[0]
 
 
-def plain_vae_training(vae: ModelMixin, images: Tensor, epochs: int, batch_size: int, kl_weight: float) -> float:
-    """Train a VAE by squared error and KL, as a notebook does: Adam over a shuffled DataLoader.
+def plain_vae_training(
+    vae: MLPVAE, images: Tensor, labels: Tensor, epochs: int, batch_size: int, kl_weight: float
+) -> float:
+    """Train a VAE by squared error and KL, as a notebook does: Adam over a shuffled DataLoader of images and labels.
 
     Args:
-        vae: with the interface of ``AutoencoderKL``.
-        images: (N, 1, 28, 28) in [-1, 1].
+        vae: its two plain networks are called, without the classes around them.
+        images: (N, 1, 28, 28) in [0, 1].
+        labels: (N,), loaded and not used.
         epochs: passes over the images.
         batch_size: images an update.
         kl_weight: weight of the KL term.
@@ -65,41 +70,70 @@ def plain_vae_training(vae: ModelMixin, images: Tensor, epochs: int, batch_size:
     Returns:
         Mean loss an image, in units of [0, 1] pixels, of the last epoch.
     """
-    loader = DataLoader(TensorDataset(images), batch_size=batch_size, shuffle=True)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=batch_size, shuffle=True)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
     for _ in range(epochs):
         total = 0.0
-        for (batch,) in loader:
-            posterior = vae.encode(batch).latent_dist
-            shown = torch.sigmoid(vae.decode_logits(posterior.sample()))
-            loss = F.mse_loss(shown, batch * 0.5 + 0.5, reduction="sum") + kl_weight * posterior.kl().sum()
+        for x, _labels in loader:
             optimizer.zero_grad()
-            (loss / len(batch)).backward()
+            mean, logvar = vae.encoder(x).chunk(2, dim=1)
+            z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+            shown = torch.sigmoid(vae.decoder(z)).view(-1, 1, 28, 28)
+            kl = -0.5 * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
+            loss = F.mse_loss(shown, x, reduction="sum") + kl_weight * kl
+            loss.backward()
             optimizer.step()
             total += loss.item()
     return total / len(images)
 
 
 def plain_denoiser_training(
-    denoiser: ModelMixin, latents: Tensor, alphas_cumprod: Tensor, epochs: int, batch_size: int
+    denoiser: ModelMixin, latents: Tensor, labels: Tensor, alphas_cumprod: Tensor, epochs: int, batch_size: int
 ) -> float:
-    """Train an epsilon denoiser on latents (N, d), as a notebook does.
+    """Train an epsilon denoiser on latents (N, d), as a notebook does; the labels (N,) are loaded and not used.
 
     Returns:
         Mean squared error of the last epoch.
     """
-    loader = DataLoader(TensorDataset(latents), batch_size=batch_size, shuffle=True)
+    loader = DataLoader(TensorDataset(latents, labels), batch_size=batch_size, shuffle=True)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=2e-4)
     for _ in range(epochs):
         total = 0.0
-        for (batch,) in loader:
-            times = torch.randint(len(alphas_cumprod), (len(batch),))
-            noise = torch.randn_like(batch)
-            kept = alphas_cumprod[times].unsqueeze(1)
-            noisy = kept.sqrt() * batch + (1 - kept).sqrt() * noise
-            loss = F.mse_loss(denoiser(noisy, times).sample, noise)
+        for z0, _labels in loader:
+            times, noisy, noise = _noised(z0, alphas_cumprod)
+            loss = F.mse_loss(denoiser(noisy, times, return_dict=False)[0], noise)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += loss.item() * len(batch)
+            total += loss.item() * len(z0)
     return total / len(latents)
+
+
+def plain_classifier_training(
+    classifier: ModelMixin, latents: Tensor, labels: Tensor, alphas_cumprod: Tensor, epochs: int, batch_size: int
+) -> float:
+    """Train a classifier on noisy latents (N, d) and labels (N,), as a notebook does.
+
+    Returns:
+        Mean cross-entropy of the last epoch.
+    """
+    loader = DataLoader(TensorDataset(latents, labels), batch_size=batch_size, shuffle=True)
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        total = 0.0
+        for z0, y in loader:
+            times, noisy, _noise = _noised(z0, alphas_cumprod)
+            loss = F.cross_entropy(classifier(noisy, times, return_dict=False)[0], y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(z0)
+    return total / len(latents)
+
+
+def _noised(z0: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Random timesteps, the latents at them, and the noise in these."""
+    times = torch.randint(len(alphas_cumprod), (len(z0),))
+    noise = torch.randn_like(z0)
+    kept = alphas_cumprod[times].unsqueeze(1)
+    return times, kept.sqrt() * z0 + (1 - kept).sqrt() * noise, noise

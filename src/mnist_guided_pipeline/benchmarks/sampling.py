@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
@@ -15,15 +14,30 @@ from ..models.autoencoders import MLPVAE
 from ..models.mlp import MLPClassifier, MLPDenoiser
 from ..pipeline import ClassifierGuidedLatentPipeline
 from .plain_loops import plain_sampling
-from .timing import Timing, count_flops, matmul_rate, time_rounds
+from .timing import Timing, count_flops, matrix_product, time_rounds
+from .workers import DrawingProcesses, draw
 
-__all__ = ["benchmark_cold_start", "benchmark_sampling", "flops_per_image", "small_networks"]
+__all__ = ["BATCH_SIZE", "BATCH_SIZES", "benchmark_sampling", "flops_per_image", "small_networks"]
 
-_BATCH = 1000  # images that the pipeline and the plain loop draw at a time
-_PIXEL_IMAGES = 16  # a pixel U-Net is some hundred times slower
-_PIXEL_STEPS = 25
+BATCH_SIZE = 500
+"""Images that a pipeline draws at a time, as ``mnist-guided evaluate`` does."""
+
+BATCH_SIZES = (100, 250, 1000)
+"""Others that are tried beside it."""
+
+_PLAIN_IMAGES = 1000  # of the small networks, drawn at once
 _PLAIN_STEPS = 20
-_COUNTED = 8  # samples by which operations are counted
+_PIXEL_IMAGES = 16  # a pixel U-Net is some hundred times slower
+_BATCH_IMAGES = 2000  # at most, of a row that tries a batch size
+_COUNTED = 10  # images by which operations are counted
+
+
+class _Task(NamedTuple):
+    """What is timed, the images it makes (none for a matrix product), and its operations."""
+
+    run: Callable[[], object]
+    images: int
+    flops: float
 
 
 def small_networks() -> ClassifierGuidedLatentPipeline:
@@ -37,99 +51,129 @@ def small_networks() -> ClassifierGuidedLatentPipeline:
     return pipe
 
 
-def benchmark_sampling(pipe: ClassifierGuidedLatentPipeline, num_images: int, rounds: int) -> dict[str, Any]:
+def benchmark_sampling(
+    load: Callable[[], Any],
+    num_images: int,
+    rounds: int,
+    num_processes: int = 1,
+    batch_sizes: tuple[int, ...] = BATCH_SIZES,
+) -> dict[str, Any]:
     """Time a pipeline at its own defaults, and what it is compared with, in the same rounds.
 
     Args:
-        pipe: on its device.
-        num_images: images of a round, a multiple of ten.
+        load: gives the pipeline on its device; picklable, as every process calls it.
+        num_images: images of a round.
         rounds: timed rounds.
+        num_processes: of the row that draws with several processes of one thread each, one a core; 1 leaves that row
+            out.
+        batch_sizes: tried beside :data:`BATCH_SIZE`, in the better of the two ways.
 
     Returns:
-        A figure's record: a row a task, ratios of the pipeline to each, and the share of the matrix-product rate.
+        A figure's record: ``rows``, one a task, with images a second, the spread of the rounds, how many times
+        slower than the fastest way of the pipeline it is, and the share of the rate of a float32 matrix product that it
+        reaches; and single figures, among them the ratio of the pipeline to the hand-written loop.
 
     Raises:
-        ValueError: a number of images that the classes do not share equally.
+        ValueError: no images, no rounds or no process.
     """
-    if num_images < 10 or num_images % 10:
-        raise ValueError(f"num_images must be a multiple of 10, the number of classes, got {num_images}.")
+    if num_images < 1:
+        raise ValueError(f"num_images must be at least 1, got {num_images}.")
+    pipe = load()
     pipe.set_progress_bar_config(disable=True)
-    small = small_networks().to(pipe.device)
-    pixel = DDIMPipeline(_pixel_unet().to(pipe.device), DDIMScheduler())
+    device = pipe.device
+    small = small_networks().to(device)
+    steps = pipe.sampling_defaults_for(pipe.scheduler)["num_inference_steps"]
+    pixel = DDIMPipeline(_pixel_unet().to(device), DDIMScheduler())
     pixel.set_progress_bar_config(disable=True)
-    table = small.scheduler.alphas_cumprod
-    labels = torch.arange(10).repeat_interleave(_BATCH // 10)
+    labels = torch.arange(10, device=device).repeat(_PLAIN_IMAGES // 10)
+    table = small.scheduler.alphas_cumprod.to(device)
+    plain = partial(plain_sampling, small.denoiser, small.classifier, small.vae, table, labels, 1.0)
+    flops, small_flops = flops_per_image(pipe), flops_per_image(small, _PLAIN_STEPS)
+    pixel_flops = count_flops(lambda: pixel(1, num_inference_steps=1, output_type="np")) * float(steps)
+    products = {kind: matrix_product(kind, device) for kind in (torch.float32, torch.bfloat16)}
+    few = min(num_images, _BATCH_IMAGES)
 
-    tasks: dict[str, Callable[[], object]] = {
-        "pipeline": lambda: draw(pipe, num_images),
-        "small networks, pipeline": lambda: draw(small, _BATCH, _PLAIN_STEPS),
-        "small networks, plain loop": lambda: plain_sampling(
-            small.denoiser, small.classifier, small.vae, table, labels, 1.0
-        ),
-        "pixel U-Net, DDIMPipeline": lambda: pixel(_PIXEL_IMAGES, num_inference_steps=_PIXEL_STEPS, output_type="np"),
-    }
-    timings = time_rounds(tasks, rounds)
-    images = dict(zip(tasks, (num_images, _BATCH, _BATCH, _PIXEL_IMAGES), strict=True))
-    rows = {name: timing.as_record(images[name]) for name, timing in timings.items()}
-    flops = flops_per_image(pipe)
-    rate = matmul_rate(torch.float32, pipe.device)
-    ours = rows["pipeline"]["images_per_second"]
+    with ExitStack() as stack:
+        way: Callable[[int, int], None] = partial(draw, pipe)
+        tasks = {f"pipeline, {_threads(device)}": _Task(partial(way, num_images, BATCH_SIZE), num_images, flops)}
+        if num_processes > 1:
+            way = stack.enter_context(DrawingProcesses(load, num_processes)).draw
+            together = f"pipeline, {num_processes} processes of 1 thread"
+            tasks[together] = _Task(partial(way, num_images, BATCH_SIZE), num_images, flops)
+        in_half = partial(_in_bfloat16, load)
+        if num_processes > 1:
+            rounded = stack.enter_context(DrawingProcesses(in_half, num_processes)).draw
+        else:
+            rounded = partial(draw, in_half())
+        tasks["the same in bfloat16"] = _Task(partial(rounded, num_images, BATCH_SIZE), num_images, flops)
+        for size in batch_sizes:
+            tasks[f"the same, {size} at a time"] = _Task(partial(way, few, size), few, flops)
+        tasks |= {
+            "small networks, pipeline": _Task(
+                partial(draw, small, _PLAIN_IMAGES, _PLAIN_IMAGES, _PLAIN_STEPS), _PLAIN_IMAGES, small_flops
+            ),
+            "small networks, plain loop": _Task(plain, _PLAIN_IMAGES, small_flops),
+            f"pixel U-Net, DDIMPipeline, {steps} steps": _Task(
+                lambda: pixel(_PIXEL_IMAGES, num_inference_steps=steps, output_type="np"), _PIXEL_IMAGES, pixel_flops
+            ),
+        }
+        for kind, (product, operations) in products.items():
+            tasks[f"matrix product, {str(kind).removeprefix('torch.')}"] = _Task(product, 0, operations)
+        timings = time_rounds({name: task.run for name, task in tasks.items()}, rounds)
+
+    ways = [name for name in tasks if name.startswith("pipeline, ")]
+    fastest = min(ways, key=lambda name: timings[name].median)
+    rate = products[torch.float32][1] / timings["matrix product, float32"].median
+    ours = num_images / timings[fastest].median
+    rows = {name: _row(task, timings[name], ours, rate) for name, task in tasks.items()}
+    ratio = timings["small networks, pipeline"].median / timings["small networks, plain loop"].median
+    workers = num_processes if fastest != ways[0] else torch.get_num_threads()
     return {
         "rows": rows,
-        "pipeline_over_plain_loop_time": timings["small networks, pipeline"].median
-        / timings["small networks, plain loop"].median,
-        "speed_ratio_to_plain_loop": ours / rows["small networks, plain loop"]["images_per_second"],
-        "speed_ratio_to_pixel_unet": ours / rows["pixel U-Net, DDIMPipeline"]["images_per_second"],
+        "fastest": fastest,
+        "seconds_for_10000_images": 10_000 / ours,
+        **({"images_per_second_a_core": ours / workers} if device.type == "cpu" else {}),
+        "time_of_pipeline_over_plain_loop": ratio,
         "flops_per_image": flops,
         "matmul_flops_per_second": rate,
-        "share_of_matmul_rate": flops * ours / rate,
-        "seconds_for_10000_images": 10_000 / ours,
     }
 
 
-def benchmark_cold_start(rounds: int) -> dict[str, Any]:
-    """Seconds from a cold command to the first image, and of them the imports; a process each."""
-    first_image = "from mnist_guided_pipeline import load_default; load_default()(['3']).images"
-    commands = {"imports": "import mnist_guided_pipeline", "first image": first_image}
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(rounds):
-        for name, code in commands.items():
-            started = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: Timing.of(values)._asdict() for name, values in seconds.items()}
+def flops_per_image(pipe: ClassifierGuidedLatentPipeline, steps: int | None = None) -> float:
+    """Operations of matrix products and convolutions of one guided image, counted in a call of the pipeline."""
+    return count_flops(lambda: draw(pipe, _COUNTED, _COUNTED, steps)) / _COUNTED
 
 
-@torch.no_grad()
-def flops_per_image(pipe: ClassifierGuidedLatentPipeline) -> float:
-    """Operations of one guided image: at each step the denoiser forwards, and the classifier forwards and backwards.
+def _row(task: _Task, timing: Timing, ours: float, rate: float) -> dict[str, Any]:
+    """Of a task that makes images also how many times slower than ``ours``, images a second, it is."""
+    operations = task.flops * (task.images or 1) / timing.median
+    speed: dict[str, Any] = {}
+    if task.images:
+        speed = {
+            "images": task.images,
+            "images_per_second": task.images / timing.median,
+            "times_slower": ours / (task.images / timing.median),
+        }
+    return {
+        **speed,
+        "seconds": timing.median,
+        "fastest_round": timing.low,
+        "slowest_round": timing.high,
+        "GFLOP/s": operations / 1e9,
+        "share_of_float32_rate": operations / rate,
+    }
 
-    The gradient with respect to the sample alone costs as much as the forward pass. Solvers that call the networks
-    once a step are assumed.
-    """
-    pipe.scheduler.set_timesteps(pipe.config.sampling_defaults.get("num_inference_steps", 25))
-    sample = torch.zeros(_COUNTED, *pipe.denoiser.config.sample_shape, device=pipe.device)
-    times, labels = torch.zeros((), device=pipe.device), torch.zeros(_COUNTED, dtype=torch.int64, device=pipe.device)
-    conditional = getattr(pipe.denoiser.config, "num_classes", None) is not None
-    denoising = count_flops(lambda: pipe.denoiser(sample, times, labels if conditional else None))
-    guiding = 2 * count_flops(lambda: pipe.classifier(sample, times))
-    decoding = 0 if pipe.vae is None else count_flops(lambda: pipe.vae.decode(sample))
-    return (len(pipe.scheduler.timesteps) * (denoising + guiding) + decoding) / _COUNTED
+
+def _in_bfloat16(load: Callable[[], Any]) -> Any:
+    """The pipeline with its networks in bfloat16; samples stay in float32."""
+    return load().to(torch.bfloat16)
 
 
-def draw(pipe: ClassifierGuidedLatentPipeline, num_images: int, steps: int | None = None) -> None:
-    """Draw images of all classes alike, at most a thousand at a time, as tensors."""
-    remaining = num_images
-    while remaining:
-        count = min(remaining, _BATCH)
-        pipe(
-            list(range(10)),
-            num_images_per_label=count // 10,
-            num_inference_steps=steps,
-            generator=torch.Generator().manual_seed(remaining),
-            output_type="pt",
-        )
-        remaining -= count
+def _threads(device: torch.device) -> str:
+    if device.type != "cpu":
+        return device.type
+    count = torch.get_num_threads()
+    return f"1 process of {count} thread{'s' if count > 1 else ''}"
 
 
 def _pixel_unet() -> UNet2DModel:

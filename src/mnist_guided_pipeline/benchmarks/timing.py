@@ -9,12 +9,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-__all__ = ["Timing", "count_flops", "matmul_rate", "time_rounds"]
+__all__ = ["Timing", "count_flops", "matmul_rate", "matrix_product", "time_rounds"]
+
+Key = TypeVar("Key")
 
 
 class Timing(NamedTuple):
@@ -49,7 +53,7 @@ class Timing(NamedTuple):
         }
 
 
-def time_rounds(tasks: Mapping[str, Callable[[], object]], rounds: int = 5, warm_up: int = 1) -> dict[str, Timing]:
+def time_rounds(tasks: Mapping[Key, Callable[[], object]], rounds: int = 5, warm_up: int = 1) -> dict[Key, Timing]:
     """Time several tasks in turn, round after round.
 
     Args:
@@ -62,7 +66,7 @@ def time_rounds(tasks: Mapping[str, Callable[[], object]], rounds: int = 5, warm
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}.")
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    seconds: dict[Key, list[float]] = {name: [] for name in tasks}
     for round_index in range(warm_up + rounds):
         for name, task in tasks.items():
             started = time.perf_counter()
@@ -73,24 +77,41 @@ def time_rounds(tasks: Mapping[str, Callable[[], object]], rounds: int = 5, warm
     return {name: Timing.of(values) for name, values in seconds.items()}
 
 
+def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -> tuple[Callable[[], Tensor], int]:
+    """A square matrix product, the yardstick of a machine's rate.
+
+    Returns:
+        The task, and its number of floating-point operations.
+    """
+    first, second = torch.randn(2, size, size, device=device).to(dtype)
+    return lambda: first @ second, 2 * size**3
+
+
 def matmul_rate(dtype: torch.dtype, device: torch.device, size: int = 2048, repeats: int = 10) -> float:
     """Floating-point operations a second of a square matrix product, the best of several."""
-    first, second = torch.randn(2, size, size, device=device).to(dtype)
-    best = float("inf")
-    for _ in range(repeats):
-        _wait()
-        started = time.perf_counter()
-        first @ second
-        _wait()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    product, operations = matrix_product(dtype, device, size)
+    return operations / time_rounds({"product": product}, repeats, warm_up=0)["product"].low
 
 
 def count_flops(task: Callable[[], object]) -> int:
     """Floating-point operations of matrix products and convolutions, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
+    with _FlopCounter() as counter:
         task()
-    return int(counter.get_total_flops())
+    return counter.total
+
+
+class _FlopCounter(TorchDispatchMode):
+    """Adds up torch's own formulas; torch's ``FlopCounterMode`` does not work where ``autograd.grad`` is called."""
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            self.total += int(flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result))
+        return result
 
 
 def _wait() -> None:

@@ -1,26 +1,35 @@
-"""Speed of training: the scripts beside a notebook's loop, with the same networks, data, batch size and epochs."""
+"""Speed of training: the scripts beside a notebook's loops, with the same networks, data, batch size and epochs.
+
+The scripts train by the preset ``seed``. They do what the loops do, and clip gradients, average weights, watch for
+values that are not finite, log and validate besides.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from torch import Tensor
 
-from ..data import load_images, to_model_range
+from ..config import TrainingConfig
+from ..data import load_images, to_unit_range
 from ..encoding import encode_images
 from ..history import read_history
 from ..losses import denoising_loss, gaussian_kl, reconstruction_loss
 from ..models.autoencoders import MLPVAE
-from ..models.mlp import MLPDenoiser
-from .plain_loops import plain_denoiser_training, plain_vae_training
+from ..models.mlp import MLPClassifier, MLPDenoiser
+from ..presets import PRESETS
+from .plain_loops import plain_classifier_training, plain_denoiser_training, plain_vae_training
 from .timing import count_flops, matmul_rate
 
 __all__ = ["benchmark_training"]
@@ -28,66 +37,85 @@ __all__ = ["benchmark_training"]
 _BATCH = 128
 _KL_WEIGHT = 0.1
 _LOGGED_AT_ONCE = 50  # the scripts log the mean speed of this many updates
+_MEMORY_UPDATES = 20
 
 
-def benchmark_training(scripts: Path, dataset_name: str, epochs: int, folder: Path) -> dict[str, Any]:
-    """Train the small VAE and denoiser both ways, one after the other, alternating.
+def benchmark_training(
+    scripts: Path, dataset_name: str, epochs: int | None, rounds: int, folder: Path
+) -> dict[str, Any]:
+    """Train the networks of the preset ``seed`` both ways, in turn, round after round.
 
     Args:
         scripts: the folder ``training`` of a checkout.
         dataset_name: Hub id or folder.
-        epochs: passes over the training set, for each network and way.
+        epochs: passes over the training set, for each network and way; the preset's own if None.
+        rounds: trainings of each network and way.
         folder: where the scripts write.
 
     Returns:
-        A figure's record: images a second and final loss of both ways, their ratio, and the share of the machine's
-        matrix-product rate that the scripts reach.
+        A figure's record. In ``rows``, a network each: images a second of both ways and their ratio (medians), the
+        ratio of the wall-clock times when all that a script does counts (its start, reading data, encoding,
+        validation), the loss of the last epoch of both ways, and the share of the machine's matrix-product rate that
+        the script reaches. In ``peak_memory``, bytes of the processes that train the preset ``default``.
 
     Raises:
         RuntimeError: a script failed; its last lines are in the message.
     """
-    images = to_model_range(load_images(dataset_name, "train").images)
-    rate = matmul_rate(torch.float32, torch.device("cpu"))
-    torch.manual_seed(0)
-    vae = MLPVAE(latent_dim=16)
-    shared: tuple[str, ...]
-    shared = ("--dataset_name", dataset_name, "--num_train_epochs", str(epochs), "--train_batch_size", str(_BATCH))
-    shared += ("--lr_scheduler", "constant", "--lr_warmup_steps", "0", "--report_to", "none", "--no_use_ema")
-
-    seconds, loss = _timed(lambda: plain_vae_training(vae, images, epochs, _BATCH, _KL_WEIGHT))
-    plain = {"images_per_second": len(images) * epochs / seconds, "loss": loss}
-    ours = _run_script(
-        scripts / "train_vae.py",
-        *(*shared, "--output_dir", str(folder / "vae"), "--network", "MLPVAE", "--reconstruction", "mse"),
-        *("--network_config", '{"latent_dim": 16}', "--kl_weight", str(_KL_WEIGHT)),
-    )
-    rows = {"vae": _row(plain, ours, _vae_flops(vae), rate)}
-
-    trained = MLPVAE.from_pretrained(folder / "vae")
-    posteriors = encode_images(trained, load_images(dataset_name, "train").images, progress=False)
-    latents = posteriors.draw(torch.arange(len(images)), torch.randn(posteriors.mean.shape))
-    denoiser = MLPDenoiser((16,))
+    data = load_images(dataset_name, "train")
+    images, labels = to_unit_range(data.images), data.labels
+    seed = PRESETS["seed"]
+    vae_path, denoiser_path = str(folder / "vae"), str(folder / "denoiser")
+    assert seed.vae is not None and seed.classifier is not None
+    configs: dict[str, TrainingConfig] = {
+        "vae": seed.vae,
+        "vae, bf16": dataclasses.replace(seed.vae, mixed_precision="bf16"),
+        "denoiser": dataclasses.replace(seed.denoiser, vae_path=vae_path),
+        "classifier": dataclasses.replace(seed.classifier, vae_path=vae_path, denoiser_path=denoiser_path),
+    }
     table = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").alphas_cumprod
-    seconds, loss = _timed(lambda: plain_denoiser_training(denoiser, latents, table, epochs, _BATCH))
-    plain = {"images_per_second": len(images) * epochs / seconds, "loss": loss}
-    ours = _run_script(
-        scripts / "train_denoiser.py",
-        *(*shared, "--output_dir", str(folder / "denoiser"), "--vae_path", str(folder / "vae")),
-        *("--network", "MLPDenoiser", "--prediction_type", "epsilon", "--learning_rate", "2e-4"),
-    )
-    rows["denoiser"] = _row(plain, ours, _denoiser_flops(denoiser), rate)
-    return {"rows": rows, "epochs": epochs, "batch_size": _BATCH, "matmul_flops_per_second": rate}
+    latents: list[Tensor] = []
 
+    def plainly(name: str, passes: int) -> float:
+        if name.startswith("vae"):
+            return plain_vae_training(MLPVAE(latent_dim=16), images, labels, passes, _BATCH, _KL_WEIGHT)
+        if not latents:
+            posteriors = encode_images(MLPVAE.from_pretrained(vae_path), data.images, progress=False)
+            latents.append(posteriors.draw(torch.arange(len(data)), torch.randn(posteriors.mean.shape)))
+        if name == "denoiser":
+            return plain_denoiser_training(MLPDenoiser((16,)), latents[0], labels, table, passes, _BATCH)
+        return plain_classifier_training(MLPClassifier((16,)), latents[0], labels, table, passes, _BATCH)
 
-def _row(plain: dict[str, float], ours: dict[str, float], flops: float, rate: float) -> dict[str, float]:
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in configs}
+    for _ in range(rounds):
+        for name, config in configs.items():
+            passes = epochs or config.num_train_epochs
+            config = dataclasses.replace(config, num_train_epochs=passes, dataset_name=dataset_name, report_to="none")
+            ours = _run_script(scripts, name.partition(",")[0], config, folder / name.replace(", ", "-"))
+            plain_seconds, plain_loss = _timed(partial(plainly, name, passes))
+            plain_speed = len(data) * passes / plain_seconds
+            measured[name].append(
+                ours
+                | {"plain_images_per_second": plain_speed, "plain_loss": plain_loss}
+                | {"speed_ratio": ours["images_per_second"] / plain_speed}
+                | {"wall_clock_ratio": plain_seconds / ours["seconds"], "plain_seconds": plain_seconds}
+            )
+    flops = {"vae": _vae_flops(), "vae, bf16": _vae_flops(), "denoiser": _network_flops(MLPDenoiser((16,)))}
+    flops["classifier"] = _network_flops(MLPClassifier((16,)))
+    rates = {
+        name: matmul_rate(dtype, torch.device("cpu"))
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+    }
+    rows: dict[str, dict[str, float]] = {}
+    for name, runs in measured.items():
+        rows[name] = {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
+        rate = rates["bfloat16" if "bf16" in name else "float32"]
+        rows[name]["share_of_matmul_rate"] = flops[name] * rows[name]["images_per_second"] / rate
     return {
-        "plain_images_per_second": plain["images_per_second"],
-        "images_per_second": ours["images_per_second"],
-        "speed_ratio": ours["images_per_second"] / plain["images_per_second"],
-        "plain_loss": plain["loss"],
-        "loss": ours["loss"],
-        "flops_per_image": flops,
-        "share_of_matmul_rate": flops * ours["images_per_second"] / rate,
+        "rows": rows,
+        "batch_size": _BATCH,
+        "threads": torch.get_num_threads(),
+        "peak_memory": _default_memory(scripts, dataset_name, folder),
+        **{f"matmul_flops_per_second_{name}": rate for name, rate in rates.items()},
     }
 
 
@@ -97,23 +125,56 @@ def _timed(task: Callable[[], float]) -> tuple[float, float]:
     return time.perf_counter() - started, result
 
 
-def _run_script(script: Path, *options: str) -> dict[str, float]:
-    """Run a training script, and read its speed and its mean loss over the last epoch from its history."""
-    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, env=dict(os.environ))
-    if done.returncode:
-        raise RuntimeError(f"{script.name} failed: {' '.join(done.stderr.splitlines()[-3:])}")
-    folder = options[options.index("--output_dir") + 1]
+def _run_script(scripts: Path, name: str, config: TrainingConfig, folder: Path) -> dict[str, float]:
+    """Run a training script afresh: its speed and its mean loss over the last epoch, from its history, and seconds."""
+    seconds, _ = _timed(lambda: _launch(scripts / f"train_{name}.py", config, folder))
     events = [event for event in read_history(folder) if "images_per_second" in event]
     last = events[-max(1, 60_000 // _BATCH // _LOGGED_AT_ONCE) :]
     return {
         "images_per_second": statistics.median(event["images_per_second"] for event in events),
         "loss": statistics.fmean(event["loss"] for event in last),
+        "seconds": seconds,
     }
 
 
-def _vae_flops(vae: MLPVAE) -> float:
+def _launch(script: Path, config: TrainingConfig, folder: Path) -> int:
+    """Run a training script in a process of its own; returns the largest memory that it held, in bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings, log = folder.with_suffix(".json"), folder.with_suffix(".log")
+    settings.write_text(config.to_json())
+    command = [sys.executable, str(script), "--config", str(settings), "--output_dir", str(folder)]
+    with open(log, "w") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise RuntimeError(f"{script.name} failed: {' '.join(log.read_text().splitlines()[-3:])}")
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _default_memory(scripts: Path, dataset_name: str, folder: Path) -> dict[str, int]:
+    """Peak memory of a few updates of every network of the preset ``default``, with all of the data."""
+    preset = PRESETS["default"]
+    vae_path, denoiser_path = str(folder / "default-vae"), str(folder / "default-denoiser")
+    steps: dict[str, tuple[TrainingConfig | None, dict[str, Any]]] = {
+        "vae": (preset.vae, {}),
+        "denoiser": (preset.denoiser, {"vae_path": vae_path}),
+        "classifier": (preset.classifier, {"vae_path": vae_path, "denoiser_path": denoiser_path}),
+    }
+    shared: dict[str, Any] = {"dataset_name": dataset_name, "report_to": "none", "lr_warmup_steps": 0}
+    shared["max_train_steps"] = _MEMORY_UPDATES
+    return {
+        name: _launch(
+            scripts / f"train_{name}.py", dataclasses.replace(config, **shared, **paths), folder / f"default-{name}"
+        )
+        for name, (config, paths) in steps.items()
+        if config is not None
+    }
+
+
+def _vae_flops() -> float:
     """Operations an image of one update, forward and backward."""
-    batch = torch.rand(_BATCH, 1, 28, 28)
+    vae, batch = MLPVAE(latent_dim=16), torch.rand(_BATCH, 1, 28, 28)
 
     def update() -> None:
         posterior = vae.encode(batch * 2 - 1).latent_dist
@@ -124,7 +185,12 @@ def _vae_flops(vae: MLPVAE) -> float:
     return count_flops(update) / _BATCH
 
 
-def _denoiser_flops(denoiser: MLPDenoiser) -> float:
+def _network_flops(network: MLPDenoiser | MLPClassifier) -> float:
     """Operations a sample of one update, forward and backward."""
-    batch = torch.randn(_BATCH, *denoiser.config.sample_shape)
-    return count_flops(lambda: denoising_loss(denoiser(batch, torch.zeros(_BATCH)).sample, batch).backward()) / _BATCH
+    batch, times = torch.randn(_BATCH, *network.config.sample_shape), torch.zeros(_BATCH)
+
+    def update() -> None:
+        output = network(batch, times, return_dict=False)[0]
+        denoising_loss(output, torch.zeros_like(output)).backward()
+
+    return count_flops(update) / _BATCH

@@ -76,8 +76,9 @@ def systems(
     from ..evaluation.report import render_view
     from ..evaluation.sampling import SamplingSettings
     from ..evaluation.scoring import Reference, check_enough
-    from ..evaluation.studies import check_judge, file_table, training_seconds
+    from ..evaluation.studies import check_judge, file_table
     from ..evaluation.systems import compare_systems, draw_autoencoder, draw_gan, draw_pipeline
+    from ..history import training_seconds
     from ..loading import load_network
     from ..models.gan import GANGenerator
     from ..plots.images import image_rows

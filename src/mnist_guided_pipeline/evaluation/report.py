@@ -5,9 +5,11 @@ replaced. NAME is a run, or a group of runs ``NAME/...``; VIEW is one of
 
 ===============  ============================================================================
 table            (if left out) a row a run, with the floors below
+named            the same, with the part of a run's name after that of its group
 per_class        accuracy and judge-FID of each class of a run
 confusion        the confusion matrix of a run
 provenance       how a run was measured: command, seed, images, versions, machine
+timed            how a benchmark was measured: command, rounds, versions, machine
 schedulers       the table of ``mnist-guided figure scheduler-table``
 guide            the tables of ``mnist-guided figure guide-report``
 rows             the table of a benchmark or a study, whose figure ``rows`` holds named rows
@@ -51,6 +53,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "copying_z": ("copying z", "{:.1f}".format),
     "classification_accuracy_score": ("CAS", _percent),
     "images_per_second": ("images/s", "{:.0f}".format),
+    "training_minutes": ("training minutes", "{:.0f}".format),
     "non_finite_images": ("not finite", "{:.0f}".format),
 }
 _IN_TABLES = [name for name in _COLUMNS if name not in ("closer_than_typical", "copying_z", "non_finite_images")]
@@ -88,15 +91,15 @@ def render_view(runs: Runs, name: str, view: str = "table") -> str:
         ValueError: there is no such run, view or figure.
     """
     chosen = find_runs(runs, name)
-    if view == "table":
-        return _table(chosen)
+    if view in ("table", "named"):
+        return _table(chosen, named=view == "named")
     if len(chosen) > 1:
         raise ValueError(f"view {view!r} needs one run; {name!r} is a group of {len(chosen)}.")
     run = next(iter(chosen.values()))
     if view in _VIEWS:
         return _VIEWS[view](run)
     if view not in _COLUMNS:
-        raise ValueError(f"view {view!r} is unknown; there are {', '.join(('table', *_VIEWS, *_COLUMNS))}.")
+        raise ValueError(f"view {view!r} is unknown; there are {', '.join(('table', 'named', *_VIEWS, *_COLUMNS))}.")
     return _cell(_figure(run, view), _COLUMNS[view][1])
 
 
@@ -112,7 +115,7 @@ def find_runs(runs: Runs, name: str) -> Runs:
     return chosen
 
 
-def _table(chosen: Runs) -> str:
+def _table(chosen: Runs, named: bool = False) -> str:
     """A row a run, then a row a floor; columns that nothing fills are left out."""
     sets = [run["figures"] for run in chosen.values()]
     first = next(iter(chosen.values()))
@@ -137,7 +140,10 @@ def _table(chosen: Runs) -> str:
         count = next(iter(figures.values()))["num_images"]
         cells = [_cell(figures.get(name), _COLUMNS[name][1]) for name in columns]
         rows.append([f"*{count:,} {label}*", "", "", "", *([""] * len(options)), *cells])
-    return markdown_table(rows, text_columns=2)
+    if named:
+        names = ["", *(name.rpartition("/")[2] for name in chosen)]
+        rows = [[name, *row] for name, row in zip(names + [""] * len(floors), rows, strict=True)]
+    return markdown_table(rows, text_columns=2 + named)
 
 
 def _per_class(run: dict[str, Any]) -> str:
@@ -158,14 +164,31 @@ def _confusion(run: dict[str, Any]) -> str:
 
 
 def _provenance(run: dict[str, Any]) -> str:
-    settings, machine, versions = run["settings"], run["machine"], run["versions"]
+    settings, machine = run["settings"], run["machine"]
+    processes = f"{machine['processes']} process{'es' if machine['processes'] > 1 else ''}"
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     return (
         f"Measured by `{run['command']}`: {settings['num_images']:,} images, seed {settings['seed']}, judge "
         f"`{run['judge']['fingerprint']}`, networks `{run['model']['fingerprint']}`, on {machine['processor']} "
-        f"({machine['cores']} cores, {machine['processes']} process{'es' if machine['processes'] > 1 else ''} of "
-        f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}, {machine['device']}) with "
+        f"({machine['cores']} cores, {processes} of {threads}, {machine['device']}) with {_software(run)}. Intervals "
+        "are Wilson's, 95 %."
+    )
+
+
+def _timed(run: dict[str, Any]) -> str:
+    """As of a run of images, but processes and threads are what a benchmark varies."""
+    machine, rounds = run["machine"], run["settings"]["rounds"]
+    return (
+        f"Timed by `{run['command']}`: medians of {rounds} rounds after a warm-up, on {machine['processor']} "
+        f"({machine['cores']} cores, {machine['device']}) with {_software(run)}."
+    )
+
+
+def _software(run: dict[str, Any]) -> str:
+    versions = run["versions"]
+    return (
         f"mnist_guided_pipeline {versions['mnist_guided_pipeline']}, torch {versions['torch']}, diffusers "
-        f"{versions['diffusers']}. Intervals are Wilson's, 95 %."
+        f"{versions['diffusers']}"
     )
 
 
@@ -262,6 +285,7 @@ _VIEWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "per_class": _per_class,
     "confusion": _confusion,
     "provenance": _provenance,
+    "timed": _timed,
     "schedulers": _schedulers,
     "guide": _guide,
     "rows": _rows,

@@ -18,6 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data import LabelledImages
+from ..history import training_seconds
 from .cas import classification_accuracy_score
 from .fingerprints import fingerprint, pipeline_fingerprint, public_config
 from .inception import InceptionFid
@@ -152,6 +153,9 @@ def measure_runs(
         figures = score_images(drawn.chunks(), drawn.labels, bench.judge, reference)
         figures["non_finite_images"] = figure(drawn.num_non_finite, settings.num_images)
         figures["images_per_second"] = figure(settings.num_images / drawn.seconds, settings.num_images)
+        model = bench.names.get("model")
+        if model is not None and (seconds := training_seconds(model)) is not None:
+            figures["training_minutes"] = figure(seconds / 60.0, settings.num_images)
         if bench.with_cas and drawn.labels is not None:
             figures["classification_accuracy_score"] = classification_accuracy_score(
                 drawn.images(), drawn.labels, bench.test, progress=progress

@@ -14,11 +14,9 @@ another coefficient of the predicted noise (Song et al. 2021, https://arxiv.org/
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +24,6 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from ..data import LabelledImages
-from ..history import read_history
 from ..weights import JUDGE_FOLDER
 from .fingerprints import fingerprint
 from .judge import Judge
@@ -41,7 +38,6 @@ __all__ = [
     "mean_only_scheduler",
     "measure_mean_only",
     "scale_runs",
-    "training_seconds",
 ]
 
 MEAN_ONLY = "study-mean-only"
@@ -125,33 +121,6 @@ def measure_mean_only(
     record["command"] = command
     write_run(output, name, record)
     return records | {name: record}
-
-
-def training_seconds(folder: str | os.PathLike[str]) -> float | None:
-    """Seconds that the updates of a training took: images over images a second, summed over ``history.jsonl``.
-
-    Args:
-        folder: of a training script, or of a pipeline, whose steps are then summed.
-
-    Returns:
-        None where there is no history, as beside shipped weights.
-    """
-    folder = Path(folder)
-    if (folder / "steps").is_dir():
-        parts = [training_seconds(step) for step in sorted((folder / "steps").iterdir())]
-        known = [seconds for seconds in parts if seconds is not None]
-        return sum(known) if parts and len(known) == len(parts) else None
-    file = folder / "train_config.json"
-    timed = [line for line in read_history(folder) if "images_per_second" in line]
-    if not (timed and file.is_file()):
-        return None
-    settings = json.loads(file.read_text())
-    images_per_update = settings["train_batch_size"] * settings["gradient_accumulation_steps"]
-    ends = [0, *(line["step"] for line in timed)]
-    return sum(
-        (line["step"] - before) * images_per_update / line["images_per_second"]
-        for line, before in zip(timed, ends, strict=False)
-    )
 
 
 def file_table(
