@@ -22,6 +22,7 @@ from diffusers import ModelMixin
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.atomic import atomic_write
+from mnist_guided_pipeline.batches import Batches
 from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
 from mnist_guided_pipeline.config import DecoderConfig
 from mnist_guided_pipeline.data import LabelledImages, to_model_range, to_uint8, to_unit_range
@@ -91,19 +92,20 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
     pixels = train.images.to(device)
     all_labels = train.labels.to(device)
     num_pixels = pixels[0].numel()
+
+    def draw(indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        return indices, torch.randn(len(indices), *samples.sample_shape, generator=generator)
+
+    batches = Batches(stream, device, total_updates, draw)
     progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
     validate_every = config.validation_steps or stream.updates_per_epoch
     discriminator_model.train()
     while state.update < total_updates:
-        indices = stream.indices(state.update)
-        noise = torch.randn(len(indices), *samples.sample_shape, generator=stream.generator(state.update))
-
         discriminator.requires_grad_(True)
-        for part in stream.parts():
-            rows = indices[part].to(device)
+        for rows, noise in batches.of(state.update):
             labels = all_labels[rows]
             real = to_model_range(pixels[rows])
-            latents = samples.draw(rows, noise[part].to(device))
+            latents = samples.draw(rows, noise)
             with accelerator.autocast():
                 with torch.no_grad():
                     fake = as_images(decoder_model(latents))
@@ -116,9 +118,8 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
         discriminator_optimizer.zero_grad()
 
         discriminator.requires_grad_(False)  # the decoder's loss passes through it and leaves it as it is
-        for part in stream.parts():
-            rows = indices[part].to(device)
-            latents = samples.draw(rows, noise[part].to(device))
+        for rows, noise in batches.of(state.update):
+            latents = samples.draw(rows, noise)
             with accelerator.autocast():
                 logits = decoder_model(latents)
                 adversarial = generator_loss(frozen_discriminator(as_images(logits), all_labels[rows])[0])

@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 from .options import check_picture, check_pipeline_folder, load_pipeline, picture_format, scheduler_class
+from .quick_start import hidden_packages
 
 __all__ = ["generate"]
 
@@ -55,6 +56,8 @@ def generate(
     from ..labels import resolve_labels
     from ..streams import keyed_generator
 
+    with hidden_packages("transformers", "torchvision"):
+        from ..pipeline import ClassifierGuidedLatentPipeline  # noqa: F401 - imports what drawing needs of diffusers
     pipe = load_pipeline(model, device)
     if scheduler is not None:
         pipe.scheduler = pipe.make_scheduler(scheduler_class(scheduler))
