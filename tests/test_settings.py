@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 
 import pytest
 import torch
@@ -65,6 +66,11 @@ CONTRADICTIONS = [
         "--random_label_share 0.5",
         "random_label_share 0.5 is a share of the guided denoising loss, whose score_matching_weight is 0",
     ),
+    (
+        ClassifierConfig,
+        "--torch_compile --score_matching_weight 1 --denoiser_path a/b",
+        "score_matching_weight 1.0 takes second derivatives, which torch_compile True does not do",
+    ),
     (JudgeConfig, "--norm_batch_size 3 --train_batch_size 8", "norm_batch_size 3 must be at least 2 and divide"),
 ]
 
@@ -81,9 +87,17 @@ def refusal(config_class, options, capsys, presets=None) -> str:
 @pytest.mark.parametrize(("config_class", "options", "message"), CONTRADICTIONS)
 def test_contradictions(config_class, options, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: name)  # a compiler, also where there is none
     presets = AUTOENCODER_PRESETS if config_class is VAEConfig else None
     assert message in refusal(config_class, options.split(), capsys, presets)
     assert not list(tmp_path.iterdir())
+
+
+def test_compiling_needs_a_compiler(capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "torch_compile needs the C++ compiler no-such-compiler, which is not there" in refusal(
+        VAEConfig, ["--torch_compile"], capsys
+    )
 
 
 def test_defaults_and_presets_are_nobodys_contradiction():

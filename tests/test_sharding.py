@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, DynamoBackend
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.sharding import start_sharding
@@ -101,12 +101,16 @@ UNSUPPORTED = {
 }
 
 
-@pytest.mark.parametrize("name", [*UNSUPPORTED, "mixed_precision"])
+@pytest.mark.parametrize("name", [*UNSUPPORTED, "mixed_precision", "torch_compile"])
 def test_what_is_not_supported_is_refused_by_name(monkeypatch, name):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     if name in UNSUPPORTED:
         monkeypatch.setenv(name, UNSUPPORTED[name])
     precision = "fp16" if name == "mixed_precision" else "no"
+    backend = DynamoBackend.INDUCTOR if name == "torch_compile" else DynamoBackend.NO
+    state = SimpleNamespace(dynamo_plugin=SimpleNamespace(backend=backend))
     with pytest.raises(ValueError, match=rf"fsdp\.yaml asks for it, but not with this {name.lower()}"):
-        start_sharding(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU, mixed_precision=precision))
+        start_sharding(
+            SimpleNamespace(distributed_type=DistributedType.MULTI_CPU, mixed_precision=precision, state=state)
+        )

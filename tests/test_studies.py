@@ -11,6 +11,7 @@ from PIL import Image as PILImage
 
 import mnist_guided_pipeline as mgp
 from conftest import write_split
+from mnist_guided_pipeline.checkpoints import read_averaged_weights
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.encoding import encode_images
 from mnist_guided_pipeline.evaluation.fingerprints import fingerprint, public_config
@@ -23,6 +24,7 @@ from mnist_guided_pipeline.evaluation.studies import (
     mean_only_scheduler,
     scale_runs,
 )
+from mnist_guided_pipeline.evaluation.training_time import training_stages
 from mnist_guided_pipeline.history import training_seconds
 from training_runs import SCRIPTS  # noqa: F401 - puts the training scripts on the path
 
@@ -343,3 +345,71 @@ class TestTrainedStudies:
 
         with pytest.raises(ValueError, match="the data set shirt, boot"):
             check_judge(load_judge(), ("shirt", "boot"))
+
+
+@pytest.fixture(scope="module")
+def trained(digits_folder, tmp_path_factory):
+    """A short training with every checkpoint kept."""
+    import train_pipeline
+
+    folder = tmp_path_factory.mktemp("trained") / "pipeline"
+    train_pipeline.main(
+        train_pipeline.PipelineConfig(
+            str(folder),
+            preset="debug",
+            dataset_name=str(digits_folder),
+            checkpointing_steps=10,
+            checkpoints_total_limit=None,
+            report_to="none",
+        )
+    )
+    return folder
+
+
+class TestQualityAgainstTrainingTime:
+    def test_the_averaged_weights_of_the_last_checkpoint_are_the_result(self, trained):
+        """The run ends at a checkpoint, and what it saves is the average."""
+        result = mgp.MLPDenoiser.from_pretrained(trained / "denoiser")
+        network = mgp.MLPDenoiser.from_config(result.config)
+        for update, same in ((10, False), (30, True)):
+            checkpoint = trained / "steps" / "denoiser" / f"checkpoint-{update}"
+            read_averaged_weights(checkpoint, "denoiser", network)
+            pairs = zip(network.parameters(), result.parameters(), strict=True)
+            assert all(torch.equal(found, expected) for found, expected in pairs) == same
+
+    def test_minutes_are_of_all_networks_and_of_the_denoiser_so_far(self, trained):
+        stages = training_stages(trained, 10)
+        assert [stage.update for stage in stages] == [10, 20, 30]
+        minutes = [stage.minutes for stage in stages]
+        assert minutes == sorted(minutes) and minutes[0] > 0
+        assert minutes[-1] == pytest.approx(training_seconds(trained) / 60)
+        assert [stage.update for stage in training_stages(trained, 2)] == [10, 30]
+
+    def test_the_study_files_every_stage(self, trained, digits_folder, tmp_path):
+        output, figure = tmp_path / "m.json", tmp_path / "curve.png"
+        options = ["--model", trained, "--dataset_name", digits_folder, "--output", output, "--figure", figure]
+        options += ["--num_images", 100, "--cache_dir", tmp_path / "cache"]
+        main(["study", "training-time", "--count", "3", *map(str, options)])
+        records = read_runs(output)
+        assert list(records) == [f"study-training-time/update={update}" for update in (10, 20, 30)]
+        assert len({record["model"]["fingerprint"] for record in records.values()}) == 3
+        assert all("study training-time" in record["command"] for record in records.values())
+        assert figure.is_file()
+        render_document("<!-- metrics:study-training-time named -->\n<!-- /metrics -->", records)
+
+    def test_a_folder_without_steps_is_refused(self, study, capsys):
+        assert "must be a folder that train_pipeline.py wrote" in refused(capsys, study, "training-time")
+
+    def test_checkpoints_that_were_not_kept_are_missed(self, trained, tmp_path):
+        copy = tmp_path / "copy"
+        shutil.copytree(trained, copy)
+        for checkpoint in (copy / "steps" / "denoiser").glob("checkpoint-[12]0"):
+            shutil.rmtree(checkpoint)
+        with pytest.raises(ValueError, match="has 1 checkpoints, a curve takes two or more: train by"):
+            training_stages(copy, 10)
+
+    def test_weights_of_another_network_are_refused(self, trained):
+        with pytest.raises(ValueError, match="has no averaged weights of this MLPDenoiser"):
+            read_averaged_weights(
+                trained / "steps" / "denoiser" / "checkpoint-10", "denoiser", mgp.MLPDenoiser((8,), hidden_size=65)
+            )

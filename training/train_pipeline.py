@@ -54,6 +54,8 @@ class PipelineConfig:
     """Compute type of every step."""
     checkpointing_steps: int | None = 500
     """Updates between checkpoints of a step."""
+    checkpoints_total_limit: int | None = 2
+    """Newest checkpoints of a step that are kept; None for all."""
     report_to: Literal["tensorboard", "wandb", "trackio", "all", "none"] = "tensorboard"
     """Tracker of scalars and images."""
     push_to_hub: bool = False

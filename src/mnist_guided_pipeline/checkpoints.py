@@ -35,6 +35,8 @@ __all__ = [
     "make_ema",
     "newest_checkpoint",
     "put_averaged_weights",
+    "read_averaged_weights",
+    "update_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -80,10 +82,42 @@ def _put_parameters(model: nn.Module, parameters: dict[str, nn.Parameter]) -> No
         setattr(model.get_submodule(owner), attribute, parameter)
 
 
+def read_averaged_weights(checkpoint: str | Path, name: str, model: nn.Module) -> None:
+    """Put the averaged weights of a checkpoint in the place of the parameters of ``model``.
+
+    Args:
+        checkpoint: its folder.
+        name: of the network in it, such as ``denoiser``.
+        model: of the same architecture.
+
+    Raises:
+        IntegrityError: the checkpoint is damaged.
+        ValueError: it has no average of this network, or one of another architecture.
+    """
+    shadow = _verify(Path(checkpoint))[0].get(f"{name}.ema", {})
+    parameters = dict(model.named_parameters())
+    tensors = [shadow.get(str(index)) for index in range(len(parameters))]
+    if [tensor is not None and tensor.shape for tensor in tensors] != [old.shape for old in parameters.values()]:
+        raise ValueError(f"{checkpoint} has no averaged weights of this {type(model).__name__}: it is of another run.")
+    _put_parameters(
+        model,
+        {
+            key: nn.Parameter(tensor.to(old), old.requires_grad)
+            for (key, old), tensor in zip(parameters.items(), tensors, strict=True)
+        },
+    )
+
+
 def checkpoint_folders(output_dir: str | Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     folders = [path for path in Path(output_dir).glob("checkpoint-*") if _NAME.fullmatch(path.name)]
-    return sorted(folders, key=_update_of)
+    return sorted(folders, key=update_of)
+
+
+def update_of(checkpoint: Path) -> int:
+    """The updates made when a checkpoint was saved, from its name; -1 where the name does not say it."""
+    match = _NAME.fullmatch(checkpoint.name)
+    return int(match.group(1)) if match else -1
 
 
 def newest_checkpoint(output_dir: str | Path) -> Path | None:
@@ -178,7 +212,7 @@ class TrainingState:
         except (OSError, SafetensorError) as error:
             raise OSError(f"{folder} could not be saved: {error}. Earlier checkpoints are as they were.") from error
         if total_limit is not None:  # later ones are of a run that went on from here before
-            past = [old for old in checkpoint_folders(output_dir) if _update_of(old) <= self.update]
+            past = [old for old in checkpoint_folders(output_dir) if update_of(old) <= self.update]
             for old in past[:-total_limit]:
                 shutil.rmtree(old, ignore_errors=True)
         for left in Path(output_dir).glob(".checkpoint-*.partial"):
@@ -286,7 +320,7 @@ def _verify(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
     file = folder / "state.json"
     try:
         scalars = json.loads(file.read_text())
-        if _update_of(folder) not in (-1, scalars["update"]):
+        if update_of(folder) not in (-1, scalars["update"]):
             raise ValueError(f"it is of update {scalars['update']}")
         tensors = {}
         for file in sorted(folder.glob("*.safetensors")):
@@ -294,11 +328,6 @@ def _verify(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
     except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
         raise IntegrityError(f"{file} cannot be read: {error}", file) from error
     return tensors, scalars
-
-
-def _update_of(folder: Path) -> int:
-    match = _NAME.fullmatch(folder.name)
-    return int(match.group(1)) if match else -1
 
 
 def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:

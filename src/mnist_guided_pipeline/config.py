@@ -11,6 +11,8 @@ import importlib.util
 import json
 import os
 import re
+import shutil
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -89,6 +91,8 @@ class TrainingConfig:
     """Gradients are scaled down to this norm."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Compute type of the forward and backward pass."""
+    torch_compile: bool = False
+    """Compile the forward and backward pass before the first update; needs a C++ compiler."""
     use_ema: bool = True
     """Keep and save an exponential moving average of the weights."""
     ema_decay: float = 0.999
@@ -172,6 +176,12 @@ class TrainingConfig:
         on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         if self.mixed_precision == "fp16" and (on_cpu or not torch.accelerator.is_available()):
             raise ValueError("mixed_precision 'fp16' needs a GPU, and this runs on the CPU; give 'bf16' or 'no'.")
+        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+        if self.torch_compile and not shutil.which(compiler):
+            raise ValueError(
+                f"torch_compile needs the C++ compiler {compiler}, which is not there; install it, name another in the "
+                "environment variable CXX, or leave out torch_compile."
+            )
 
     def check_given(self, given: Collection[str]) -> None:
         """Refuse flags that would be without effect beside others.
@@ -461,6 +471,11 @@ class ClassifierConfig(LatentTrainingConfig):
                 f"score_matching_weight {self.score_matching_weight} needs denoiser_path: the loss compares the guided "
                 "prediction of that denoiser with the truth."
             )
+        if self.score_matching_weight > 0 and self.torch_compile:
+            raise ValueError(
+                f"score_matching_weight {self.score_matching_weight} takes second derivatives, which torch_compile "
+                f"{self.torch_compile} does not do; leave out one of them."
+            )
         if not 0.0 <= self.random_label_share < 1.0:
             raise ValueError(f"random_label_share must be in [0, 1), got {self.random_label_share}.")
         if self.random_label_share > 0 and self.score_matching_weight == 0:
@@ -525,8 +540,6 @@ def parse(
         arguments: the command line; that of the program if left out.
         presets: the table of ``--preset``.
     """
-    import sys
-
     import tyro
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)

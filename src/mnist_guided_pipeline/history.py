@@ -80,11 +80,12 @@ def read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return events
 
 
-def training_seconds(folder: str | os.PathLike[str]) -> float | None:
+def training_seconds(folder: str | os.PathLike[str], until: int | None = None) -> float | None:
     """Seconds that the updates of a training took: images over images a second, summed over ``history.jsonl``.
 
     Args:
         folder: of a training script, or of a pipeline, whose steps are then summed.
+        until: count the updates of a training script up to this one; all if left out.
 
     Returns:
         None where there is no history, as beside shipped weights.
@@ -104,4 +105,5 @@ def training_seconds(folder: str | os.PathLike[str]) -> float | None:
     return sum(
         (line["step"] - before) * images_per_update / line["images_per_second"]
         for line, before in zip(timed, ends, strict=False)
+        if until is None or line["step"] <= until
     )

@@ -18,6 +18,7 @@ from .checkpoints import TrainingState, checkpoint_folders
 from .config import AdversarialConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
 from .data import LabelledImages, load_images
 from .history import HistoryTracker
+from .memory import keep_freed_memory
 from .points import PointSet, is_point_set, load_points
 from .safeguards import plain_errors
 from .sharding import start_sharding
@@ -45,10 +46,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         ValueError: the launcher cuts the networks into shards in a way that is not supported.
         RuntimeError: the launcher started several processes, but Accelerate sees one.
     """
+    keep_freed_memory()
     AcceleratorState._reset_state()  # a pipeline's steps run in one process and may differ in precision
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
+        dynamo_backend="inductor" if config.torch_compile else None,
         log_with=[HistoryTracker(config.output_dir), *(() if config.report_to == "none" else (config.report_to,))],
         project_config=ProjectConfiguration(config.output_dir, os.path.join(config.output_dir, config.logging_dir)),
     )

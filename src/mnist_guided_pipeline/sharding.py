@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType, DynamoBackend, FullyShardedDataParallelPlugin
 from accelerate.utils.environment import parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy
@@ -41,6 +41,7 @@ def start_sharding(accelerator: Accelerator) -> None:
         "fsdp_activation_checkpointing": not plugin.activation_checkpointing,
         "fsdp_cpu_ram_efficient_loading": not plugin.cpu_ram_efficient_loading,
         "mixed_precision (fp16)": accelerator.mixed_precision != "fp16",
+        "torch_compile": accelerator.state.dynamo_plugin.backend == DynamoBackend.NO,
     }
     if wrong := [name for name, supported in asked.items() if not supported]:
         raise ValueError(
@@ -59,6 +60,8 @@ def prepare(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.O
     """
     if accelerator.distributed_type == DistributedType.FSDP:
         model = _Shell(model)
+    elif accelerator.device.type != "cpu" or accelerator.mixed_precision == "no":
+        model.to(memory_format=torch.channels_last)  # the faster order for convolutions, but not for bf16 on CPUs
     model, wrapped = accelerator.prepare(model, optimizer)
     plain = accelerator.scaler is None and accelerator.distributed_type != DistributedType.XLA
     return model, wrapped.optimizer if plain else wrapped
@@ -81,11 +84,16 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A tensor, which every process has whole, on the device of ``other`` and cut as that is."""
-    tensor = tensor.to(other.device)
+    """A tensor, which every process has whole, on the device of ``other`` and cut and laid out as that is.
+
+    Raises:
+        RuntimeError: the shapes differ.
+    """
+    if tensor.shape != other.shape:
+        raise RuntimeError(f"a tensor is of shape {tuple(tensor.shape)}, not {tuple(other.shape)}")
     if not isinstance(other, DTensor):
-        return tensor
-    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
+        return torch.empty_like(other).copy_(tensor)  # in the same memory format
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 
 class _Shell(nn.Module):

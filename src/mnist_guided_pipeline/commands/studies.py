@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..evaluation.run import Bench
     from ..evaluation.sampling import SamplingSettings
 
-__all__ = ["StudyOptions", "eta", "mean_only", "scale", "steps"]
+__all__ = ["StudyOptions", "eta", "mean_only", "scale", "steps", "training_time"]
 
 _SHOWN = 10  # images of a row of the picture
 
@@ -149,19 +149,13 @@ def mean_only(
 
     from diffusers import DDIMScheduler, DDPMScheduler
 
-    from ..evaluation.records import public_name
     from ..evaluation.report import render_view
     from ..evaluation.sampling import draw_images
     from ..evaluation.studies import mean_only_scheduler, measure_mean_only
     from ..plots.images import image_rows
 
-    given: dict[str, Any] = {**settings, "num_images": options.num_images, "seed": options.seed}
-    given |= {
-        key: value and public_name(str(value)) for key, value in (("model", options.model), ("judge", options.judge))
-    }
-    words = ["mnist-guided", "study", "mean-only"]
-    words += [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
-    records = measure_mean_only(pipe, base, bench, options.output, shlex.join(words), cache_dir=options.cache_dir)
+    command = _command("mean-only", options, settings)
+    records = measure_mean_only(pipe, base, bench, options.output, command, cache_dir=options.cache_dir)
     print(render_view(records, name))
     rows, labels = [], []
     for label, scheduler in (
@@ -175,6 +169,54 @@ def mean_only(
         labels += [label, ""]
     save_figure(image_rows(rows, labels), figure)
     print(f"{figure}: images of the same noise.")
+
+
+def training_time(
+    count: int = 10,
+    options: _Options = StudyOptions(),  # noqa: B008
+) -> None:
+    """Quality against the time of training: a finished pipeline with the denoiser of its earlier checkpoints.
+
+    The minutes are those of the denoiser's updates so far and of all updates of the other networks. The folder must
+    come from train_pipeline.py with --checkpoints_total_limit None.
+
+    Example: mnist-guided study training-time --model runs/default --figure training-time.png
+
+    Args:
+        count: Checkpoints to measure, at most.
+        options: Shared by the studies of sampling.
+    """
+    if options.model is None or not (Path(options.model) / "steps").is_dir():
+        raise ValueError(f"--model {options.model!r} must be a folder that train_pipeline.py wrote, with its steps/.")
+    if count < 2:
+        raise ValueError(f"--count must be at least 2, got {count}.")
+
+    from ..evaluation.training_time import TRAINING_TIME, measure_stages, training_stages
+
+    stages = training_stages(options.model, count)
+    figure, pipe, base, bench = _prepare(TRAINING_TIME, options)
+
+    from ..evaluation.report import render_view
+    from ..plots.training_time import training_time_figure
+
+    command = _command("training-time", options, {"count": count})
+    records = measure_stages(pipe, stages, base, bench, options.output, command, cache_dir=options.cache_dir)
+    print(render_view(records, TRAINING_TIME, "named"))
+    save_figure(training_time_figure(records), figure)
+    print(f"{figure}: {len(stages)} moments of the training, {options.num_images} images each.")
+
+
+def _command(study: str, options: StudyOptions, settings: dict[str, Any]) -> str:
+    """The line that makes a study, for runs that no line of ``evaluate`` makes."""
+    from ..evaluation.records import public_name
+
+    given: dict[str, Any] = {**settings, "num_images": options.num_images, "seed": options.seed}
+    given |= {
+        key: value and public_name(str(value)) for key, value in (("model", options.model), ("judge", options.judge))
+    }
+    words = ["mnist-guided", "study", study]
+    words += [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
+    return shlex.join(words)
 
 
 def _sweep(name: str, options: StudyOptions, make_runs: Callable[[SamplingSettings, Any], _Runs], **base: Any) -> None:
