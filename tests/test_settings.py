@@ -33,6 +33,7 @@ CONTRADICTIONS = [
     (VAEConfig, "--config x.json --preset conv", "config 'x.json' and preset 'conv' are both a start"),
     (VAEConfig, "--preset nothing", "preset must be one of manifold"),
     (GANConfig, "--r1_gamma -1", "r1_gamma must not be negative, got -1"),
+    (GANConfig, "--r1_gamma 2 --torch_compile", "r1_gamma 2.0 takes second derivatives, which torch_compile True does"),
     (DecoderConfig, "--r1_gamma 1", "vae_path is missing: give the folder of train_vae.py, or a Hub id"),
     (DecoderConfig, "--vae_path runs", "vae_path 'runs' is neither a folder nor a Hub id"),
     (DecoderConfig, "--vae_path a/b --reconstruction_weight 0", "reconstruction_weight must be positive, got 0"),

@@ -95,17 +95,17 @@ def read_averaged_weights(checkpoint: str | Path, name: str, model: nn.Module) -
         ValueError: it has no average of this network, or one of another architecture.
     """
     shadow = _verify(Path(checkpoint))[0].get(f"{name}.ema", {})
-    parameters = dict(model.named_parameters())
-    tensors = [shadow.get(str(index)) for index in range(len(parameters))]
-    if [tensor is not None and tensor.shape for tensor in tensors] != [old.shape for old in parameters.values()]:
+    averaged = {
+        key: (shadow.get(str(index)), parameter) for index, (key, parameter) in enumerate(model.named_parameters())
+    }
+    fitting = {
+        key: nn.Parameter(tensor.to(old), old.requires_grad)
+        for key, (tensor, old) in averaged.items()
+        if tensor is not None and tensor.shape == old.shape
+    }
+    if len(fitting) < len(averaged):
         raise ValueError(f"{checkpoint} has no averaged weights of this {type(model).__name__}: it is of another run.")
-    _put_parameters(
-        model,
-        {
-            key: nn.Parameter(tensor.to(old), old.requires_grad)
-            for (key, old), tensor in zip(parameters.items(), tensors, strict=True)
-        },
-    )
+    _put_parameters(model, fitting)
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[Path]:

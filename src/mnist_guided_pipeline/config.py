@@ -298,6 +298,11 @@ class AdversarialConfig(TrainingConfig):
             )
         if not self.r1_gamma >= 0:
             raise ValueError(f"r1_gamma must not be negative, got {self.r1_gamma}; 0 turns the penalty off.")
+        if self.r1_gamma > 0 and self.torch_compile:
+            raise ValueError(
+                f"r1_gamma {self.r1_gamma} takes second derivatives, which torch_compile {self.torch_compile} does not "
+                "do; leave out one of them."
+            )
 
     @property
     def discriminator_arguments(self) -> dict[str, Any]:

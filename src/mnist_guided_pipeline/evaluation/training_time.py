@@ -90,7 +90,7 @@ def measure_stages(
         The records by name, ``study-training-time/update=...``.
     """
     trained = [parameter.detach().clone() for parameter in pipe.denoiser.parameters()]
-    records = {}
+    records: dict[str, dict[str, Any]] = {}
     try:
         for stage in stages:
             read_averaged_weights(stage.checkpoint, "denoiser", pipe.denoiser)
