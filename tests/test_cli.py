@@ -109,6 +109,14 @@ class TestGenerate:
         generate("--class-labels", 1, 2, *options, "--device", "cpu", "--output", tmp_path / "digits.webp")
         assert "by DDIMScheduler in 5 steps" in capsys.readouterr().out
 
+    def test_another_type_draws_nearly_the_same(self, generate, tmp_path):
+        drawn = {}
+        for dtype in ("float32", "bfloat16"):
+            generate("--class_labels", 1, "--dtype", dtype, "--output", tmp_path / f"{dtype}.png")
+            drawn[dtype] = torch.tensor(list(open_image(tmp_path / f"{dtype}.png").convert("L").getdata())).float()
+        difference = (drawn["float32"] - drawn["bfloat16"]).abs().mean()
+        assert 0 < difference < 5
+
     def test_overwrites_only_when_forced(self, generate, tmp_path, capsys):
         output = tmp_path / "digits.png"
         output.write_text("mine")
@@ -129,6 +137,7 @@ class TestGenerate:
             (["--cfg_scale", "2"], "cfg_scale is 2.0, but"),
             (["--scheduler", "NoScheduler"], "--scheduler 'NoScheduler' is not supported; the supported ones are DDPM"),
             (["--device", "abacus"], "--device 'abacus' cannot be used here"),
+            (["--device", "cpu", "--dtype", "float16"], "--dtype float16 is for GPUs, and this runs on --device cpu"),
         ],
     )
     def test_bad_options(self, generate, tmp_path, capsys, options, message):

@@ -503,6 +503,14 @@ class TestCommand:
         assert capsys.readouterr().out.count("measured in") == 3
         assert isinstance(Judge.from_pretrained(tmp_path / "judge"), Judge)
 
+    def test_another_type_is_another_run_and_in_its_command(self, evaluate, tmp_path):
+        output = tmp_path / "metrics.json"
+        evaluate("--output", output, "--name", "float32")
+        evaluate("--output", output, "--name", "bfloat16", "--dtype", "bfloat16")
+        full, half = (read_runs(output)[name] for name in ("float32", "bfloat16"))
+        assert full["model"]["fingerprint"] != half["model"]["fingerprint"]
+        assert "--dtype bfloat16" in half["command"] and "--dtype" not in full["command"]
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from .options import check_pipeline_folder, check_writable, load_pipeline
+from .options import DataType, check_pipeline_folder, check_writable, load_pipeline
 
 __all__ = ["evaluate"]
 
@@ -34,6 +34,7 @@ def evaluate(
     chunk_size: int = 500,
     cache_dir: Path | None = None,
     device: str | None = None,
+    dtype: DataType = "float32",
     force: bool = False,
 ) -> None:
     """Draw many images and measure them with a judge that never guides.
@@ -66,6 +67,7 @@ def evaluate(
         chunk_size: Images drawn at a time.
         cache_dir: Folder where drawn images are kept; below ~/.cache if left out. It can be deleted at any time.
         device: Where to compute, such as cpu or cuda; a CUDA device where there is one, else the CPU, if left out.
+        dtype: Floating-point type to compute in.
         force: Measure runs again that are in the output already.
     """
     if model is not None:
@@ -106,9 +108,9 @@ def evaluate(
         )
     if device is None and state.num_processes > 1:
         device = str(state.device)
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(model, device, dtype)
     network = (load_judge() if judge is None else Judge.from_pretrained(judge)).to(pipe.device)
-    names = {"model": model, "dataset_name": dataset_name}
+    names = {"model": model, "dataset_name": dataset_name, "dtype": None if dtype == "float32" else dtype}
     for option, path in (("judge", judge), ("inception_weights", inception_weights)):
         names[option] = None if path is None else str(path)
     inception = None if inception_weights is None else load_inception(inception_weights)

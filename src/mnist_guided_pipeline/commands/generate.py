@@ -7,7 +7,7 @@ from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
 
-from .options import check_picture, check_pipeline_folder, load_pipeline, picture_format, scheduler_class
+from .options import DataType, check_picture, check_pipeline_folder, load_pipeline, picture_format, scheduler_class
 from .quick_start import hidden_packages
 
 __all__ = ["generate"]
@@ -24,6 +24,7 @@ def generate(
     num_inference_steps: int | None = None,
     seed: int = 0,
     device: str | None = None,
+    dtype: DataType = "float32",
     force: bool = False,
 ) -> None:
     """Draw guided images and write them as one picture, a row a label.
@@ -44,6 +45,7 @@ def generate(
         seed: Every image has a random generator of its own, made from the seed, its row and its column, so more rows
             or columns leave the others as they are.
         device: Where to compute, such as cpu or cuda; a CUDA device where there is one, else the CPU, if left out.
+        dtype: Floating-point type to compute in.
         force: Overwrite the output.
     """
     started = time.perf_counter()
@@ -58,7 +60,7 @@ def generate(
 
     with hidden_packages("transformers", "torchvision"):
         from ..pipeline import ClassifierGuidedLatentPipeline  # noqa: F401 - imports what drawing needs of diffusers
-    pipe = load_pipeline(model, device)
+    pipe = load_pipeline(model, device, dtype)
     if scheduler is not None:
         pipe.scheduler = pipe.make_scheduler(scheduler_class(scheduler))
     names = pipe.id2label

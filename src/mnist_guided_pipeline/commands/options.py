@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 __all__ = [
+    "DataType",
     "check_new_file",
     "check_output_folder",
     "check_picture",
@@ -16,6 +18,8 @@ __all__ = [
     "picture_format",
     "scheduler_class",
 ]
+
+DataType = Literal["float32", "bfloat16", "float16"]
 
 
 def picture_format(output: Path) -> str | None:
@@ -72,8 +76,8 @@ def check_pipeline_folder(model: str) -> None:
         raise FileNotFoundError(f"--model {model!r} is neither a folder nor a Hub id such as 'user/name'.")
 
 
-def load_pipeline(model: str | None, device: str | None) -> Any:
-    """The pipeline on its device, in float32; the progress of sampling shows at a terminal only."""
+def load_pipeline(model: str | None, device: str | None, dtype: DataType = "float32") -> Any:
+    """The pipeline on its device and in its type; the progress of sampling shows at a terminal only."""
     import torch
     from diffusers.utils import logging
 
@@ -85,11 +89,16 @@ def load_pipeline(model: str | None, device: str | None) -> Any:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device!r} cannot be used here: {error}") from error
+    if dtype == "float16" and torch.device(device).type == "cpu":
+        raise ValueError(f"--dtype {dtype} is for GPUs, and this runs on --device {device}; give bfloat16 or float32.")
     logging.disable_progress_bar()  # of loading, which takes a moment
-    if model is None:
-        pipe = load_default()
-    else:
-        pipe = ClassifierGuidedLatentPipeline.from_pretrained(model, use_safetensors=True)
+    given = {"torch_dtype": getattr(torch, dtype)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")  # older versions know only this name
+        if model is None:
+            pipe = load_default(**given)
+        else:
+            pipe = ClassifierGuidedLatentPipeline.from_pretrained(model, use_safetensors=True, **given)
     pipe.set_progress_bar_config(disable=None)
     return pipe.to(device)
 

@@ -41,7 +41,7 @@ class Bench:
         train: training images of the data set.
         test: test images of the data set.
         names: ``model``, ``judge``, ``dataset_name`` and ``inception_weights`` as given; None for what the package
-            ships, and for no Inception-FID.
+            ships, and for no Inception-FID. ``dtype`` too, where the pipeline is not in float32.
         with_cas: whether to compute the classification accuracy score.
         inception: the network of Inception-FID, or None.
     """
@@ -223,6 +223,7 @@ def _command(name: str, settings: SamplingSettings, bench: Bench) -> str:
     options = {"name": name, "num_images": settings.num_images, "seed": settings.seed, "scheduler": settings.scheduler}
     options |= settings.call_arguments()
     options |= {option: _public(bench.names[option]) for option in ("dataset_name", "judge", "inception_weights")}
+    options["dtype"] = bench.names.get("dtype")
     for option, value in options.items():
         if value is None or value == getattr(SamplingSettings, option, None):
             continue

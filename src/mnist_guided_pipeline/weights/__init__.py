@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..evaluation.judge import Judge
@@ -16,15 +16,18 @@ JUDGE_FOLDER = Path(__file__).parent / "judge"
 METRICS_FILE = Path(__file__).parent / "metrics.json"
 
 
-def load_default() -> ClassifierGuidedLatentPipeline:
+def load_default(**options: Any) -> ClassifierGuidedLatentPipeline:
     """The pipeline that the package ships, trained on all of MNIST; the weights, stored in half precision, are widened.
 
+    Args:
+        options: of ``from_pretrained``, such as ``torch_dtype``.
+
     Returns:
-        A ``ClassifierGuidedLatentPipeline`` in float32 on the CPU.
+        A ``ClassifierGuidedLatentPipeline``, in float32 where no type is given, on the CPU.
     """
     from ..pipeline import ClassifierGuidedLatentPipeline
 
-    return ClassifierGuidedLatentPipeline.from_pretrained(str(DEFAULT_FOLDER))
+    return ClassifierGuidedLatentPipeline.from_pretrained(str(DEFAULT_FOLDER), **options)
 
 
 def load_judge() -> Judge:
