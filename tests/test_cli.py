@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from PIL import Image, ImageChops
 from safetensors.torch import load_file
+from torchvision.transforms.functional import pil_to_tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.atomic import verify_manifest
@@ -113,7 +114,7 @@ class TestGenerate:
         drawn = {}
         for dtype in ("float32", "bfloat16"):
             generate("--class_labels", 1, "--dtype", dtype, "--output", tmp_path / f"{dtype}.png")
-            drawn[dtype] = torch.tensor(list(open_image(tmp_path / f"{dtype}.png").convert("L").getdata())).float()
+            drawn[dtype] = pil_to_tensor(open_image(tmp_path / f"{dtype}.png").convert("L")).float()
         difference = (drawn["float32"] - drawn["bfloat16"]).abs().mean()
         assert 0 < difference < 5
 
