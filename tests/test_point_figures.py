@@ -14,6 +14,9 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.animation import encode_animation
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.commands.point_options import evenly_moved
+from mnist_guided_pipeline.evaluation.records import read_runs
+from mnist_guided_pipeline.evaluation.report import render_view
+from mnist_guided_pipeline.history import training_seconds
 from mnist_guided_pipeline.plots.points import point_frames, point_panels
 from mnist_guided_pipeline.points import load_points
 
@@ -233,3 +236,28 @@ class TestDrawing:
         trajectory = positions[:, None, None].expand(61, 4, 2)
         assert evenly_moved(trajectory, 6) == [0, 52, 54, 56, 58, 60]
         assert evenly_moved(trajectory[-3:], 50) == [0, 1, 2]
+
+
+class TestStudy:
+    def test_a_row_a_pipeline_with_its_floor(self, runs, tmp_path, capsys):
+        output = tmp_path / "m.json"
+        main(["study", "points", *map(str, runs.values()), "--num_points", "200", "--output", str(output)])
+        record = read_runs(output)["study-points"]
+        rows = record["figures"]["rows"]
+        assert list(rows) == [folder.name for folder in runs.values()]
+        for name, row in rows.items():
+            assert 0 < row["sliced_Wasserstein, real points"] < 0.5
+            folder = next(path for path in runs.values() if path.name == name)
+            assert row["training_minutes"] == pytest.approx(training_seconds(folder) / 60)
+            assert row["points"] == 200 and row["seconds"] > 0
+        assert record["command"].startswith("mnist-guided study points ")
+        assert render_view({"study-points": record}, "study-points", "rows") in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("models", "message"),
+        [([], "takes the folder of at least one pipeline"), (["a/x", "b/x"], "these must differ, got x, x")],
+    )
+    def test_refusals(self, tmp_path, capsys, models, message):
+        with pytest.raises(SystemExit) as stop:
+            main(["study", "points", *models, "--output", str(tmp_path / "m.json")])
+        assert stop.value.code == 2 and message in capsys.readouterr().err

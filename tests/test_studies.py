@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from datasets import ClassLabel, Features, Image
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image as PILImage
 
 import mnist_guided_pipeline as mgp
@@ -19,6 +19,7 @@ from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.report import render_document
 from mnist_guided_pipeline.evaluation.sampling import SamplingSettings
 from mnist_guided_pipeline.evaluation.studies import (
+    SPACINGS,
     check_judge,
     eta_runs,
     mean_only_scheduler,
@@ -413,3 +414,32 @@ class TestQualityAgainstTrainingTime:
             read_averaged_weights(
                 trained / "steps" / "denoiser" / "checkpoint-10", "denoiser", mgp.MLPDenoiser((8,), hidden_size=65)
             )
+
+
+class TestSpacing:
+    def test_steps_lie_where_they_are_said_to(self, tiny):
+        """All begin in noise and end near the data; those by noise are even in what they are named for."""
+        places = {}
+        for spacing, options in SPACINGS.items():
+            scheduler = tiny.make_scheduler(DPMSolverMultistepScheduler, **options)
+            scheduler.set_timesteps(10)
+            places[spacing] = scheduler.sigmas[:10].double()
+        assert all((sigmas.diff() < 0).all() for sigmas in places.values())
+        gaps = {
+            "karras": (places["karras"] ** (1 / 7)).diff(),
+            "exponential": places["exponential"].log().diff(),
+        }
+        for gap in gaps.values():
+            torch.testing.assert_close(gap, gap.mean().expand_as(gap), rtol=0.15, atol=0)  # timesteps are whole
+        assert len({tuple(sigmas.tolist()) for sigmas in places.values()}) == len(places)
+
+    def test_every_spacing_is_measured_and_filed(self, study, tmp_path, capsys):
+        study("spacing", "--num_inference_steps", 2, 4)
+        records = read_runs(tmp_path / "m.json")
+        assert list(records) == [f"study-spacing/{spacing},{count}" for spacing in SPACINGS for count in (2, 4)]
+        assert records["study-spacing/karras,2"]["scheduler_config"]["use_karras_sigmas"]
+        assert not records["study-spacing/trailing,2"]["scheduler_config"]["use_karras_sigmas"]
+        command = records["study-spacing/trailing,2"]["command"]
+        assert command.startswith("mnist-guided study spacing --num_inference_steps 2 4")
+        assert (tmp_path / "spacing.png").is_file()
+        assert "DPM-Solver++, karras" in capsys.readouterr().out.replace("Scheduler", "")

@@ -34,10 +34,11 @@ from .commands.likelihood import likelihood
 from .commands.loss_curves import loss_curves
 from .commands.noise_figures import forward_process, noise_laws
 from .commands.point_figures import points, points_animation, points_trajectory
+from .commands.point_study import point_study
 from .commands.push import push
 from .commands.render import render
 from .commands.scheduler_table import scheduler_table
-from .commands.studies import eta, mean_only, scale, steps, training_time
+from .commands.studies import eta, mean_only, scale, spacing, steps, training_time
 from .commands.sweep import sweep
 from .commands.systems import systems
 from .commands.tune import tune
@@ -72,7 +73,9 @@ STUDIES: Commands = {
     "eta": eta,
     "scale": scale,
     "mean-only": mean_only,
+    "spacing": spacing,
     "training-time": training_time,
+    "points": point_study,
     "systems": systems,
     "autoencoders": autoencoders,
 }

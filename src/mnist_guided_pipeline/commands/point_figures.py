@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .figures import check_figure, check_packages, save_figure
 from .options import check_new_file
-from .point_options import draw_points, evenly_moved, load_points_pipeline, mean_distance, real_points, view_of
+from .point_options import agreement, draw_points, evenly_moved, load_points_pipeline, real_points, view_of
 
 __all__ = ["points", "points_animation", "points_trajectory"]
 
@@ -48,28 +49,23 @@ def points(
     from ..evaluation.report import markdown_table
     from ..plots.points import point_panels
 
-    panels = []
-    table = [["guidance_scale", "points", "sliced Wasserstein", "floor", "in the wanted class", "floor"]]
+    forms = {"sliced_Wasserstein": "{:.4f}", "in_the_wanted_class": "{:.2%}"}
+    panels: list[tuple[str, Any]] = []
+    table: list[list[str]] = []
     for scale in guidance_scale or (None,):
         labels, trajectory = draw_points(pipe, data, num_points, num_inference_steps, seed, scale)
         samples = trajectory[-1]
-        floor_points = real_points(data, labels, seed=1)
-        table.append(
-            [
-                "" if pipe.classifier is None else f"{pipe.guidance_scale:g}",
-                f"{len(samples):,}",
-                f"{mean_distance(data, samples, labels):.4f}",
-                f"{mean_distance(data, floor_points, labels):.4f}",
-                f"{(data.nearest_class(samples) == labels).float().mean():.2%}",
-                f"{(data.nearest_class(floor_points) == labels).float().mean():.2%}",
-            ]
-        )
+        found, floor = (agreement(data, points, labels) for points in (samples, real_points(data, labels, seed=1)))
+        if not table:
+            table.append(["guidance_scale", "points"])
+            table[0] += [title for name in found for title in (name.replace("_", " "), "floor")]
+        row = ["" if pipe.classifier is None else f"{pipe.guidance_scale:g}", f"{len(samples):,}"]
+        table.append(row + [forms[name].format(of[name]) for name in found for of in (found, floor)])
         title = "" if pipe.classifier is None else f"guidance_scale {pipe.guidance_scale:g}"
         panels.append((title, data.to_data_units(samples).numpy()))
     real = data.to_data_units(real_points(data, labels, seed=0)).numpy()
     save_figure(point_panels(panels, labels.numpy(), data.class_names, real), output)
-    columns = 4 if len(data.class_names) == 1 else 6
-    print(markdown_table([row[:columns] for row in table]))
+    print(markdown_table(table))
     print(f"{output}: {type(pipe.scheduler).__name__} in {pipe.num_timesteps} steps.")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..points import PointSet
 
-__all__ = ["draw_points", "evenly_moved", "load_points_pipeline", "mean_distance", "real_points", "view_of"]
+__all__ = ["agreement", "draw_points", "evenly_moved", "load_points_pipeline", "real_points", "view_of"]
 
 _DIRECTIONS = 256
 
@@ -110,8 +110,14 @@ def real_points(data: PointSet, labels: Tensor, seed: int) -> Tensor:
     return torch.cat([data.draw(label, int((labels == label).sum()), seed) for label in range(len(data.class_names))])
 
 
-def mean_distance(data: PointSet, samples: Tensor, labels: Tensor) -> float:
-    """Sliced Wasserstein distance from real points of each class, a mean over classes, in standard deviations."""
+def agreement(data: PointSet, samples: Tensor, labels: Tensor) -> dict[str, float]:
+    """How well samples (N, 2) of classes (N,) agree with the data.
+
+    Returns:
+        ``sliced_Wasserstein``: the distance from real points of each class, a mean over classes, in standard
+        deviations. ``in_the_wanted_class``: the share whose nearest real point is of their class, in [0, 1]; only
+        where there are several.
+    """
     from ..evaluation.wasserstein import sliced_wasserstein
 
     distances = []
@@ -119,7 +125,10 @@ def mean_distance(data: PointSet, samples: Tensor, labels: Tensor) -> float:
         chosen = samples[labels == label]
         real = data.draw(label, len(chosen), seed=0)
         distances.append(sliced_wasserstein(chosen.numpy(), real.numpy(), _DIRECTIONS))
-    return sum(distances) / len(distances)
+    found = {"sliced_Wasserstein": sum(distances) / len(distances)}
+    if len(data.class_names) > 1:
+        found["in_the_wanted_class"] = (data.nearest_class(samples) == labels).double().mean().item()
+    return found
 
 
 def view_of(data: PointSet) -> NDArray[np.floating]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..evaluation.run import Bench
     from ..evaluation.sampling import SamplingSettings
 
-__all__ = ["StudyOptions", "eta", "mean_only", "scale", "steps", "training_time"]
+__all__ = ["StudyOptions", "eta", "mean_only", "scale", "spacing", "steps", "training_time"]
 
 _SHOWN = 10  # images of a row of the picture
 
@@ -171,6 +171,34 @@ def mean_only(
     print(f"{figure}: images of the same noise.")
 
 
+def spacing(
+    num_inference_steps: tuple[int, ...] = (5, 10, 20),
+    options: _Options = StudyOptions(),  # noqa: B008
+) -> None:
+    """Where DPM-Solver++ puts its steps: even in time (three ways), or by noise (Karras, exponential, Lu).
+
+    Example: mnist-guided study spacing --num_inference_steps 10 --figure spacing.png
+
+    Args:
+        num_inference_steps: Numbers of steps.
+        options: Shared by the studies of sampling.
+    """
+    from ..evaluation.studies import SPACING, SPACINGS, measure_spacings
+
+    figure, pipe, base, bench = _prepare(SPACING, options)
+
+    from ..evaluation.report import render_view
+    from ..plots.sweeps import sweep_figure
+
+    command = _command("spacing", options, {"num_inference_steps": num_inference_steps})
+    records = measure_spacings(
+        pipe, base, num_inference_steps, bench, options.output, command, cache_dir=options.cache_dir
+    )
+    print(render_view(records, SPACING, "named"))
+    save_figure(sweep_figure(records), figure)
+    print(f"{figure}: {len(SPACINGS)} spacings, {options.num_images} images a run.")
+
+
 def training_time(
     count: int = 10,
     options: _Options = StudyOptions(),  # noqa: B008
@@ -215,7 +243,9 @@ def _command(study: str, options: StudyOptions, settings: dict[str, Any]) -> str
         key: value and public_name(str(value)) for key, value in (("model", options.model), ("judge", options.judge))
     }
     words = ["mnist-guided", "study", study]
-    words += [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
+    for key, value in given.items():
+        if value is not None:
+            words += [f"--{key}", *map(str, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
 
 

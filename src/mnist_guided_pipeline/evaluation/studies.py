@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from ..data import LabelledImages
@@ -37,10 +37,22 @@ __all__ = [
     "file_table",
     "mean_only_scheduler",
     "measure_mean_only",
+    "measure_spacings",
     "scale_runs",
 ]
 
 MEAN_ONLY = "study-mean-only"
+SPACING = "study-spacing"
+
+SPACINGS: dict[str, dict[str, Any]] = {
+    "trailing": {},
+    "linspace": {"timestep_spacing": "linspace"},
+    "leading": {"timestep_spacing": "leading"},
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "lu": {"use_lu_lambdas": True},
+}
+"""Where the steps of DPM-Solver++ lie, as options of its scheduler; ``trailing`` is what ``make_scheduler`` gives."""
 
 
 def check_judge(judge: Judge, class_names: Sequence[str]) -> None:
@@ -121,6 +133,46 @@ def measure_mean_only(
     record["command"] = command
     write_run(output, name, record)
     return records | {name: record}
+
+
+def measure_spacings(
+    pipe: Any,
+    base: SamplingSettings,
+    steps: Sequence[int],
+    bench: Bench,
+    output: str | os.PathLike[str],
+    command: str,
+    **options: Any,
+) -> dict[str, dict[str, Any]]:
+    """DPM-Solver++ with its steps in other places, for every number of steps, measured and filed.
+
+    Args:
+        pipe: its scheduler is put back at the end.
+        base: everything that stays.
+        steps: numbers of steps.
+        bench: judge and data.
+        output: file of measurements.
+        command: line that makes the study.
+        options: of :func:`~mnist_guided_pipeline.evaluation.run.measure_runs`.
+
+    Returns:
+        The records by name, ``study-spacing/karras,10``.
+    """
+    own = pipe.scheduler
+    records: dict[str, dict[str, Any]] = {}
+    try:
+        for spacing, settings in SPACINGS.items():
+            pipe.scheduler = pipe.make_scheduler(DPMSolverMultistepScheduler, **settings)
+            for count in steps:
+                name = f"{SPACING}/{spacing},{count}"
+                run = {name: replace(base, scheduler=None, num_inference_steps=count)}
+                records |= measure_runs(pipe, run, bench, output, **options)
+                records[name]["settings"]["scheduler"] = f"DPM-Solver++, {spacing}"
+                records[name]["command"] = command
+                write_run(output, name, records[name])
+    finally:
+        pipe.scheduler = own
+    return records
 
 
 def file_table(
