@@ -63,44 +63,45 @@ def benchmark_training(
     """
     data = load_images(dataset_name, "train")
     images, labels = to_unit_range(data.images), data.labels
-    seed = PRESETS["seed"]
-    vae_path, denoiser_path = str(folder / "vae"), str(folder / "denoiser")
-    assert seed.vae is not None and seed.classifier is not None
-    configs: dict[str, TrainingConfig] = {
-        "vae": seed.vae,
-        "vae, bf16": dataclasses.replace(seed.vae, mixed_precision="bf16"),
-        "denoiser": dataclasses.replace(seed.denoiser, vae_path=vae_path),
-        "classifier": dataclasses.replace(seed.classifier, vae_path=vae_path, denoiser_path=denoiser_path),
-    }
+    vae_path = str(folder / "vae")
+    networks = _seed_networks(vae_path, str(folder / "denoiser"))
     table = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").alphas_cumprod
     latents: list[Tensor] = []
 
-    def plainly(name: str, passes: int) -> float:
-        if name.startswith("vae"):
+    def plainly(network: str, passes: int) -> float:
+        if network == "vae":
             return plain_vae_training(MLPVAE(latent_dim=16), images, labels, passes, _BATCH, _KL_WEIGHT)
         if not latents:
             posteriors = encode_images(MLPVAE.from_pretrained(vae_path), data.images, progress=False)
             latents.append(posteriors.draw(torch.arange(len(data)), torch.randn(posteriors.mean.shape)))
-        if name == "denoiser":
+        if network == "denoiser":
             return plain_denoiser_training(MLPDenoiser((16,)), latents[0], labels, table, passes, _BATCH)
         return plain_classifier_training(MLPClassifier((16,)), latents[0], labels, table, passes, _BATCH)
 
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in configs}
+    measured: dict[str, list[dict[str, float]]] = {name: [] for ways in networks.values() for name in ways}
     for _ in range(rounds):
-        for name, config in configs.items():
-            passes = epochs or config.num_train_epochs
-            config = dataclasses.replace(config, num_train_epochs=passes, dataset_name=dataset_name, report_to="none")
-            ours = _run_script(scripts, name.partition(",")[0], config, folder / name.replace(", ", "-"))
-            plain_seconds, plain_loss = _timed(partial(plainly, name, passes))
+        for network, ways in networks.items():
+            passes = epochs or ways[network].num_train_epochs
+            ours = {}
+            for name, config in ways.items():
+                config = dataclasses.replace(
+                    config, num_train_epochs=passes, dataset_name=dataset_name, report_to="none"
+                )
+                ours[name] = _run_script(scripts, network, config, folder / name.replace(", ", "-"))
+            plain_seconds, plain_loss = _timed(partial(plainly, network, passes))
             plain_speed = len(data) * passes / plain_seconds
-            measured[name].append(
-                ours
-                | {"plain_images_per_second": plain_speed, "plain_loss": plain_loss}
-                | {"speed_ratio": ours["images_per_second"] / plain_speed}
-                | {"wall_clock_ratio": plain_seconds / ours["seconds"], "plain_seconds": plain_seconds}
-            )
-    flops = {"vae": _vae_flops(), "vae, bf16": _vae_flops(), "denoiser": _network_flops(MLPDenoiser((16,)))}
-    flops["classifier"] = _network_flops(MLPClassifier((16,)))
+            for name, run in ours.items():
+                measured[name].append(
+                    run
+                    | {"plain_images_per_second": plain_speed, "plain_loss": plain_loss}
+                    | {"speed_ratio": run["images_per_second"] / plain_speed}
+                    | {"wall_clock_ratio": plain_seconds / run["seconds"], "plain_seconds": plain_seconds}
+                )
+    flops = {
+        "vae": _vae_flops(),
+        "denoiser": _network_flops(MLPDenoiser((16,))),
+        "classifier": _network_flops(MLPClassifier((16,))),
+    }
     rates = {
         name: matmul_rate(dtype, torch.device("cpu"))
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
@@ -109,13 +110,34 @@ def benchmark_training(
     for name, runs in measured.items():
         rows[name] = {figure: statistics.median(run[figure] for run in runs) for figure in runs[0]}
         rate = rates["bfloat16" if "bf16" in name else "float32"]
-        rows[name]["share_of_matmul_rate"] = flops[name] * rows[name]["images_per_second"] / rate
+        rows[name]["share_of_matmul_rate"] = flops[name.partition(",")[0]] * rows[name]["images_per_second"] / rate
     return {
         "rows": rows,
         "batch_size": _BATCH,
         "threads": torch.get_num_threads(),
         "peak_memory": _default_memory(scripts, dataset_name, folder),
         **{f"matmul_flops_per_second_{name}": rate for name, rate in rates.items()},
+    }
+
+
+def _seed_networks(vae_path: str, denoiser_path: str) -> dict[str, dict[str, TrainingConfig]]:
+    """The trainings of the preset ``seed``: for each network its own settings, and those that may be faster."""
+    seed = PRESETS["seed"]
+    assert seed.vae is not None and seed.classifier is not None
+    half = dataclasses.replace(seed.vae, mixed_precision="bf16")
+    denoiser = dataclasses.replace(seed.denoiser, vae_path=vae_path)
+    classifier = dataclasses.replace(seed.classifier, vae_path=vae_path, denoiser_path=denoiser_path)
+    return {
+        "vae": {
+            "vae": seed.vae,
+            "vae, bf16": half,
+            "vae, bf16, compiled": dataclasses.replace(half, torch_compile=True),
+        },
+        "denoiser": {"denoiser": denoiser, "denoiser, compiled": dataclasses.replace(denoiser, torch_compile=True)},
+        "classifier": {
+            "classifier": classifier,
+            "classifier, compiled": dataclasses.replace(classifier, torch_compile=True),
+        },
     }
 
 
