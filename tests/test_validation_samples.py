@@ -71,7 +71,7 @@ def test_training_logs_them_with_every_validation(digits_folder, tmp_path, count
 
 
 def test_points_are_no_images(tmp_path):
-    settings = {"network": "PointDenoiser", "network_config": '{"hidden_size": 8}', "prediction_type": "epsilon"}
+    settings = {"network": "PointDenoiser", "network_config": '{"hidden_size": 8}'}
     settings |= {
         "report_to": "tensorboard",
         "max_train_steps": 2,

@@ -65,8 +65,8 @@ PRESETS = {
         {},
     ),
     "seed": Preset(
-        "The networks and settings of the teaching notebook, on latents of unit variance and a noise law that ends in "
-        "noise.",
+        "The networks and settings of the teaching notebook, on latents of unit variance and DDPM's noise law; at the "
+        "end of the cosine law there is too little signal for a prediction of epsilon.",
         VAEConfig(
             "",
             network="MLPVAE",
@@ -82,6 +82,7 @@ PRESETS = {
             learning_rate=2e-4,
             num_train_epochs=20,
             prediction_type="epsilon",
+            beta_schedule="linear",
         ),
         ClassifierConfig(
             "",
@@ -89,8 +90,9 @@ PRESETS = {
             network_config=_json(hidden_size=256),
             num_train_epochs=10,
             prediction_type="epsilon",
+            beta_schedule="linear",
         ),
-        {},
+        {"guidance_scale": 4.0, "guidance_interval": [0.0, 5.0], "num_inference_steps": 25},
     ),
     "default": Preset(
         "What the package ships.",
@@ -244,6 +246,7 @@ PRESETS |= {
         "signal at its end. To compare with, not to use.",
         denoiser=replace(_SEED.denoiser, **_TEXT_NOISE),
         classifier=replace(_SEED.classifier, **_TEXT_NOISE),
+        sampling_defaults={"guidance_scale": 7.0, "num_inference_steps": 20},
     ),
     "latent-unet": _LAPTOP._replace(
         description="Like laptop, with a U-Net, 7x7 -> 4x4, on spatial latents.",

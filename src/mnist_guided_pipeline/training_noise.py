@@ -23,10 +23,13 @@ from .config import LatentTrainingConfig
 from .noise import NoiseLevel, levels_at, training_levels
 from .schedulers import describe_noise, scheduler_law
 
-__all__ = ["MAX_TERMINAL_SIGNAL", "TrainingNoise", "noise_scheduler"]
+__all__ = ["MAX_TERMINAL_SIGNAL", "MIN_EPSILON_SIGNAL", "TrainingNoise", "noise_scheduler"]
 
 MAX_TERMINAL_SIGNAL = 0.01
 """Largest ``abar_T`` without a warning: the share of the signal's variance that is left at the last timestep."""
+
+MIN_EPSILON_SIGNAL = 1e-3
+"""Smallest ``alpha_T`` without a warning where a network predicts epsilon: DDPM's law ends at 6e-3, cosine at 5e-5."""
 
 
 def noise_scheduler(config: LatentTrainingConfig) -> DDPMScheduler | FlowMatchEulerDiscreteScheduler:
@@ -56,7 +59,8 @@ class TrainingNoise:
         table: alpha and sigma, float64 (T,), from the least noise upwards.
 
     Warns:
-        UserWarning: the law leaves more than :data:`MAX_TERMINAL_SIGNAL` of the signal at its end.
+        UserWarning: the law leaves more than :data:`MAX_TERMINAL_SIGNAL` of the signal at its end, or less than
+            :data:`MIN_EPSILON_SIGNAL` says to a network that predicts epsilon.
     """
 
     def __init__(self, config: LatentTrainingConfig):
@@ -71,6 +75,13 @@ class TrainingNoise:
                 f"starts from pure noise, which the network then never saw. Use --beta_schedule squaredcos_cap_v2, or "
                 f"more than {config.num_train_timesteps} timesteps, or a larger --beta_end than {config.beta_end:g}, "
                 f"until abar_T is below {MAX_TERMINAL_SIGNAL}.",
+                stacklevel=2,
+            )
+        if config.prediction_type == "epsilon" and self.table.alpha[-1] < MIN_EPSILON_SIGNAL:
+            warnings.warn(
+                f"The noise law ends at alpha = {float(self.table.alpha[-1]):.2g}, and samplers divide the error of a "
+                "predicted epsilon by alpha, so samples start far from the data. Use --prediction_type v_prediction, "
+                "or --beta_schedule linear.",
                 stacklevel=2,
             )
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor
 
 from ..config import TrainingConfig
@@ -29,6 +28,7 @@ from ..losses import denoising_loss, gaussian_kl, reconstruction_loss
 from ..models.autoencoders import MLPVAE
 from ..models.mlp import MLPClassifier, MLPDenoiser
 from ..presets import PRESETS
+from ..training_noise import noise_scheduler
 from .plain_loops import plain_classifier_training, plain_denoiser_training, plain_vae_training
 from .timing import count_flops, matmul_rate
 
@@ -65,7 +65,7 @@ def benchmark_training(
     images, labels = to_unit_range(data.images), data.labels
     vae_path = str(folder / "vae")
     networks = _seed_networks(vae_path, str(folder / "denoiser"))
-    table = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").alphas_cumprod
+    table = noise_scheduler(PRESETS["seed"].denoiser).alphas_cumprod
     latents: list[Tensor] = []
 
     def plainly(network: str, passes: int) -> float:
