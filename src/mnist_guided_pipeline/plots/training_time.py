@@ -46,6 +46,9 @@ def training_time_figure(runs: Mapping[str, Mapping[str, Any]]) -> Figure:
             _across(right, floors[name]["judge_fid"]["value"], label)
     for axes in (left, right):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="y", which="minor", labelsize=7, colors=INK)
         axes.set_xlim(left=0)
     return figure
 
