@@ -44,7 +44,13 @@ def resolve_labels(class_labels: Any, id2label: Mapping[int, str], argument: str
         raise ValueError(f"{argument} is empty; give at least one label, or None for unconditional samples.")
     if any(isinstance(entry, Mapping) for entry in entries):
         return torch.stack([_weights(entry, id2label, argument) for entry in entries])
-    return torch.tensor([_index(entry, id2label, argument) for entry in entries], dtype=torch.int64)
+    known: dict[Any, int] = {}  # thousands of labels are few different ones; True, which equals 1, is not looked up
+    for entry in entries:
+        if type(entry) not in (int, str):
+            return torch.tensor([_index(entry, id2label, argument) for entry in entries], dtype=torch.int64)
+        if entry not in known:
+            known[entry] = _index(entry, id2label, argument)
+    return torch.tensor([known[entry] for entry in entries], dtype=torch.int64)
 
 
 def excluded_classes(labels: Tensor, num_classes: int) -> Tensor:

@@ -27,6 +27,7 @@ BATCH_SIZES = (100, 250, 1000)
 
 _PLAIN_IMAGES = 1000  # of the small networks, drawn at once
 _PLAIN_STEPS = 20
+_PLAIN_CALLS = 5  # of a round: one takes a tenth of a second, which is too short to time
 _PIXEL_IMAGES = 16  # a pixel U-Net is some hundred times slower
 _BATCH_IMAGES = 2000  # at most, of a row that tries a batch size
 _COUNTED = 10  # images by which operations are counted
@@ -87,7 +88,11 @@ def benchmark_sampling(
     pixel.set_progress_bar_config(disable=True)
     labels = torch.arange(10, device=device).repeat(_PLAIN_IMAGES // 10)
     table = small.scheduler.alphas_cumprod.to(device)
-    plain = partial(plain_sampling, small.denoiser, small.classifier, small.vae, table, labels, 1.0)
+
+    def plain() -> None:
+        for _ in range(_PLAIN_CALLS):
+            plain_sampling(small.denoiser, small.classifier, small.vae, table, labels, 1.0)
+
     flops, small_flops = flops_per_image(pipe), flops_per_image(small, _PLAIN_STEPS)
     pixel_flops = count_flops(lambda: pixel(1, num_inference_steps=1, output_type="np")) * float(steps)
     products = {kind: matrix_product(kind, device) for kind in (torch.float32, torch.bfloat16)}
@@ -110,9 +115,11 @@ def benchmark_sampling(
             tasks[f"the same, {size} at a time"] = _Task(partial(way, few, size), few, flops)
         tasks |= {
             "small networks, pipeline": _Task(
-                partial(draw, small, _PLAIN_IMAGES, _PLAIN_IMAGES, _PLAIN_STEPS), _PLAIN_IMAGES, small_flops
+                partial(draw, small, _PLAIN_CALLS * _PLAIN_IMAGES, _PLAIN_IMAGES, _PLAIN_STEPS),
+                _PLAIN_CALLS * _PLAIN_IMAGES,
+                small_flops,
             ),
-            "small networks, plain loop": _Task(plain, _PLAIN_IMAGES, small_flops),
+            "small networks, plain loop": _Task(plain, _PLAIN_CALLS * _PLAIN_IMAGES, small_flops),
             f"pixel U-Net, DDIMPipeline, {steps} steps": _Task(
                 lambda: pixel(_PIXEL_IMAGES, num_inference_steps=steps, output_type="np"), _PIXEL_IMAGES, pixel_flops
             ),

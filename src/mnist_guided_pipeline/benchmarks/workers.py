@@ -74,9 +74,9 @@ def share(total: int, parts: int, index: int) -> int:
 
 def draw(pipe: Any, num_images: int, batch_size: int, steps: int | None = None) -> None:
     """Draw images of all classes in turn, at most ``batch_size`` at a time, as tensors."""
-    output = "latent" if pipe.vae is None else "pt"
+    output, num_classes = "latent" if pipe.vae is None else "pt", len(pipe.id2label)
     for first in range(0, num_images, batch_size):
-        labels = [index % len(pipe.id2label) for index in range(first, min(first + batch_size, num_images))]
+        labels = [index % num_classes for index in range(first, min(first + batch_size, num_images))]
         generator = torch.Generator().manual_seed(first)
         pipe(labels, num_inference_steps=steps, generator=generator, output_type=output)
 
