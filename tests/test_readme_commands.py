@@ -1,5 +1,6 @@
 """Every command in the README exists, with the options and presets it is given."""
 
+import dataclasses
 import inspect
 import re
 import shlex
@@ -58,7 +59,9 @@ def test_command_is_there(command, pipeline_settings):
         if not names:
             return
         assert names[0] in table
-        known = set(inspect.signature(table[names[0]]).parameters)
+        parameters = inspect.signature(table[names[0]]).parameters
+        shared = [value.default for value in parameters.values() if dataclasses.is_dataclass(value.default)]
+        known = set(parameters) | {field.name for default in shared for field in dataclasses.fields(default)}
     else:
         script = ROOT / words[0]
         assert script.is_file()
