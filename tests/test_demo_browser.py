@@ -284,7 +284,8 @@ def test_a_drawn_digit_is_read(page):
     page.stroke(*SEVEN)
     verdict = page.until(lambda: [text for text in [page.one("#draw-verdict").text] if "judge reads" in text])[0]
     assert "The judge reads 7" in verdict
-    assert len(page.pictures("#draw-pictures")) == 3  # the drawing, its reconstruction, the latent vector as one row
+    assert len(page.pictures("#draw-pictures")) == 3  # the drawing, its reconstruction, the latent vector as bars
+    assert "the latent, 32 numbers" in page.one("#draw-pictures").text
     page.until(lambda: len(page.pictures("#draw-strip")) == 7 and page.pictures("#draw-beliefs"))
     page.click("#draw-clear")
     page.until(lambda: page.one("#draw-verdict").text == "Nothing drawn yet.")

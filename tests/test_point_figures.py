@@ -19,6 +19,7 @@ from mnist_guided_pipeline.evaluation.report import render_view
 from mnist_guided_pipeline.history import training_seconds
 from mnist_guided_pipeline.plots.points import point_frames, point_panels
 from mnist_guided_pipeline.points import load_points
+from mnist_guided_pipeline.weights import DEFAULT_FOLDER
 
 TRAINING = Path(__file__).parents[1] / "training"
 
@@ -255,7 +256,12 @@ class TestStudy:
 
     @pytest.mark.parametrize(
         ("models", "message"),
-        [([], "takes the folder of at least one pipeline"), (["a/x", "b/x"], "these must differ, got x, x")],
+        [
+            ([], "takes the folder of at least one pipeline"),
+            (["a/x", "b/x"], "these must differ, got x, x"),
+            (["./nowhere"], "'./nowhere' is neither a folder nor a Hub id"),
+            ([str(DEFAULT_FOLDER)], "has no steps/: study points takes folders that train_pipeline.py wrote"),
+        ],
     )
     def test_refusals(self, tmp_path, capsys, models, message):
         with pytest.raises(SystemExit) as stop:

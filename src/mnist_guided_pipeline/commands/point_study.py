@@ -8,7 +8,7 @@ from typing import Any
 
 import tyro
 
-from .options import check_writable
+from .options import check_pipeline_folder, check_writable
 from .point_options import agreement, draw_points, load_points_pipeline, real_points
 
 __all__ = ["point_study"]
@@ -44,6 +44,10 @@ def point_study(
     if len(set(names)) < len(names):
         raise ValueError(f"The rows are named by the folders, so these must differ, got {', '.join(names)}.")
     check_writable(output.parent)
+    for model in models:
+        check_pipeline_folder(model)
+        if not (Path(model) / "steps").is_dir():
+            raise ValueError(f"{model!r} has no steps/: study points takes folders that train_pipeline.py wrote.")
 
     import time
 

@@ -102,10 +102,7 @@ def draw_tab(pipe: Any, judge: Any) -> None:
         shown = [
             ("as MNIST would have it", [("your digit, scaled and centred", image)]),
             ("after the VAE", [("what the VAE keeps of it", seen.reconstruction)]),
-            *(
-                (f"latent channel {index + 1}", [(f"channel {index + 1} of the latent", channel)])
-                for index, channel in enumerate(_latent_pictures(seen.latent))
-            ),
+            *_latent_columns(seen.latent),
         ]
         told = (
             f"The judge reads {_top(of_image, judge.class_names)} in your drawing, and "
@@ -144,11 +141,15 @@ def draw_tab(pipe: Any, judge: Any) -> None:
         changed.success(read, [canvas], outputs, api_name=False, **quiet)
 
 
-def _latent_pictures(latent: Tensor) -> list[Image.Image]:
-    """Each channel of a latent (C, H, W), or the whole of (D,) as one row, with -3 black and 3 white."""
-    channels = latent if latent.ndim == 3 else latent.reshape(1, 1, -1)
-    grey = ((channels.clamp(-3, 3) + 3) / 6 * 255).round().to(torch.uint8)
-    return [Image.fromarray(channel.numpy()) for channel in grey]
+def _latent_columns(latent: Tensor) -> list[tuple[str, list[tuple[str, Image.Image]]]]:
+    """A picture each channel of a latent (C, H, W), or one of a bar each number of (D,), with -3 black and 3 white."""
+    grey = ((latent.clamp(-3, 3) + 3) / 6 * 255).round().to(torch.uint8).numpy()
+    if latent.ndim == 1:
+        return [(f"the latent, {len(latent)} numbers", [("the latent, a bar a number", Image.fromarray(grey[None]))])]
+    return [
+        (f"latent channel {index + 1}", [(f"channel {index + 1} of the latent", Image.fromarray(channel))])
+        for index, channel in enumerate(grey)
+    ]
 
 
 def _top(probabilities: Tensor, names: tuple[str, ...]) -> str:

@@ -163,13 +163,15 @@ def measure_spacings(
     try:
         for spacing, settings in SPACINGS.items():
             pipe.scheduler = pipe.make_scheduler(DPMSolverMultistepScheduler, **settings)
-            for count in steps:
-                name = f"{SPACING}/{spacing},{count}"
-                run = {name: replace(base, scheduler=None, num_inference_steps=count)}
-                records |= measure_runs(pipe, run, bench, output, **options)
-                records[name]["settings"]["scheduler"] = f"DPM-Solver++, {spacing}"
-                records[name]["command"] = command
-                write_run(output, name, records[name])
+            runs = {
+                f"{SPACING}/{spacing},{count}": replace(base, scheduler=None, num_inference_steps=count)
+                for count in steps
+            }
+            for name, record in measure_runs(pipe, runs, bench, output, **options).items():
+                record["settings"]["scheduler"] = f"DPM-Solver++, {spacing}"
+                record["command"] = command
+                write_run(output, name, record)
+                records[name] = record
     finally:
         pipe.scheduler = own
     return records
