@@ -141,7 +141,7 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
                     guided = (prediction, wanted, target, NoiseLevel(alpha, sigma), config.prediction_type)
                 cross_entropy, score_matching = model(noisy, times, classes, *guided)
             loss = cross_entropy + config.score_matching_weight * score_matching
-            accelerator.backward(loss / config.gradient_accumulation_steps)
+            accelerator.backward(loss)
         grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()

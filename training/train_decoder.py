@@ -104,7 +104,7 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
         discriminator.requires_grad_(True)
         for rows, noise in batches.of(state.update):
             labels = all_labels[rows]
-            real = to_model_range(pixels[rows])
+            real = to_model_range(pixels.index_select(0, rows))
             latents = samples.draw(rows, noise)
             with accelerator.autocast():
                 with torch.no_grad():
@@ -112,7 +112,7 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
                 logits_real, r1 = discriminator_model(real, labels, config.r1_gamma)
                 logits_fake, _ = discriminator_model(fake, labels)
             d_loss = discriminator_loss(logits_real, logits_fake)
-            accelerator.backward((d_loss + r1) / config.gradient_accumulation_steps)
+            accelerator.backward(d_loss + r1)
         d_norm = clip_gradients(accelerator, discriminator_model.parameters(), config.max_grad_norm)
         discriminator_optimizer.step()
         discriminator_optimizer.zero_grad()
@@ -123,9 +123,10 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
             with accelerator.autocast():
                 logits = decoder_model(latents)
                 adversarial = generator_loss(frozen_discriminator(as_images(logits), all_labels[rows])[0])
-            reconstruction = reconstruction_loss(logits, to_unit_range(pixels[rows]), config.reconstruction).mean()
+            images = to_unit_range(pixels.index_select(0, rows))
+            reconstruction = reconstruction_loss(logits, images, config.reconstruction).mean()
             loss = adversarial + config.reconstruction_weight / num_pixels * reconstruction
-            accelerator.backward(loss / config.gradient_accumulation_steps)
+            accelerator.backward(loss)
         grad_norm = clip_gradients(accelerator, decoder_model.parameters(), config.max_grad_norm)
         decoder_optimizer.step()
         decoder_optimizer.zero_grad()

@@ -90,7 +90,7 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
             with accelerator.autocast():
                 prediction = model(noisy, times, condition, return_dict=False)[0]
             loss = denoising_loss(prediction, target, weight)
-            accelerator.backward(loss / config.gradient_accumulation_steps)
+            accelerator.backward(loss)
         grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()

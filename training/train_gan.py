@@ -97,14 +97,14 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
         discriminator.requires_grad_(True)
         for rows, noise, _ in batches.of(state.update):
             labels = all_labels[rows] if num_classes is not None else None  # the generated images have them too
-            real = to_model_range(pixels[rows])
+            real = to_model_range(pixels.index_select(0, rows))
             with accelerator.autocast():
                 with torch.no_grad():
                     fake = generator_model(noise, labels, return_dict=False)[0]
                 logits_real, r1 = discriminator_model(real, labels, config.r1_gamma)
                 logits_fake, _ = discriminator_model(fake, labels)
             d_loss = discriminator_loss(logits_real, logits_fake)
-            accelerator.backward((d_loss + r1) / config.gradient_accumulation_steps)
+            accelerator.backward(d_loss + r1)
         d_norm = clip_gradients(accelerator, discriminator_model.parameters(), config.max_grad_norm)
         discriminator_optimizer.step()
         discriminator_optimizer.zero_grad()
@@ -115,7 +115,7 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
             with accelerator.autocast():
                 fake = generator_model(noise, labels, return_dict=False)[0]
                 g_loss = generator_loss(frozen_discriminator(fake, labels)[0])
-            accelerator.backward(g_loss / config.gradient_accumulation_steps)
+            accelerator.backward(g_loss)
         g_norm = clip_gradients(accelerator, generator_model.parameters(), config.max_grad_norm)
         generator_optimizer.step()
         generator_optimizer.zero_grad()

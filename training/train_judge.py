@@ -62,7 +62,7 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     begin(config, accelerator, state)
 
     norm_batch_size = config.norm_batch_size or config.train_batch_size
-    num_passes = stream.global_batch_size // stream.num_processes // norm_batch_size
+    passes_of_a_batch = config.train_batch_size // norm_batch_size
     pixels, labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
 
     def draw(indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
@@ -74,11 +74,11 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     model.train()
     while state.update < total_updates:
         for rows, draws in batches.of(state.update):
-            images = augment(to_unit_range(pixels[rows]), draws, config)
+            images = augment(to_unit_range(pixels.index_select(0, rows)), draws, config)
             with accelerator.autocast():
                 logits = model(images * 2.0 - 1.0).logits
             loss = F.cross_entropy(logits.float(), labels[rows])
-            accelerator.backward(loss / num_passes)
+            accelerator.backward(loss / passes_of_a_batch)
         grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()

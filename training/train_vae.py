@@ -76,13 +76,13 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
     while state.update < total_updates:
         kl_weight = full_kl_weight * min(1.0, (state.update + 1) / max(1, config.kl_warmup_steps))
         for rows, noise in batches.of(state.update):
-            images = to_unit_range(pixels[rows])
+            images = to_unit_range(pixels.index_select(0, rows))  # image by image, where pixels[rows] is pixel by pixel
             with accelerator.autocast():
                 logits, mean, logvar = model(images * 2.0 - 1.0, noise)
             reconstruction = reconstruction_loss(logits, images, config.reconstruction).mean()
             kl = gaussian_kl(mean, logvar).mean() if vae.config.variational else logits.new_zeros(())
             loss = reconstruction + kl_weight * kl
-            accelerator.backward(loss / config.gradient_accumulation_steps)
+            accelerator.backward(loss)
         grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()

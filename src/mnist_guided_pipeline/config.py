@@ -87,8 +87,8 @@ class TrainingConfig:
     """Decoupled weight decay."""
     adam_epsilon: float = 1e-8
     """AdamW's epsilon."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    max_grad_norm: float | None = 1.0
+    """Gradients are scaled down to this norm; None leaves them as they are, and takes no norm."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Compute type of the forward and backward pass."""
     torch_compile: bool = False
@@ -281,8 +281,8 @@ class AdversarialConfig(TrainingConfig):
     """Images a process takes at a time."""
     adam_beta1: float = 0.0
     """Decay of AdamW's first moment; momentum makes the two networks circle each other."""
-    max_grad_norm: float = 10.0
-    """Gradients of either network are scaled down to this norm."""
+    max_grad_norm: float | None = 10.0
+    """Gradients of either network are scaled down to this norm; None leaves them as they are, and takes no norm."""
 
     def check(self) -> None:
         """See :meth:`TrainingConfig.check`."""

@@ -41,7 +41,7 @@ def reconstruction_loss(logits: Tensor, images: Tensor, kind: str) -> Tensor:
     if kind == "bce":
         pixels = F.binary_cross_entropy_with_logits(logits.float(), images, reduction="none")
     elif kind == "mse":
-        pixels = (torch.sigmoid(logits.float()) - images) ** 2
+        pixels = F.mse_loss(torch.sigmoid(logits.float()), images, reduction="none")
     else:
         raise ValueError(f"reconstruction must be 'bce' or 'mse', got {kind!r}.")
     return pixels.flatten(1).sum(dim=1)
@@ -83,8 +83,10 @@ def denoising_loss(prediction: Tensor, target: Tensor, weight: Tensor | None = N
         target: (B, ...).
         weight: (B,), or None for one.
     """
-    errors = ((prediction.float() - target.float()) ** 2).flatten(1).mean(dim=1)
-    return (errors if weight is None else errors * weight).mean()
+    if weight is None:
+        return F.mse_loss(prediction.float(), target.float())
+    errors = F.mse_loss(prediction.float(), target.float(), reduction="none")
+    return (errors.flatten(1).mean(dim=1) * weight).mean()
 
 
 def guided_denoising_loss(

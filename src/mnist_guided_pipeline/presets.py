@@ -56,6 +56,14 @@ _PIXEL_CLASSIFIER = ClassifierConfig(
     score_matching_weight=20.0,
 )
 
+_NOTEBOOK_OPTIMIZER: dict[str, Any] = {  # plain Adam
+    "lr_scheduler": "constant",
+    "lr_warmup_steps": 0,
+    "adam_beta2": 0.999,
+    "max_grad_norm": None,
+    "use_ema": False,
+}
+
 PRESETS = {
     "debug": Preset(
         "A few updates of tiny networks, to see that everything runs.",
@@ -74,6 +82,8 @@ PRESETS = {
             reconstruction="mse",
             kl_weight=0.1,
             num_train_epochs=20,
+            mixed_precision="bf16",
+            **_NOTEBOOK_OPTIMIZER,
         ),
         DenoiserConfig(
             "",
@@ -83,6 +93,7 @@ PRESETS = {
             num_train_epochs=20,
             prediction_type="epsilon",
             beta_schedule="linear",
+            **_NOTEBOOK_OPTIMIZER,
         ),
         ClassifierConfig(
             "",
@@ -91,6 +102,7 @@ PRESETS = {
             num_train_epochs=10,
             prediction_type="epsilon",
             beta_schedule="linear",
+            **_NOTEBOOK_OPTIMIZER,
         ),
         {"guidance_scale": 4.0, "guidance_interval": [0.0, 5.0], "num_inference_steps": 25},
     ),
@@ -322,12 +334,8 @@ GAN_PRESETS = {
         discriminator_config=_json(hidden_sizes=[256, 128]),
         r1_gamma=0.0,
         learning_rate=2e-4,
-        lr_scheduler="constant",
-        lr_warmup_steps=0,
         adam_beta1=0.5,
-        adam_beta2=0.999,
-        max_grad_norm=1e6,
-        use_ema=False,
+        **_NOTEBOOK_OPTIMIZER,
     ),
 }
 """Of ``training/train_gan.py --preset NAME``."""

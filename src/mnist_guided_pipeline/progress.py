@@ -57,12 +57,13 @@ class Progress:
         self._last = start
 
     def update(self, step: int, values: dict[str, Any]) -> None:
-        """Advance to ``step`` updates made; ``values`` are scalars or 0-d tensors, the first of them is shown.
+        """Advance to ``step`` updates made; ``values`` are scalars or 0-d tensors, or None; the first of them is shown.
 
         Raises:
             NonFiniteError: an update since the last reading was not finite.
         """
         self.bar.update(step - self.bar.n)
+        values = {name: value for name, value in values.items() if value is not None}
         if step - self.start == _WARM_UP:
             self._timed_from = time.perf_counter()
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}

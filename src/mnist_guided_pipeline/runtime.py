@@ -51,6 +51,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,  # what backward() divides the loss by
         dynamo_backend="inductor" if config.torch_compile else None,
         log_with=[HistoryTracker(config.output_dir), *(() if config.report_to == "none" else (config.report_to,))],
         project_config=ProjectConfiguration(config.output_dir, os.path.join(config.output_dir, config.logging_dir)),

@@ -67,8 +67,16 @@ def prepare(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.O
     return model, wrapped.optimizer if plain else wrapped
 
 
-def clip_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale the gradients of ``parameters`` to a norm of at most ``max_norm``; returns the norm that they had, ()."""
+def clip_gradients(
+    accelerator: Accelerator, parameters: Iterable[nn.Parameter], max_norm: float | None
+) -> Tensor | None:
+    """Scale the gradients of ``parameters`` to a norm of at most ``max_norm``; None does nothing.
+
+    Returns:
+        The norm that they had, (), or None.
+    """
+    if max_norm is None:
+        return None
     accelerator.unscale_gradients()
     return whole(nn.utils.clip_grad_norm_(parameters, max_norm))
 

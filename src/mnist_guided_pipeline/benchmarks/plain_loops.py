@@ -7,6 +7,8 @@ Dhariwal and Nichol (2021, https://arxiv.org/abs/2105.05233, algorithm 1) in its
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
@@ -56,7 +58,7 @@ def plain_sampling(
 
 def plain_vae_training(
     vae: MLPVAE, images: Tensor, labels: Tensor, epochs: int, batch_size: int, kl_weight: float
-) -> float:
+) -> Iterator[float]:
     """Train a VAE by squared error and KL, as a notebook does: Adam over a shuffled DataLoader of images and labels.
 
     Args:
@@ -67,8 +69,8 @@ def plain_vae_training(
         batch_size: images an update.
         kl_weight: weight of the KL term.
 
-    Returns:
-        Mean loss an image, in units of [0, 1] pixels, of the last epoch.
+    Yields:
+        After every epoch its mean loss an image, in units of [0, 1] pixels.
     """
     loader = DataLoader(TensorDataset(images, labels), batch_size=batch_size, shuffle=True)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
@@ -84,16 +86,16 @@ def plain_vae_training(
             loss.backward()
             optimizer.step()
             total += loss.item()
-    return total / len(images)
+        yield total / len(images)
 
 
 def plain_denoiser_training(
     denoiser: ModelMixin, latents: Tensor, labels: Tensor, alphas_cumprod: Tensor, epochs: int, batch_size: int
-) -> float:
+) -> Iterator[float]:
     """Train an epsilon denoiser on latents (N, d), as a notebook does; the labels (N,) are loaded and not used.
 
-    Returns:
-        Mean squared error of the last epoch.
+    Yields:
+        After every epoch its mean squared error.
     """
     loader = DataLoader(TensorDataset(latents, labels), batch_size=batch_size, shuffle=True)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=2e-4)
@@ -106,16 +108,16 @@ def plain_denoiser_training(
             loss.backward()
             optimizer.step()
             total += loss.item() * len(z0)
-    return total / len(latents)
+        yield total / len(latents)
 
 
 def plain_classifier_training(
     classifier: ModelMixin, latents: Tensor, labels: Tensor, alphas_cumprod: Tensor, epochs: int, batch_size: int
-) -> float:
+) -> Iterator[float]:
     """Train a classifier on noisy latents (N, d) and labels (N,), as a notebook does.
 
-    Returns:
-        Mean cross-entropy of the last epoch.
+    Yields:
+        After every epoch its mean cross-entropy.
     """
     loader = DataLoader(TensorDataset(latents, labels), batch_size=batch_size, shuffle=True)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
@@ -128,7 +130,7 @@ def plain_classifier_training(
             loss.backward()
             optimizer.step()
             total += loss.item() * len(z0)
-    return total / len(latents)
+        yield total / len(latents)
 
 
 def _noised(z0: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor, Tensor]:

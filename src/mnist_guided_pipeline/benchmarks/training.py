@@ -1,6 +1,6 @@
 """Speed of training: the scripts beside a notebook's loops, with the same networks, data, batch size and epochs.
 
-The scripts train by the preset ``seed``. They do what the loops do, and clip gradients, average weights, watch for
+The scripts train by the preset ``seed``, whose optimizer is the loops' own. They do what the loops do, and watch for
 values that are not finite, log and validate besides.
 """
 
@@ -12,25 +12,27 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import TrainingConfig
 from ..data import load_images, to_unit_range
 from ..encoding import encode_images
 from ..history import read_history
-from ..losses import denoising_loss, gaussian_kl, reconstruction_loss
+from ..losses import gaussian_kl, reconstruction_loss
 from ..models.autoencoders import MLPVAE
 from ..models.mlp import MLPClassifier, MLPDenoiser
 from ..presets import PRESETS
 from ..training_noise import noise_scheduler
 from .plain_loops import plain_classifier_training, plain_denoiser_training, plain_vae_training
-from .timing import count_flops, matmul_rate
+from .timing import count_flops, matmul_rate, time_rounds
 
 __all__ = ["benchmark_training"]
 
@@ -53,10 +55,11 @@ def benchmark_training(
         folder: where the scripts write.
 
     Returns:
-        A figure's record. In ``rows``, a network each: images a second of both ways and their ratio (medians), the
-        ratio of the wall-clock times when all that a script does counts (its start, reading data, encoding,
-        validation), the loss of the last epoch of both ways, and the share of the machine's matrix-product rate that
-        the script reaches. In ``peak_memory``, bytes of the processes that train the preset ``default``.
+        A figure's record. In ``rows``, a network each: images a second of both ways and their ratio (medians), that
+        ratio if an update were its forward and backward pass alone, the ratio of the wall-clock times when all that a
+        script does counts (its start, reading data, encoding, validation), the loss of the last epoch of both ways,
+        and the share of the machine's matrix-product rate that the script reaches. In ``peak_memory``, bytes of the
+        processes that train the preset ``default``.
 
     Raises:
         RuntimeError: a script failed; its last lines are in the message.
@@ -68,40 +71,38 @@ def benchmark_training(
     table = noise_scheduler(PRESETS["seed"].denoiser).alphas_cumprod
     latents: list[Tensor] = []
 
-    def plainly(network: str, passes: int) -> float:
+    def plainly(network: str, epochs: int) -> Iterator[float]:
         if network == "vae":
-            return plain_vae_training(MLPVAE(latent_dim=16), images, labels, passes, _BATCH, _KL_WEIGHT)
+            return plain_vae_training(MLPVAE(latent_dim=16), images, labels, epochs, _BATCH, _KL_WEIGHT)
         if not latents:
             posteriors = encode_images(MLPVAE.from_pretrained(vae_path), data.images, progress=False)
             latents.append(posteriors.draw(torch.arange(len(data)), torch.randn(posteriors.mean.shape)))
         if network == "denoiser":
-            return plain_denoiser_training(MLPDenoiser((16,)), latents[0], labels, table, passes, _BATCH)
-        return plain_classifier_training(MLPClassifier((16,)), latents[0], labels, table, passes, _BATCH)
+            return plain_denoiser_training(MLPDenoiser((16,)), latents[0], labels, table, epochs, _BATCH)
+        return plain_classifier_training(MLPClassifier((16,)), latents[0], labels, table, epochs, _BATCH)
 
     measured: dict[str, list[dict[str, float]]] = {name: [] for ways in networks.values() for name in ways}
     for _ in range(rounds):
         for network, ways in networks.items():
-            passes = epochs or ways[network].num_train_epochs
+            count = epochs or ways[network].num_train_epochs
             ours = {}
             for name, config in ways.items():
                 config = dataclasses.replace(
-                    config, num_train_epochs=passes, dataset_name=dataset_name, report_to="none"
+                    config, num_train_epochs=count, dataset_name=dataset_name, report_to="none"
                 )
                 ours[name] = _run_script(scripts, network, config, folder / name.replace(", ", "-"))
-            plain_seconds, plain_loss = _timed(partial(plainly, network, passes))
-            plain_speed = len(data) * passes / plain_seconds
+            plain = _run_loop(plainly(network, count), len(data))
             for name, run in ours.items():
+                passes = partial(_repeat, _passes(network, ways[name].mixed_precision), _LOGGED_AT_ONCE)
+                passes_alone = _LOGGED_AT_ONCE * _BATCH / time_rounds({network: passes}, 10)[network].median
                 measured[name].append(
                     run
-                    | {"plain_images_per_second": plain_speed, "plain_loss": plain_loss}
-                    | {"speed_ratio": run["images_per_second"] / plain_speed}
-                    | {"wall_clock_ratio": plain_seconds / run["seconds"], "plain_seconds": plain_seconds}
+                    | {f"plain_{figure}": value for figure, value in plain.items()}
+                    | {"speed_ratio": run["images_per_second"] / plain["images_per_second"]}
+                    | {"passes_alone_ratio": passes_alone / plain["images_per_second"]}
+                    | {"wall_clock_ratio": plain["seconds"] / run["seconds"]}
                 )
-    flops = {
-        "vae": _vae_flops(),
-        "denoiser": _network_flops(MLPDenoiser((16,))),
-        "classifier": _network_flops(MLPClassifier((16,))),
-    }
+    flops = {network: count_flops(_passes(network, "no")) / _BATCH for network in networks}
     rates = {
         name: matmul_rate(dtype, torch.device("cpu"))
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
@@ -124,14 +125,13 @@ def _seed_networks(vae_path: str, denoiser_path: str) -> dict[str, dict[str, Tra
     """The trainings of the preset ``seed``: for each network its own settings, and those that may be faster."""
     seed = PRESETS["seed"]
     assert seed.vae is not None and seed.classifier is not None
-    half = dataclasses.replace(seed.vae, mixed_precision="bf16")
     denoiser = dataclasses.replace(seed.denoiser, vae_path=vae_path)
     classifier = dataclasses.replace(seed.classifier, vae_path=vae_path, denoiser_path=denoiser_path)
     return {
         "vae": {
-            "vae": seed.vae,
-            "vae, bf16": half,
-            "vae, bf16, compiled": dataclasses.replace(half, torch_compile=True),
+            "vae": dataclasses.replace(seed.vae, mixed_precision="no"),
+            "vae, bf16": seed.vae,
+            "vae, bf16, compiled": dataclasses.replace(seed.vae, torch_compile=True),
         },
         "denoiser": {"denoiser": denoiser, "denoiser, compiled": dataclasses.replace(denoiser, torch_compile=True)},
         "classifier": {
@@ -141,15 +141,25 @@ def _seed_networks(vae_path: str, denoiser_path: str) -> dict[str, dict[str, Tra
     }
 
 
-def _timed(task: Callable[[], float]) -> tuple[float, float]:
-    started = time.perf_counter()
-    result = task()
-    return time.perf_counter() - started, result
+def _run_loop(losses: Iterator[float], num_images: int) -> dict[str, float]:
+    """Run a notebook's loop: its speed in the median epoch, the loss of the last epoch, and seconds in all."""
+    times, of_epochs = [time.perf_counter()], []
+    for loss in losses:
+        times.append(time.perf_counter())
+        of_epochs.append(loss)
+    epochs = [end - start for start, end in pairwise(times)]
+    return {
+        "images_per_second": num_images / statistics.median(epochs),
+        "loss": of_epochs[-1],
+        "seconds": times[-1] - times[0],
+    }
 
 
 def _run_script(scripts: Path, name: str, config: TrainingConfig, folder: Path) -> dict[str, float]:
-    """Run a training script afresh: its speed and its mean loss over the last epoch, from its history, and seconds."""
-    seconds, _ = _timed(lambda: _launch(scripts / f"train_{name}.py", config, folder))
+    """Run a training script afresh: its median speed and its mean loss over the last epoch, from its history."""
+    started = time.perf_counter()
+    _launch(scripts / f"train_{name}.py", config, folder)
+    seconds = time.perf_counter() - started
     events = [event for event in read_history(folder) if "images_per_second" in event]
     last = events[-max(1, 60_000 // _BATCH // _LOGGED_AT_ONCE) :]
     return {
@@ -194,25 +204,34 @@ def _default_memory(scripts: Path, dataset_name: str, folder: Path) -> dict[str,
     }
 
 
-def _vae_flops() -> float:
-    """Operations an image of one update, forward and backward."""
-    vae, batch = MLPVAE(latent_dim=16), torch.rand(_BATCH, 1, 28, 28)
-
-    def update() -> None:
-        posterior = vae.encode(batch * 2 - 1).latent_dist
-        logits = vae.decode_logits(posterior.sample())
-        loss = reconstruction_loss(logits, batch, "mse") + gaussian_kl(posterior.mean, posterior.logvar)
-        loss.mean().backward()
-
-    return count_flops(update) / _BATCH
+def _repeat(task: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        task()
 
 
-def _network_flops(network: MLPDenoiser | MLPClassifier) -> float:
-    """Operations a sample of one update, forward and backward."""
-    batch, times = torch.randn(_BATCH, *network.config.sample_shape), torch.zeros(_BATCH)
+def _passes(network: str, mixed_precision: str) -> Callable[[], None]:
+    """The forward and the backward pass of an update, and nothing else."""
+    images, samples = torch.rand(_BATCH, 1, 28, 28), torch.randn(_BATCH, 16)
+    times, labels = torch.zeros(_BATCH), torch.zeros(_BATCH, dtype=torch.int64)
+    trained = {
+        "vae": MLPVAE(latent_dim=16),
+        "denoiser": MLPDenoiser((16,)),
+        "classifier": MLPClassifier((16,)),
+    }[network]
 
-    def update() -> None:
-        output = network(batch, times, return_dict=False)[0]
-        denoising_loss(output, torch.zeros_like(output)).backward()
+    def loss() -> Tensor:
+        if network == "denoiser":
+            return F.mse_loss(trained(samples, times, return_dict=False)[0], samples)
+        if network == "classifier":
+            return F.cross_entropy(trained(samples, times, return_dict=False)[0].float(), labels)
+        mean, logvar = trained.encoder(images).chunk(2, dim=1)
+        logits = trained.decoder(mean + torch.exp(0.5 * logvar) * samples).view_as(images)
+        return (reconstruction_loss(logits, images, "mse") + gaussian_kl(mean, logvar)).mean()
 
-    return count_flops(update) / _BATCH
+    def passes() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision == "bf16"):
+            result = loss()
+        result.backward()
+        trained.zero_grad()
+
+    return passes
