@@ -43,17 +43,17 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.classifier: ModelMixin = classifier
 
-    def forward(self, noisy: Tensor, times: Tensor, labels: Tensor, *guided: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, noisy: Tensor, times: Tensor, labels: Tensor, *guided: Any) -> tuple[Tensor, Tensor | None]:
         """Cross-entropy of ``labels``, and the loss of a guided denoiser.
 
         ``guided`` is the denoiser's prediction, the classes to guide it to, and what follows in
-        ``guided_denoising_loss``; without it that loss is 0.
+        ``guided_denoising_loss``; without it that loss is None.
         """
         noisy = noisy.detach().requires_grad_(bool(guided))
         logits = self.classifier(noisy, times, return_dict=False)[0].float()
         cross_entropy = F.cross_entropy(logits, labels)
         if not guided:
-            return cross_entropy, cross_entropy.new_zeros(())
+            return cross_entropy, None
         prediction, wanted, *truth = guided
         with torch.autocast(noisy.device.type, enabled=False):  # for forward passes, not for gradients
             return cross_entropy, guided_denoising_loss(prediction, logits, wanted, noisy, *truth)
@@ -140,7 +140,9 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
                             target = torch.where(other, conditional, target)
                     guided = (prediction, wanted, target, NoiseLevel(alpha, sigma), config.prediction_type)
                 cross_entropy, score_matching = model(noisy, times, classes, *guided)
-            loss = cross_entropy + config.score_matching_weight * score_matching
+            loss = cross_entropy
+            if score_matching is not None:
+                loss = loss + config.score_matching_weight * score_matching
             accelerator.backward(loss)
         grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
         optimizer.step()
@@ -154,7 +156,7 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
             {
                 "loss": loss.detach(),
                 "cross_entropy": cross_entropy.detach(),
-                "score_matching": score_matching.detach(),
+                "score_matching": None if score_matching is None else score_matching.detach(),
                 "lr": schedule.get_last_lr()[0],
                 "grad_norm": grad_norm,
             },
