@@ -15,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
-from mnist_guided_pipeline.config import VAEConfig, parse
+from mnist_guided_pipeline.command_line import parse
+from mnist_guided_pipeline.config import VAEConfig
 from mnist_guided_pipeline.data import LabelledImages, load_images
 from mnist_guided_pipeline.evaluation.anomaly import CORRUPTIONS, detect, reconstruction_scores
 from mnist_guided_pipeline.evaluation.autoencoders import fitted_draws, measure_autoencoder, prior_draws, reconstruct

@@ -14,7 +14,8 @@ from torch import nn
 import mnist_guided_pipeline as mgp
 from conftest import assert_same_after_saving
 from mnist_guided_pipeline.cli import main
-from mnist_guided_pipeline.config import GANConfig, parse
+from mnist_guided_pipeline.command_line import parse
+from mnist_guided_pipeline.config import GANConfig
 from mnist_guided_pipeline.data import load_images
 from mnist_guided_pipeline.evaluation.gan import draw_gan_images, gan_labels
 from mnist_guided_pipeline.evaluation.judge import load_judge

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.config import ClassifierConfig, DenoiserConfig, JudgeConfig, VAEConfig, parse
+from mnist_guided_pipeline.command_line import parse
+from mnist_guided_pipeline.config import ClassifierConfig, DenoiserConfig, JudgeConfig, VAEConfig
 from mnist_guided_pipeline.data import DatasetError
 from mnist_guided_pipeline.encoding import clean_samples
 from mnist_guided_pipeline.evaluation.wasserstein import sliced_wasserstein

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from mnist_guided_pipeline.command_line import parse
 from mnist_guided_pipeline.config import (
     ClassifierConfig,
     DecoderConfig,
@@ -15,7 +16,6 @@ from mnist_guided_pipeline.config import (
     GANConfig,
     JudgeConfig,
     VAEConfig,
-    parse,
 )
 from mnist_guided_pipeline.presets import AUTOENCODER_PRESETS, GAN_PRESETS
 from training_runs import make_config, train, weights

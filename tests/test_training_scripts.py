@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
-from mnist_guided_pipeline.config import ClassifierConfig, DenoiserConfig, VAEConfig, parse
+from mnist_guided_pipeline.command_line import parse
+from mnist_guided_pipeline.config import ClassifierConfig, DenoiserConfig, VAEConfig
 
 SCRIPTS = Path(__file__).parents[1] / "training"
 NOISE = ("--num_train_timesteps", "200", "--prediction_type", "epsilon")

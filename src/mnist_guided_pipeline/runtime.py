@@ -15,7 +15,8 @@ from diffusers.optimization import get_scheduler
 from torch import nn
 
 from .checkpoints import TrainingState, checkpoint_folders
-from .config import AdversarialConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
+from .command_line import parse
+from .config import AdversarialConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig
 from .data import LabelledImages, load_images
 from .history import HistoryTracker
 from .memory import keep_freed_memory
