@@ -33,7 +33,8 @@ _RESULTS = {
 }
 _RECIPE = (
     *("network", "network_config", "num_train_epochs", "max_train_steps", "train_batch_size"),
-    *("gradient_accumulation_steps", "learning_rate", "lr_scheduler", "lr_warmup_steps", "ema_decay"),
+    *("gradient_accumulation_steps", "learning_rate", "lr_scheduler", "lr_warmup_steps"),
+    *("max_grad_norm", "use_ema", "ema_decay"),
     *("reconstruction", "kl_weight", "reconstruction_weight", "r1_gamma", "beta_schedule", "num_train_timesteps"),
     *(
         "prediction_type",

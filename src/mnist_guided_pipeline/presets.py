@@ -104,7 +104,7 @@ PRESETS = {
             beta_schedule="linear",
             **_NOTEBOOK_OPTIMIZER,
         ),
-        {"guidance_scale": 4.0, "guidance_interval": [0.0, 5.0], "num_inference_steps": 25},
+        {"guidance_scale": 8.0, "guidance_interval": [0.0, 5.0], "num_inference_steps": 25},
     ),
     "default": Preset(
         "What the package ships.",
