@@ -64,23 +64,16 @@ def put_averaged_weights(ema: EMAModel | None, model: nn.Module) -> None:
     """Put the averaged weights, or without an average the trained ones, in the place of the parameters of ``model``.
 
     Where the launcher cuts weights into shards the model then has whole ones, in every process: all of them must call.
-
-    Raises:
-        NonFiniteError: one of them is not finite.
     """
     trained = dict(model.named_parameters())
     tensors = ema.shadow_params if ema else trained.values()
-    put = {
-        name: nn.Parameter(whole(tensor.detach()), parameter.requires_grad)
-        for (name, parameter), tensor in zip(trained.items(), tensors, strict=True)
-    }
-    for name, parameter in put.items():
-        if not parameter.isfinite().all():
-            raise NonFiniteError(
-                f"{name} of the {type(model).__name__} is not finite. A lower learning_rate, or a max_grad_norm such "
-                "as 1, may help."
-            )
-    _put_parameters(model, put)
+    _put_parameters(
+        model,
+        {
+            name: nn.Parameter(whole(tensor.detach()), parameter.requires_grad)
+            for (name, parameter), tensor in zip(trained.items(), tensors, strict=True)
+        },
+    )
 
 
 def _put_parameters(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:

@@ -87,7 +87,7 @@ class TrainingConfig:
     adam_epsilon: float = 1e-8
     """AdamW's epsilon."""
     max_grad_norm: float | None = 1.0
-    """Gradients are scaled down to this norm; None leaves them as they are, and takes no norm."""
+    """Gradients are scaled down to this norm; None leaves them as they are."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Compute type of the forward and backward pass."""
     torch_compile: bool = False
@@ -281,7 +281,7 @@ class AdversarialConfig(TrainingConfig):
     adam_beta1: float = 0.0
     """Decay of AdamW's first moment; momentum makes the two networks circle each other."""
     max_grad_norm: float | None = 10.0
-    """Gradients of either network are scaled down to this norm; None leaves them as they are, and takes no norm."""
+    """Gradients of either network are scaled down to this norm; None leaves them as they are."""
 
     def check(self) -> None:
         """See :meth:`TrainingConfig.check`."""

@@ -67,17 +67,11 @@ def prepare(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.O
     return model, wrapped.optimizer if plain else wrapped
 
 
-def clip_gradients(
-    accelerator: Accelerator, parameters: Iterable[nn.Parameter], max_norm: float | None
-) -> Tensor | None:
-    """Scale the gradients of ``parameters`` to a norm of at most ``max_norm``; None does nothing.
-
-    Returns:
-        The norm that they had, (), or None.
-    """
-    if max_norm is None:
-        return None
+def clip_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Scale the gradients of ``parameters`` down to ``max_norm``, unless that is None; returns the norm they had, ()."""
     accelerator.unscale_gradients()
+    if max_norm is None:
+        return whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     return whole(nn.utils.clip_grad_norm_(parameters, max_norm))
 
 
