@@ -68,7 +68,7 @@ def prepare(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.O
 
 
 def clip_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale the gradients of ``parameters`` down to ``max_norm``, if it is given; returns the norm that they had, ()."""
+    """Scale the gradients of ``parameters`` down to ``max_norm``, if given; returns the norm that they had, ()."""
     accelerator.unscale_gradients()
     if max_norm is None:
         return whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
