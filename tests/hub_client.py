@@ -14,8 +14,8 @@ from huggingface_hub import HfApi
 
 import mnist_guided_pipeline as mgp
 from hub_server import TOKEN
-from mnist_guided_pipeline.loading import load_network
-from mnist_guided_pipeline.push import push_folder
+from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.push import push_folder
 
 PUSH = {  # name: faults as (pattern, kind, times, skip), and whether the push succeeds all the same
     "create drops once": ([("POST /api/repos/create", "drop", 1)], True),

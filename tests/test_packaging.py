@@ -36,10 +36,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     info = next(name for name in held if name.endswith("/METADATA")).rpartition("/")[0]
     package = {f"mnist_guided_pipeline/{name}" for name in (*files_of(PACKAGE), "model_card.md")}
     assert {name for name in held if not name.startswith(info)} == package
-    for part in ("py.typed", "model_card.md", "point_sets/DatasaurusDozen.tsv", "weights/judge/model.safetensors"):
+    for part in ("py.typed", "model_card.md", "data/point_sets/DatasaurusDozen.tsv", "weights/judge/model.safetensors"):
         assert f"mnist_guided_pipeline/{part}" in held
     licences = {name.rpartition("licenses/")[2] for name in held if "/licenses/" in name}
-    assert licences == {"LICENSE", "src/mnist_guided_pipeline/point_sets/LICENSE"}
+    assert licences == {"LICENSE", "src/mnist_guided_pipeline/data/point_sets/LICENSE"}
     assert wheel.stat().st_size < 12 * MEBIBYTE
 
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from mnist_guided_pipeline.atomic import MANIFEST, IntegrityError, verify_manifest, write_manifest
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.evaluation.records import read_runs, write_run
-from mnist_guided_pipeline.evaluation.report import MARKER, markdown_table, render_document, render_view
-from mnist_guided_pipeline.hub import render_model_card
+from mnist_guided_pipeline.evaluation.tables import MARKER, markdown_table, render_document, render_view
+from mnist_guided_pipeline.storage.atomic import MANIFEST, IntegrityError, verify_manifest, write_manifest
+from mnist_guided_pipeline.storage.card import render_model_card
 from mnist_guided_pipeline.weights import DEFAULT_FOLDER, METRICS_FILE
 
 README = Path(__file__).parents[1] / "README.md"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_guided_pipeline import cli, config, presets
+from mnist_guided_pipeline import cli
+from mnist_guided_pipeline.training import config, presets
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-import mnist_guided_pipeline.config as configs
-from mnist_guided_pipeline.config import TrainingConfig
-from mnist_guided_pipeline.history import read_history
-from mnist_guided_pipeline.runtime import finish, make_accelerator
+import mnist_guided_pipeline.training.config as configs
+from mnist_guided_pipeline.training.config import TrainingConfig
+from mnist_guided_pipeline.training.history import read_history
+from mnist_guided_pipeline.training.runtime import finish, make_accelerator
 
 SCRIPTS = Path(__file__).parents[1] / "training"
 sys.path.insert(0, str(SCRIPTS))

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import mnist_guided_pipeline.encoding as encoding
-from mnist_guided_pipeline.data import to_uint8, to_unit_range
-from mnist_guided_pipeline.noise import noise_level
-from mnist_guided_pipeline.streams import keyed_generator
+import mnist_guided_pipeline.data.posteriors as encoding
+from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
+from mnist_guided_pipeline.sampling.noise import noise_level
+from mnist_guided_pipeline.seeding import keyed_generator
 
 Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 

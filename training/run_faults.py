@@ -19,22 +19,22 @@ import train_classifier
 import train_denoiser
 import train_vae
 from fault_hooks import clamped, draw, images_in_unit_range, scaled
-from mnist_guided_pipeline.atomic import write_manifest
-from mnist_guided_pipeline.commands.figures import check_figure, save_figure
-from mnist_guided_pipeline.config import ClassifierConfig, DenoiserConfig
-from mnist_guided_pipeline.data import load_images
+from mnist_guided_pipeline.cli.figures import check_figure, save_figure
+from mnist_guided_pipeline.data.images import load_images
 from mnist_guided_pipeline.evaluation.fingerprints import fingerprint
-from mnist_guided_pipeline.evaluation.guide_report import guide_hacking
+from mnist_guided_pipeline.evaluation.guide import guide_hacking
 from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
 from mnist_guided_pipeline.evaluation.records import public_name, read_runs
-from mnist_guided_pipeline.evaluation.report import render_view
 from mnist_guided_pipeline.evaluation.scheduler_table import oracle_error
-from mnist_guided_pipeline.evaluation.scoring import Reference, check_enough, score_images
+from mnist_guided_pipeline.evaluation.scores import Reference, check_enough, score_images
 from mnist_guided_pipeline.evaluation.studies import check_judge, file_table
-from mnist_guided_pipeline.loading import load_network
-from mnist_guided_pipeline.plots.images import image_rows
-from mnist_guided_pipeline.presets import AUTOENCODER_PRESETS, PRESETS
-from mnist_guided_pipeline.safeguards import plain_errors
+from mnist_guided_pipeline.evaluation.tables import render_view
+from mnist_guided_pipeline.figures.images import image_rows
+from mnist_guided_pipeline.storage.atomic import write_manifest
+from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig
+from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS, PRESETS
+from mnist_guided_pipeline.training.safeguards import plain_errors
 from run_study import make_pipeline, train_once
 
 _COLUMNS = {

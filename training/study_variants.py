@@ -7,7 +7,7 @@ the noise of every image that is drawn. Denoisers are small and told the label, 
 import json
 from typing import Any, NamedTuple
 
-from mnist_guided_pipeline.config import DenoiserConfig, VAEConfig
+from mnist_guided_pipeline.training.config import DenoiserConfig, VAEConfig
 
 
 class Variant(NamedTuple):

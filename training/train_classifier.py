@@ -21,19 +21,31 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.batches import Batches
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
-from mnist_guided_pipeline.config import ClassifierConfig
-from mnist_guided_pipeline.encoding import PosteriorTable, clean_samples
-from mnist_guided_pipeline.loading import load_network
-from mnist_guided_pipeline.losses import guided_denoising_loss
-from mnist_guided_pipeline.noise import NoiseLevel, add_noise, prediction_target
-from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
-from mnist_guided_pipeline.push import save_result, start_push
-from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
-from mnist_guided_pipeline.sharding import clip_gradients, prepare
-from mnist_guided_pipeline.streams import keyed_generator
-from mnist_guided_pipeline.training_noise import TrainingNoise
+from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
+from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
+from mnist_guided_pipeline.seeding import keyed_generator
+from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.push import save_result, start_push
+from mnist_guided_pipeline.training.batches import Batches
+from mnist_guided_pipeline.training.checkpoints import (
+    TrainingState,
+    averaged_weights,
+    make_ema,
+    put_averaged_weights,
+)
+from mnist_guided_pipeline.training.config import ClassifierConfig
+from mnist_guided_pipeline.training.losses import guided_denoising_loss
+from mnist_guided_pipeline.training.noise import TrainingNoise
+from mnist_guided_pipeline.training.progress import Progress, checkpoint_when_due
+from mnist_guided_pipeline.training.runtime import (
+    begin,
+    launch,
+    load_splits,
+    make_optimizer,
+    make_stream,
+    run_settings,
+)
+from mnist_guided_pipeline.training.sharding import clip_gradients, prepare
 
 
 class Objective(torch.nn.Module):

@@ -21,21 +21,33 @@ from accelerate import Accelerator
 from diffusers import ModelMixin
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.atomic import atomic_write
-from mnist_guided_pipeline.batches import Batches
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
-from mnist_guided_pipeline.config import DecoderConfig
-from mnist_guided_pipeline.data import LabelledImages, to_model_range, to_uint8, to_unit_range
-from mnist_guided_pipeline.encoding import PosteriorTable, encode_images
-from mnist_guided_pipeline.latents import denormalise
-from mnist_guided_pipeline.loading import load_network
-from mnist_guided_pipeline.losses import discriminator_loss, generator_loss, reconstruction_loss
-from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
-from mnist_guided_pipeline.push import save_result, start_push
-from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
-from mnist_guided_pipeline.sharding import clip_gradients, prepare
-from mnist_guided_pipeline.streams import keyed_generator
-from mnist_guided_pipeline.tracking import log_images
+from mnist_guided_pipeline.data.images import LabelledImages, to_model_range, to_uint8, to_unit_range
+from mnist_guided_pipeline.data.posteriors import PosteriorTable, encode_images
+from mnist_guided_pipeline.sampling.latents import denormalise
+from mnist_guided_pipeline.seeding import keyed_generator
+from mnist_guided_pipeline.storage.atomic import atomic_write
+from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.push import save_result, start_push
+from mnist_guided_pipeline.training.batches import Batches
+from mnist_guided_pipeline.training.checkpoints import (
+    TrainingState,
+    averaged_weights,
+    make_ema,
+    put_averaged_weights,
+)
+from mnist_guided_pipeline.training.config import DecoderConfig
+from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, reconstruction_loss
+from mnist_guided_pipeline.training.progress import Progress, checkpoint_when_due
+from mnist_guided_pipeline.training.runtime import (
+    begin,
+    launch,
+    load_splits,
+    make_optimizer,
+    make_stream,
+    run_settings,
+)
+from mnist_guided_pipeline.training.sharding import clip_gradients, prepare
+from mnist_guided_pipeline.training.tracking import log_images
 from train_gan import Objective as DiscriminatorObjective
 
 

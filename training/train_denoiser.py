@@ -12,23 +12,35 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.batches import Batches
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
-from mnist_guided_pipeline.config import DenoiserConfig
-from mnist_guided_pipeline.data import LabelledImages
-from mnist_guided_pipeline.encoding import PosteriorTable, clean_samples
-from mnist_guided_pipeline.loading import load_network
-from mnist_guided_pipeline.losses import denoising_loss, min_snr_weight
-from mnist_guided_pipeline.noise import NoiseLevel, add_noise, prediction_target
-from mnist_guided_pipeline.probes import check_label_effect
-from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
-from mnist_guided_pipeline.push import save_result, start_push
-from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
-from mnist_guided_pipeline.sharding import clip_gradients, prepare
-from mnist_guided_pipeline.streams import keyed_generator
-from mnist_guided_pipeline.tracking import log_images, takes_images
-from mnist_guided_pipeline.training_noise import TrainingNoise
-from mnist_guided_pipeline.validation_samples import validation_samples
+from mnist_guided_pipeline.data.images import LabelledImages
+from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
+from mnist_guided_pipeline.models.probe import check_label_effect
+from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
+from mnist_guided_pipeline.seeding import keyed_generator
+from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.push import save_result, start_push
+from mnist_guided_pipeline.training.batches import Batches
+from mnist_guided_pipeline.training.checkpoints import (
+    TrainingState,
+    averaged_weights,
+    make_ema,
+    put_averaged_weights,
+)
+from mnist_guided_pipeline.training.config import DenoiserConfig
+from mnist_guided_pipeline.training.losses import denoising_loss, min_snr_weight
+from mnist_guided_pipeline.training.noise import TrainingNoise
+from mnist_guided_pipeline.training.progress import Progress, checkpoint_when_due
+from mnist_guided_pipeline.training.runtime import (
+    begin,
+    launch,
+    load_splits,
+    make_optimizer,
+    make_stream,
+    run_settings,
+)
+from mnist_guided_pipeline.training.sharding import clip_gradients, prepare
+from mnist_guided_pipeline.training.tracking import log_images, takes_images
+from mnist_guided_pipeline.training.validation_samples import validation_samples
 
 
 def main(config: DenoiserConfig, accelerator: Accelerator) -> None:

@@ -14,18 +14,30 @@ from accelerate import Accelerator
 from diffusers import ModelMixin
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.batches import Batches
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
-from mnist_guided_pipeline.config import GANConfig
-from mnist_guided_pipeline.data import LabelledImages, to_model_range, to_uint8
-from mnist_guided_pipeline.losses import discriminator_loss, generator_loss, r1_penalty
-from mnist_guided_pipeline.presets import GAN_PRESETS
-from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
-from mnist_guided_pipeline.push import save_result, start_push
-from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
-from mnist_guided_pipeline.sharding import clip_gradients, prepare
-from mnist_guided_pipeline.streams import keyed_generator
-from mnist_guided_pipeline.tracking import log_images
+from mnist_guided_pipeline.data.images import LabelledImages, to_model_range, to_uint8
+from mnist_guided_pipeline.seeding import keyed_generator
+from mnist_guided_pipeline.storage.push import save_result, start_push
+from mnist_guided_pipeline.training.batches import Batches
+from mnist_guided_pipeline.training.checkpoints import (
+    TrainingState,
+    averaged_weights,
+    make_ema,
+    put_averaged_weights,
+)
+from mnist_guided_pipeline.training.config import GANConfig
+from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, r1_penalty
+from mnist_guided_pipeline.training.presets import GAN_PRESETS
+from mnist_guided_pipeline.training.progress import Progress, checkpoint_when_due
+from mnist_guided_pipeline.training.runtime import (
+    begin,
+    launch,
+    load_splits,
+    make_optimizer,
+    make_stream,
+    run_settings,
+)
+from mnist_guided_pipeline.training.sharding import clip_gradients, prepare
+from mnist_guided_pipeline.training.tracking import log_images
 
 
 class Objective(torch.nn.Module):

@@ -21,15 +21,27 @@ from accelerate import Accelerator
 from torch.optim.swa_utils import update_bn
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
-from mnist_guided_pipeline.batches import Batches
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
-from mnist_guided_pipeline.config import JudgeConfig
-from mnist_guided_pipeline.data import IMAGE_SIZE, LabelledImages, to_model_range, to_unit_range
-from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
-from mnist_guided_pipeline.push import save_result, start_push
-from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
-from mnist_guided_pipeline.sharding import clip_gradients, prepare
-from mnist_guided_pipeline.tracking import log_images
+from mnist_guided_pipeline.data.images import IMAGE_SIZE, LabelledImages, to_model_range, to_unit_range
+from mnist_guided_pipeline.storage.push import save_result, start_push
+from mnist_guided_pipeline.training.batches import Batches
+from mnist_guided_pipeline.training.checkpoints import (
+    TrainingState,
+    averaged_weights,
+    make_ema,
+    put_averaged_weights,
+)
+from mnist_guided_pipeline.training.config import JudgeConfig
+from mnist_guided_pipeline.training.progress import Progress, checkpoint_when_due
+from mnist_guided_pipeline.training.runtime import (
+    begin,
+    launch,
+    load_splits,
+    make_optimizer,
+    make_stream,
+    run_settings,
+)
+from mnist_guided_pipeline.training.sharding import clip_gradients, prepare
+from mnist_guided_pipeline.training.tracking import log_images
 
 
 def main(config: JudgeConfig, accelerator: Accelerator) -> None:

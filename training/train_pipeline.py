@@ -18,12 +18,12 @@ import train_classifier
 import train_decoder
 import train_denoiser
 import train_vae
-from mnist_guided_pipeline.assembly import assemble_pipeline, keep_recipes
-from mnist_guided_pipeline.config import TrainingConfig
-from mnist_guided_pipeline.presets import PRESETS
-from mnist_guided_pipeline.push import finish_push, start_push
-from mnist_guided_pipeline.runtime import finish, load_splits, make_accelerator
-from mnist_guided_pipeline.safeguards import plain_errors
+from mnist_guided_pipeline.storage.assemble import assemble_pipeline, keep_recipes
+from mnist_guided_pipeline.storage.push import finish_push, start_push
+from mnist_guided_pipeline.training.config import TrainingConfig
+from mnist_guided_pipeline.training.presets import PRESETS
+from mnist_guided_pipeline.training.runtime import finish, load_splits, make_accelerator
+from mnist_guided_pipeline.training.safeguards import plain_errors
 
 _HUB = ("push_to_hub", "hub_model_id", "hub_private_repo")  # the steps are not pushed, the pipeline is
 

@@ -13,18 +13,30 @@ from accelerate import Accelerator
 from diffusers import ModelMixin
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.batches import Batches
-from mnist_guided_pipeline.checkpoints import TrainingState, averaged_weights, make_ema, put_averaged_weights
-from mnist_guided_pipeline.config import VAEConfig
-from mnist_guided_pipeline.data import to_uint8, to_unit_range
-from mnist_guided_pipeline.encoding import encode_images, latent_statistics
-from mnist_guided_pipeline.losses import gaussian_kl, reconstruction_loss
-from mnist_guided_pipeline.presets import AUTOENCODER_PRESETS
-from mnist_guided_pipeline.progress import Progress, checkpoint_when_due
-from mnist_guided_pipeline.push import save_result, start_push
-from mnist_guided_pipeline.runtime import begin, launch, load_splits, make_optimizer, make_stream, run_settings
-from mnist_guided_pipeline.sharding import clip_gradients, prepare
-from mnist_guided_pipeline.tracking import log_images
+from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
+from mnist_guided_pipeline.data.posteriors import encode_images, latent_statistics
+from mnist_guided_pipeline.storage.push import save_result, start_push
+from mnist_guided_pipeline.training.batches import Batches
+from mnist_guided_pipeline.training.checkpoints import (
+    TrainingState,
+    averaged_weights,
+    make_ema,
+    put_averaged_weights,
+)
+from mnist_guided_pipeline.training.config import VAEConfig
+from mnist_guided_pipeline.training.losses import gaussian_kl, reconstruction_loss
+from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS
+from mnist_guided_pipeline.training.progress import Progress, checkpoint_when_due
+from mnist_guided_pipeline.training.runtime import (
+    begin,
+    launch,
+    load_splits,
+    make_optimizer,
+    make_stream,
+    run_settings,
+)
+from mnist_guided_pipeline.training.sharding import clip_gradients, prepare
+from mnist_guided_pipeline.training.tracking import log_images
 
 
 class Objective(torch.nn.Module):

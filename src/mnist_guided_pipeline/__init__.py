@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 
+    from .evaluation.judge import load_judge
     from .models.autoencoders import MLPVAE, ConvVAE
     from .models.conv_classifier import ConvClassifier
     from .models.dit import DiTDenoiser
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from .models.point_denoiser import PointDenoiser
     from .models.residual_mlp import ResidualMLPClassifier, ResidualMLPDenoiser
     from .models.unet import UNetDenoiser
-    from .pipeline import ClassifierGuidedLatentPipeline
-    from .weights import load_default, load_judge
+    from .storage.pipelines import ClassifierGuidedLatentPipeline, load_default
 
 __all__ = [
     "ClassifierGuidedLatentPipeline",
@@ -62,8 +62,8 @@ _HOMES = {
     ".models.point_denoiser": ("PointDenoiser",),
     ".models.residual_mlp": ("ResidualMLPClassifier", "ResidualMLPDenoiser"),
     ".models.unet": ("UNetDenoiser",),
-    ".pipeline": ("ClassifierGuidedLatentPipeline",),
-    ".weights": ("load_default", "load_judge"),
+    ".storage.pipelines": ("ClassifierGuidedLatentPipeline", "load_default"),
+    ".evaluation.judge": ("load_judge",),
     "diffusers": ("DiffusionPipeline", "ModelMixin", "SchedulerMixin"),  # the bases by which diffusers tells classes
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -73,7 +73,7 @@ def __getattr__(name: str) -> Any:
     """A public name, from its module."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import_module(".storage", __name__)  # makes the package known to diffusers
+    import_module(".storage.pipelines", __name__)  # makes the package known to diffusers
     value = getattr(import_module(_HOME_OF[name], __name__), name)
     globals()[name] = value
     return value

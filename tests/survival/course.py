@@ -17,8 +17,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from mnist_guided_pipeline.checkpoints import TrainingState
-from mnist_guided_pipeline.runtime import launch
+from mnist_guided_pipeline.training.checkpoints import TrainingState
+from mnist_guided_pipeline.training.runtime import launch
 from training_runs import make_config, weights
 
 from .processes import fork_ranks, wait

@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.atomic import IntegrityError, read_manifest, standing_folder
-from test_checkpoints import Run
-from test_safety import make
+from mnist_guided_pipeline.storage.atomic import IntegrityError, read_manifest, standing_folder
+from tiny import Run, make
 
 from .processes import fork, wait
 

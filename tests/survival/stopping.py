@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mnist_guided_pipeline.checkpoints import checkpoint_folders
+from mnist_guided_pipeline.training.checkpoints import checkpoint_folders
 
 from .course import Course, after_saving
 from .processes import HANGS, send, wait

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from conftest import write_split
-from mnist_guided_pipeline.atomic import verify_manifest
-from mnist_guided_pipeline.bundled_digits import bundled_digits
-from mnist_guided_pipeline.checkpoints import checkpoint_folders
+from mnist_guided_pipeline.data.digits import bundled_digits
+from mnist_guided_pipeline.storage.atomic import verify_manifest
+from mnist_guided_pipeline.training.checkpoints import checkpoint_folders
 
 from .course import Course, after_saving
 from .processes import wait

@@ -18,7 +18,7 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
 from ..models.residual_mlp import ResidualMLPClassifier, ResidualMLPDenoiser
-from ..pipeline import ClassifierGuidedLatentPipeline
+from ..storage.pipelines import ClassifierGuidedLatentPipeline
 from .timing import Timing, time_rounds
 from .workers import draw
 

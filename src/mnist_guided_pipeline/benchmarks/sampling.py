@@ -12,8 +12,8 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
 
 from ..models.autoencoders import MLPVAE
 from ..models.mlp import MLPClassifier, MLPDenoiser
-from ..pipeline import ClassifierGuidedLatentPipeline
-from .plain_loops import plain_sampling
+from ..storage.pipelines import ClassifierGuidedLatentPipeline
+from .loops import plain_sampling
 from .timing import Timing, count_flops, matrix_product, time_rounds
 from .workers import DrawingProcesses, draw
 

@@ -23,17 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import TrainingConfig
-from ..data import load_images, to_unit_range
-from ..encoding import encode_images
-from ..history import read_history
-from ..losses import gaussian_kl, reconstruction_loss
-from ..memory import keep_freed_memory
+from ..data.images import load_images, to_unit_range
+from ..data.posteriors import encode_images
 from ..models.autoencoders import MLPVAE
 from ..models.mlp import MLPClassifier, MLPDenoiser
-from ..presets import PRESETS
-from ..training_noise import noise_scheduler
-from .plain_loops import plain_classifier_training, plain_denoiser_training, plain_vae_training
+from ..training.config import TrainingConfig
+from ..training.history import read_history
+from ..training.losses import gaussian_kl, reconstruction_loss
+from ..training.memory import keep_freed_memory
+from ..training.noise import noise_scheduler
+from ..training.presets import PRESETS
+from .loops import plain_classifier_training, plain_denoiser_training, plain_vae_training
 from .timing import count_flops, matmul_rate, time_rounds
 
 __all__ = ["benchmark_training"]

@@ -16,7 +16,7 @@ __all__ = ["build_demo", "check_demo_installed"]
 
 
 def build_demo(pipe: Any | None = None, judge: Any | None = None, model: str | None = None) -> gr.Blocks:
-    """The page. Launch it with the look of ``appearance.launch_options()``.
+    """The page. Launch it with the look of ``look.launch_options()``.
 
     Args:
         pipe: a ``ClassifierGuidedLatentPipeline`` that makes images; the shipped one if None. It is only read.
@@ -30,7 +30,7 @@ def build_demo(pipe: Any | None = None, judge: Any | None = None, model: str | N
     from .page import build_page
 
     if pipe is None:
-        from ..weights import load_default
+        from ..storage.pipelines import load_default
 
         pipe = load_default()
     if judge is None:

@@ -11,9 +11,9 @@ import gradio as gr
 import torch
 from PIL.Image import Image
 
-from .appearance import percent
-from .settings import LIMITS, to_bytes
-from .tracing import Trace
+from .look import percent
+from .request import LIMITS, to_bytes
+from .trace import Trace
 
 __all__ = ["AT_ONCE", "SamplerControls", "digit_picker", "judged", "number_box", "told_in_page"]
 

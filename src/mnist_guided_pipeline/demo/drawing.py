@@ -17,12 +17,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..data import to_model_range
-from ..latents import normalise
-from ..noise import add_noise
-from ..streams import keyed_generator
-from .settings import to_bytes
-from .tracing import fresh_pipeline, view_step
+from ..data.images import to_model_range
+from ..sampling.latents import normalise
+from ..sampling.noise import add_noise
+from ..seeding import keyed_generator
+from .request import to_bytes
+from .trace import fresh_pipeline, view_step
 
 __all__ = ["DrawnDigit", "like_mnist", "read_canvas", "read_drawing"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from .compare_tab import compare_tab
-from .draw_tab import draw_tab
-from .generate_tab import generate_tab
+from .compare import compare_tab
+from .draw import draw_tab
+from .generate import generate_tab
 
 __all__ = ["build_page"]
 

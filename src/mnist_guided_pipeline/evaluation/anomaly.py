@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data import to_unit_range
-from ..losses import reconstruction_loss
-from ..streams import keyed_generator
+from ..data.images import to_unit_range
+from ..seeding import keyed_generator
+from ..training.losses import reconstruction_loss
 
 __all__ = ["CORRUPTIONS", "Detection", "detect", "reconstruction_scores"]
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import to_model_range, to_uint8, to_unit_range
-from ..losses import reconstruction_loss
-from ..streams import keyed_generator
+from ..data.images import to_model_range, to_uint8, to_unit_range
+from ..seeding import keyed_generator
+from ..training.losses import reconstruction_loss
 from .judge import Judge
 from .metrics import judge_fid
-from .report import markdown_table
-from .scoring import Reference, figure, share
+from .scores import Reference, figure, share
+from .tables import markdown_table
 
 __all__ = [
     "decode_images",

@@ -18,8 +18,8 @@ __all__ = ["SAMPLING_CODE", "code_fingerprint", "fingerprint", "pipeline_fingerp
 
 _PACKAGE = Path(__file__).parents[1]
 SAMPLING_CODE = (
-    *("checks", "data", "guidance", "labels", "latents", "noise", "pipeline", "schedulers", "streams"),
-    "evaluation/sampling",
+    *(f"sampling/{name}" for name in ("checks", "guidance", "labels", "latents", "noise", "pipeline", "schedulers")),
+    *("data/images", "training/streams", "evaluation/samples"),
 )
 """The modules of this package that decide what an image looks like, beside the networks in ``models``."""
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..checks import check_count
-from ..data import to_uint8
+from ..data.images import to_uint8
 from ..models.gan import GANGenerator
-from ..streams import keyed_generator
+from ..sampling.checks import check_count
+from ..seeding import keyed_generator
 
 __all__ = ["draw_gan_images", "gan_labels"]
 

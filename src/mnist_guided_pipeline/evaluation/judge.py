@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from ..data import IMAGE_SIZE, to_model_range
+from ..data.images import IMAGE_SIZE, to_model_range
 from ..weights import JUDGE_FOLDER
 
 __all__ = ["Judge", "Judgement", "load_judge"]
@@ -79,7 +79,7 @@ class Judge:
         if images.dtype != torch.uint8 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE) or len(images) == 0:
             raise ValueError(
                 f"images must be uint8 (N, {IMAGE_SIZE}, {IMAGE_SIZE}) with N at least 1, got {images.dtype} "
-                f"{tuple(images.shape)}; mnist_guided_pipeline.data.to_uint8 converts model range."
+                f"{tuple(images.shape)}; mnist_guided_pipeline.data.images.to_uint8 converts model range."
             )
         probabilities, features = [], []
         for batch in images.split(batch_size):

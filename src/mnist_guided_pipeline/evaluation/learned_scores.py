@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..guidance import classifier_score
 from ..models.mixture import MixtureClassifier
 from ..models.residual_mlp import ResidualMLPClassifier
-from ..noise import NoiseLevel, add_noise, levels_at, preserving_levels
-from ..schedulers import preserving_table
-from ..streams import keyed_generator
+from ..sampling.guidance import classifier_score
+from ..sampling.noise import NoiseLevel, add_noise, levels_at, preserving_levels
+from ..sampling.schedulers import preserving_table
+from ..seeding import keyed_generator
 from .oracle import COSINE, PLANE, Mixture
 
 __all__ = ["LEVELS", "compare_scores", "learned_scores", "train_on_mixture"]

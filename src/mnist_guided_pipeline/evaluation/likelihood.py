@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data import to_unit_range
-from ..losses import reconstruction_loss
-from ..streams import keyed_generator
+from ..data.images import to_unit_range
+from ..seeding import keyed_generator
+from ..training.losses import reconstruction_loss
 
 __all__ = [
     "BINARISATIONS",

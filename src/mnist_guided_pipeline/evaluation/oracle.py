@@ -21,8 +21,8 @@ import torch
 from torch.quasirandom import SobolEngine
 
 from ..models.mixture import MixtureClassifier, MixtureDenoiser
-from ..pipeline import ClassifierGuidedLatentPipeline
-from ..schedulers import SUPPORTED
+from ..sampling.schedulers import SUPPORTED
+from ..storage.pipelines import ClassifierGuidedLatentPipeline
 
 __all__ = [
     "COSINE",

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from ..atomic import atomic_write
+from ..storage.atomic import atomic_write
 
 __all__ = ["check_name", "machine", "public_name", "read_runs", "versions", "write_run"]
 

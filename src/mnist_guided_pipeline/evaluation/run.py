@@ -17,15 +17,15 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..data import LabelledImages
-from ..history import training_seconds
-from .cas import classification_accuracy_score
+from ..data.images import LabelledImages
+from ..training.history import training_seconds
+from .accuracy_score import classification_accuracy_score
 from .fingerprints import fingerprint, pipeline_fingerprint, public_config
 from .inception import InceptionFid
 from .judge import Judge
 from .records import check_name, machine, public_name, read_runs, versions, write_run
-from .sampling import SamplingSettings, draw_images, start_processes
-from .scoring import Reference, check_enough, figure, floors, score_images
+from .samples import SamplingSettings, draw_images, start_processes
+from .scores import Reference, check_enough, figure, floors, score_images
 
 __all__ = ["Bench", "grid", "measure_runs"]
 

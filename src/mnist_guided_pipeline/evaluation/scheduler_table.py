@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ..schedulers import SUPPORTED, SchedulerSupport
+from ..sampling.schedulers import SUPPORTED, SchedulerSupport
 from .judge import Judge
 from .metrics import judge_fid
 from .oracle import PLANE, even_noise, exact_pipeline, moment_errors
-from .sampling import SamplingSettings, draw_images
+from .samples import SamplingSettings, draw_images
 
 __all__ = ["measure_schedulers", "oracle_error"]
 

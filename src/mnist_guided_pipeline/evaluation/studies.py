@@ -23,13 +23,13 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from ..data import LabelledImages
+from ..data.images import LabelledImages
 from ..weights import JUDGE_FOLDER
 from .fingerprints import fingerprint
 from .judge import Judge
 from .records import machine, public_name, versions, write_run
 from .run import Bench, measure_runs
-from .sampling import SamplingSettings
+from .samples import SamplingSettings
 
 __all__ = [
     "check_judge",

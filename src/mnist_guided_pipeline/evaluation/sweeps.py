@@ -112,7 +112,7 @@ def store_defaults(folder: str | os.PathLike[str], defaults: Mapping[str, Mappin
     Raises:
         IntegrityError: a file of the folder is damaged.
     """
-    from ..atomic import verify_manifest, write_listed
+    from ..storage.atomic import verify_manifest, write_listed
 
     verify_manifest(folder)
     index = json.loads((Path(folder) / "model_index.json").read_text())

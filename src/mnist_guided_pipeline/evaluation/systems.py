@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from .autoencoders import decode_images, fitted_draws, prior_draws
 from .gan import draw_gan_images, gan_labels
 from .judge import Judge
-from .sampling import SamplingSettings, draw_images
-from .scoring import Reference, figure, floors, score_images
+from .samples import SamplingSettings, draw_images
+from .scores import Reference, figure, floors, score_images
 
 __all__ = ["SystemImages", "compare_systems", "draw_autoencoder", "draw_gan", "draw_pipeline"]
 

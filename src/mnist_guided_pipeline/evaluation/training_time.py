@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checkpoints import checkpoint_folders, read_averaged_weights, update_of
-from ..history import training_seconds
+from ..training.checkpoints import checkpoint_folders, read_averaged_weights, update_of
+from ..training.history import training_seconds
 from .records import write_run
 from .run import Bench, measure_runs
-from .sampling import SamplingSettings
-from .scoring import figure
+from .samples import SamplingSettings
+from .scores import figure
 
 __all__ = ["TRAINING_TIME", "Stage", "measure_stages", "training_stages"]
 

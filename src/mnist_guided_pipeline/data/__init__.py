@@ -1,0 +1,1 @@
+"""Tensors in memory: images, points in the plane, and the posteriors of encoded images."""

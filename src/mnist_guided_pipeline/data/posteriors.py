@@ -1,0 +1,104 @@
+"""Encoding a data set once: posterior statistics in memory, fresh latents for every epoch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..sampling.latents import latent_scale, normalise
+from .images import LabelledImages, to_model_range
+from .points import PointSet
+
+__all__ = ["PosteriorTable", "clean_samples", "encode_images", "latent_statistics"]
+
+
+class PosteriorTable(NamedTuple):
+    """What a denoiser is trained on: a Gaussian for every image, whose draws are clean samples.
+
+    Attributes:
+        mean: (N, *sample_shape).
+        std: (N, *sample_shape), or None for pixels, which are points.
+    """
+
+    mean: Tensor
+    std: Tensor | None
+
+    def draw(self, indices: Tensor, noise: Tensor) -> Tensor:
+        """Fresh samples of the images at ``indices`` (B,), from standard Gaussian ``noise`` (B, *sample_shape)."""
+        indices = indices.to(self.mean.device)
+        if self.std is None:
+            return self.mean[indices]
+        return torch.addcmul(self.mean[indices], self.std[indices], noise)
+
+    def to(self, device: torch.device) -> PosteriorTable:
+        """The table on another device."""
+        return PosteriorTable(self.mean.to(device), None if self.std is None else self.std.to(device))
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.mean.shape[1:])
+
+
+def latent_statistics(posteriors: PosteriorTable) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of posterior *samples*, a channel, in closed form.
+
+    The variance of a sample is the variance of the means plus the mean of the variances.
+
+    Args:
+        posteriors: of the training set, not normalised.
+
+    Returns:
+        ``latents_mean`` and ``latents_std``, as lists for the VAE's config.
+
+    Raises:
+        ValueError: a channel is constant, so it cannot be brought to unit variance.
+    """
+    reduced = [dim for dim in range(posteriors.mean.ndim) if dim != 1]
+    mean = posteriors.mean.double().mean(dim=reduced)
+    own_variance = 0.0 if posteriors.std is None else posteriors.std.double() ** 2
+    second_moment = (posteriors.mean.double() ** 2 + own_variance).mean(dim=reduced)
+    std = (second_moment - mean**2).clamp_min(0.0).sqrt()
+    if (std < 1e-6).any():
+        raise ValueError(f"Latent channels {torch.nonzero(std < 1e-6).flatten().tolist()} are constant.")
+    return mean.tolist(), std.tolist()
+
+
+def clean_samples(data: LabelledImages | PointSet, vae: Any | None, *, progress: bool = True) -> PosteriorTable:
+    """What denoiser and classifier are trained on: points with their jitter, or images by :func:`encode_images`."""
+    if isinstance(data, PointSet):
+        return PosteriorTable(data.points, torch.full_like(data.points, data.jitter) if data.jitter else None)
+    return encode_images(vae, data.images, progress=progress)
+
+
+@torch.no_grad()
+def encode_images(vae: Any | None, images: Tensor, *, batch_size: int = 1000, progress: bool = True) -> PosteriorTable:
+    """Encode images once; kept in memory, they give fresh latents for every epoch.
+
+    Args:
+        vae: with the interface of ``AutoencoderKL``; normalised by its ``config.latents_mean`` and ``latents_std``,
+            or left as they are where these are None. None gives pixels in model range.
+        images: uint8 (N, 28, 28).
+        batch_size: images encoded at a time.
+        progress: show a progress bar.
+
+    Returns:
+        float32 tables on the VAE's device.
+    """
+    if vae is None:
+        return PosteriorTable(to_model_range(images), None)
+    means, stds = [], []
+    starts = range(0, len(images), batch_size)
+    for start in tqdm(starts, desc="encoding images", unit="batch", disable=not progress, leave=False):
+        batch = to_model_range(images[start : start + batch_size]).to(vae.device, vae.dtype)
+        posterior = vae.encode(batch).latent_dist
+        means.append(posterior.mean.float())
+        stds.append(posterior.std.float())
+    mean, std = torch.cat(means), torch.cat(stds)
+    if getattr(vae.config, "latents_mean", None) is None:
+        return PosteriorTable(mean, std)
+    scale = latent_scale(std, vae.config)[1]
+    return PosteriorTable(normalise(mean, vae.config), std / scale)

@@ -1,0 +1,85 @@
+"""What a classifier believes as the noise changes: a line a class, those that matter named at their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from ..figures.style import COLOURS
+
+__all__ = ["plot_beliefs", "plot_belief_in"]
+
+_INK = "#808894"  # readable on white and on near-black, as the figure has no background of its own
+_STRONG, _OTHERS = COLOURS[0], (COLOURS[7], COLOURS[2], COLOURS[1])
+_NAMED_ABOVE = 0.15
+
+
+def plot_beliefs(
+    beliefs: Tensor, positions: Sequence[float], names: Sequence[str], wanted: int | None, axis: str
+) -> Figure:
+    """Class probabilities along a path.
+
+    Args:
+        beliefs: (T, C), rows sum to 1.
+        positions: T numbers, the place of each row on the horizontal axis.
+        names: C class names.
+        wanted: the class to stress, or None.
+        axis: what ``positions`` are.
+
+    Returns:
+        A transparent figure for light and dark pages.
+    """
+    values = np.asarray(beliefs)
+    figure, axes = _canvas(axis, whole=True)
+    peaks = values.max(axis=0)
+    rivals = [index for index in np.argsort(-peaks) if index != wanted and peaks[index] > _NAMED_ABOVE]
+    colours = dict(zip(rivals, _OTHERS, strict=False))
+    if wanted is not None:
+        colours[wanted] = _STRONG
+    for index in sorted(range(len(names)), key=lambda index: (index == wanted, peaks[index])):
+        colour = colours.get(index, _INK)
+        stressed = index in colours
+        label = names[index] + (" (asked for)" if index == wanted else "") if stressed else None
+        width = 2.6 if index == wanted else 1.6 if stressed else 0.7
+        axes.plot(positions, values[:, index], color=colour, linewidth=width, alpha=1 if stressed else 0.5, label=label)
+    _legend(axes, last_first=True)
+    return figure
+
+
+def plot_belief_in(paths: Sequence[tuple[str, Tensor]], axis: str = "share of the way from noise to image") -> Figure:
+    """The belief in what was asked for, a line a setting, each over its own number of steps.
+
+    Args:
+        paths: name and values (T,) of each setting, in [0, 1].
+        axis: title of the horizontal axis, which runs from 0 to 1 for each.
+    """
+    figure, axes = _canvas(axis, whole=False)
+    for (name, values), colour in zip(paths, (_STRONG, *_OTHERS), strict=False):
+        axes.plot(np.linspace(0, 1, len(values)), np.asarray(values), color=colour, linewidth=2.2, label=name)
+    _legend(axes, last_first=False)
+    return figure
+
+
+def _canvas(axis: str, whole: bool) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(5.4, 3.0), dpi=150, layout="constrained", facecolor="none")
+    axes = figure.add_subplot(facecolor="none")
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel(axis, color=_INK)
+    axes.set_ylabel("probability", color=_INK)
+    axes.tick_params(colors=_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_INK)
+    return figure, axes
+
+
+def _legend(axes: Any, last_first: bool) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 4}
+        axes.legend(frameon=False, labelcolor=_INK, reverse=last_first, handlelength=1.2, columnspacing=1.2, **place)

@@ -1,0 +1,106 @@
+"""The second tab: two settings on the same seeds, so that every difference is the settings' doing."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import gradio as gr
+from matplotlib.figure import Figure
+
+from .beliefs import plot_belief_in
+from .controls import AT_ONCE, SamplerControls, digit_picker, judged, number_box, told_in_page
+from .look import picture_gallery
+from .request import DemoSettings, draw
+from .trace import Trace
+
+__all__ = ["compare_tab"]
+
+
+def compare_tab(pipe: Any, judge: Any) -> None:
+    """Fill the tab in the ``Blocks`` that is open."""
+    names = pipe.id2label
+    gr.Markdown("Image for image, both sides start from the same noise: only the settings differ.", elem_classes="hint")
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            digits = digit_picker(pipe, "compare")
+        with gr.Column(scale=1, min_width=280):
+            with gr.Row():
+                count = number_box("images of each", 8, "In a row.", "compare-count")
+                seed = number_box("seed", 0, "Shared by both sides.", "compare-seed")
+            button = gr.Button("Compare", variant="primary", elem_id="compare-button")
+    galleries, verdicts = [], []
+    with gr.Row():
+        for side in "AB":
+            with gr.Column(min_width=280):
+                gr.Markdown(f"### {side}")
+                name = side.lower()
+                galleries.append(gr.HTML(label=f"Images of {side}", elem_id=f"compare-gallery-{name}", min_height=120))
+                verdicts.append(gr.Markdown(elem_id=f"compare-verdict-{name}"))
+    sides = []
+    with gr.Row():
+        for side, scale in (("A", 0.0), ("B", 3.0)):
+            with gr.Column(min_width=280):
+                gr.Markdown(f"### Settings of {side}")
+                sides.append(SamplerControls(pipe, f"compare-{side.lower()}", scale))
+    if pipe.classifier is not None:
+        gr.Markdown("### The guide's belief in what was asked for, averaged over the images")
+    chart = gr.Plot(
+        show_label=False, visible=pipe.classifier is not None, elem_id="compare-beliefs", elem_classes="chart"
+    )
+
+    @told_in_page
+    def compare(
+        class_labels: list[str],
+        num_images: int,
+        seed: int,
+        scheduler_a: str,
+        steps_a: int,
+        guidance_a: float,
+        cfg_a: float,
+        scheduler_b: str,
+        steps_b: int,
+        guidance_b: float,
+        cfg_b: float,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how Gradio hands it over
+    ) -> tuple[Any, ...]:
+        ordered = tuple(name for name in names.values() if name in (class_labels or ()))
+        both = [
+            DemoSettings(ordered, num_images, scheduler_a, steps_a, guidance_a, cfg_a, seed),
+            DemoSettings(ordered, num_images, scheduler_b, steps_b, guidance_b, cfg_b, seed),
+        ]
+
+        def told_progress(side: str, done: int, total: int) -> None:
+            progress((done, total), desc=f"removing noise, side {side}")
+
+        traces, told, shown = [], [], []
+        for side, settings in zip("AB", both, strict=True):
+            started = time.perf_counter()
+            trace = draw(pipe, settings, partial(told_progress, side))
+            seconds = time.perf_counter() - started
+            images, sentence = judged(trace, judge, names)
+            traces.append(trace)
+            shown.append(picture_gallery(images))
+            told.append(f"{sentence} {len(trace.noise_shares)} steps of the networks took {seconds:.2f} s.")
+        return *shown, *told, _chart(traces)
+
+    gr.on(
+        [button.click, seed.submit, count.submit],
+        compare,
+        [digits, count, seed, *sides[0].all(), *sides[1].all()],
+        [*galleries, *verdicts, chart],
+        concurrency_limit=AT_ONCE,
+        show_progress_on=galleries,
+        api_name="compare",
+    )
+
+
+def _chart(traces: list[Trace]) -> Figure | None:
+    """The mean belief in each image's own class along both paths."""
+    paths = []
+    for side, trace in zip("AB", traces, strict=True):
+        if trace.beliefs is not None and trace.labels is not None:
+            own = trace.beliefs[:, range(len(trace.labels)), trace.labels]
+            paths.append((side, own.mean(dim=1)))
+    return plot_belief_in(paths) if paths else None

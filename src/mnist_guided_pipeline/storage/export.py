@@ -1,0 +1,137 @@
+"""A pipeline's folder that loads without this package, and a Hugging Face Space.
+
+``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` runs ``pipeline.py`` of the folder, and one file
+beside each network's weights. They are this package's own modules, unchanged: diffusers fetches ``pipeline.py`` and
+the files that ``pipeline.py`` itself imports by name, so every module that any of them imports is imported there too.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import inspect
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from .atomic import atomic_folder, write_manifest
+from .pipelines import ClassifierGuidedLatentPipeline
+from .safety import PACKAGE, REMOTE_CODE, check_pipeline, installed_names
+from .weight_files import read_json
+
+__all__ = ["export_pipeline", "export_space", "remote_modules"]
+
+_PACKAGE = Path(__file__).parents[1]
+_SAMPLING = _PACKAGE / "sampling"
+_EXTRAS = ("demo", "plots")
+_KEPT = ("README.md", "metrics.json", "train_config.json")
+
+_APP = """\
+from mnist_guided_pipeline.demo import build_demo
+from mnist_guided_pipeline.demo.look import launch_options
+
+build_demo().launch(**launch_options())
+"""
+_CARD = """\
+---
+title: Guided digits
+emoji: ✏️
+colorFrom: indigo
+colorTo: gray
+sdk: gradio
+{sdk_version}app_file: app.py
+license: apache-2.0
+short_description: Handwritten digits by classifier guidance
+---
+
+Draws handwritten digits by classifier guidance, with a [diffusers](https://github.com/huggingface/diffusers) pipeline.
+`app.py` starts the demo of the package `mnist_guided_pipeline`, which lies beside it with its weights.
+"""
+
+
+def remote_modules() -> list[Path]:
+    """``pipeline.py`` and the modules beside it, which it imports one by one, as diffusers fetches no others."""
+    return sorted(file for file in _SAMPLING.glob("*.py") if file.name != "__init__.py")
+
+
+def export_pipeline(folder: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+    """Write a pipeline with the code to run it.
+
+    Args:
+        folder: what ``save_pretrained`` wrote; it is checked first.
+        output: the folder to write.
+
+    Raises:
+        IntegrityError: the pipeline is damaged or incomplete.
+        ValueError: a network is of a class that this package does not have, or that lies in no file of its own.
+    """
+    folder = Path(folder)
+    check_pipeline(folder, ClassifierGuidedLatentPipeline, {})
+    index = installed_names(read_json(folder / "model_index.json"))
+    index["_class_name"] = ["pipeline", ClassifierGuidedLatentPipeline.__name__]
+    components = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
+    components.remove("_class_name")
+    code = {module.name: module for module in remote_modules()}
+    for name in components:
+        library, class_name = index[name]
+        if library == PACKAGE:
+            module = _module_of(class_name)
+            code[f"{name}/{REMOTE_CODE}{module.name}"] = module
+            index[name] = [f"{REMOTE_CODE}{module.stem}", class_name]
+        elif library != "diffusers":
+            raise ValueError(f"{name} is a {class_name} of {library}, whose code is not exported with the pipeline.")
+    with atomic_folder(output) as partial:
+        for name in components:
+            shutil.copytree(folder / name, partial / name, ignore=shutil.ignore_patterns("*.py", ".*", "*.bin"))
+        for name in _KEPT:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, partial / name)
+        for target, module in code.items():
+            shutil.copyfile(module, partial / target)
+        (partial / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        write_manifest(partial)
+
+
+def export_space(output: str | os.PathLike[str]) -> None:
+    """Write a Hugging Face Space that runs the demo: a card, ``app.py``, the requirements and this package.
+
+    Args:
+        output: the folder to write; it is ready to be uploaded to a Space with the SDK ``gradio``.
+    """
+    try:
+        sdk_version = f"sdk_version: {importlib.metadata.version('gradio')}\n"
+    except importlib.metadata.PackageNotFoundError:
+        sdk_version = ""  # the Space then takes its own
+    with atomic_folder(output) as partial:
+        (partial / "README.md").write_text(_CARD.format(sdk_version=sdk_version), encoding="utf-8")
+        (partial / "app.py").write_text(_APP)
+        (partial / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()))
+        shutil.copytree(_PACKAGE, partial / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+
+
+def _requirements() -> list[str]:
+    """What this package needs to run the demo, as pip reads it; the Space itself brings gradio."""
+    needed = []
+    for line in importlib.metadata.requires("mnist-guided-pipeline") or []:
+        requirement, _, marker = line.partition(";")
+        wanted = "extra ==" not in marker or any(f"extra == {name!r}" in marker.replace('"', "'") for name in _EXTRAS)
+        if wanted and not requirement.startswith("mnist-guided-pipeline"):
+            needed.append(requirement.strip())
+    return list(dict.fromkeys(needed))
+
+
+def _module_of(class_name: str) -> Path:
+    """The file of a network's class, which must need no other file of this package."""
+    file = Path(inspect.getfile(getattr(sys.modules[PACKAGE], class_name)))
+    needed = [
+        node.module or "."
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.level or str(node.module).startswith(PACKAGE))
+    ]
+    if needed:
+        raise ValueError(
+            f"{class_name} in {file.name} imports {', '.join(needed)} of this package: it cannot go alone."
+        )
+    return file

@@ -1,0 +1,210 @@
+"""Folders to the Hugging Face Hub: the repository first, then one commit of what belongs to the model.
+
+Only named files are uploaded, from a clean folder, so no checkpoint, log or leftover of a run goes along. A commit is
+whole or not made at all. Where the answer to an upload is lost, the same upload is tried again; files that are there
+are not sent twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from .atomic import MANIFEST, atomic_write, verify_manifest, write_manifest
+from .weight_files import read_json
+
+if TYPE_CHECKING:
+    from ..training.config import TrainingConfig
+
+__all__ = ["PushSettings", "finish_push", "model_files", "open_repo", "push_folder", "save_result", "start_push"]
+
+Result = TypeVar("Result")
+
+_BESIDE = ("README.md", "train_config.json", "metrics.json", MANIFEST)
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+_ATTEMPTS = 3
+_PAUSE = 0.5  # seconds before the second attempt, doubled before the next
+_CARD = """\
+---
+library_name: {library}
+license: apache-2.0
+tags:
+- mnist
+- classifier-guidance
+---
+
+# {name}
+
+`{class_name}`, made with `mnist_guided_pipeline`:
+
+```python
+import mnist_guided_pipeline as mgp
+
+{example}
+```
+"""
+
+
+def model_files(folder: str | os.PathLike[str]) -> list[str]:
+    """The files of a pipeline's or a network's folder that belong on the Hub, with forward slashes.
+
+    Raises:
+        FileNotFoundError: the folder holds neither.
+        IntegrityError: its index cannot be read.
+    """
+    folder = Path(folder)
+    files = [folder / name for name in _BESIDE]
+    files += [file for file in folder.glob("*") if file.suffix.lower() in _PICTURES]
+    if (folder / "model_index.json").is_file():
+        index = read_json(folder / "model_index.json")
+        parts = [folder / name for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
+        files += [folder / "model_index.json"]
+        if isinstance(index.get("_class_name"), list):  # exported with its code
+            files += list(folder.glob("*.py"))
+            files += [file for part in parts for file in part.glob("modeling_*.py")]
+    elif (folder / "config.json").is_file():
+        parts = [folder, folder / "scheduler", folder / "discriminator"]
+    else:
+        raise FileNotFoundError(f"{str(folder)!r} holds no model_index.json and no config.json: nothing to push.")
+    files += [file for part in parts for pattern in ("*.safetensors", "*.json") for file in part.glob(pattern)]
+    return sorted({file.relative_to(folder).as_posix() for file in files if file.is_file()})
+
+
+def open_repo(repo_id: str, private: bool = False, token: str | None = None) -> str:
+    """Create the repository, or find it; called before any work, so that what fails, fails early.
+
+    Returns:
+        The full Hub id.
+
+    Raises:
+        OSError: the Hub cannot be reached, refuses the token or the name.
+    """
+    from huggingface_hub import create_repo
+
+    return _tried(lambda: create_repo(repo_id, private=private or None, exist_ok=True, token=token).repo_id, repo_id)
+
+
+def push_folder(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    commit_message: str = "Upload model",
+) -> str:
+    """Upload a pipeline or a network in one commit; the repository is made where there is none.
+
+    Args:
+        folder: what ``save_pretrained``, ``export`` or a training script wrote; a manifest is checked first.
+        repo_id: ``user/name``, or a name of the user's own.
+        private: make a new repository private.
+        revision: branch to commit to, made where there is none; the main one if None.
+        token: of the Hub; the saved one if None.
+        commit_message: of the commit.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        IntegrityError: a file differs from the folder's manifest; nothing was uploaded.
+        OSError: the Hub could not be reached or refused; the repository holds the old commit or the new one.
+    """
+    from huggingface_hub import HfApi
+
+    folder = Path(folder)
+    names = model_files(folder)
+    verify_manifest(folder, [name for name in names if name.endswith((".safetensors", ".py"))])
+    repo_id = open_repo(repo_id, private, token)
+    api = HfApi(token=token)
+    if revision is not None:
+        _tried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), repo_id)
+    with tempfile.TemporaryDirectory() as staged:
+        for name in names:
+            (Path(staged) / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, Path(staged) / name)
+        if "README.md" not in names:
+            (Path(staged) / "README.md").write_text(_placeholder_card(folder, repo_id))
+        upload = lambda: api.upload_folder(  # noqa: E731
+            repo_id=repo_id, folder_path=staged, revision=revision, commit_message=commit_message
+        )
+        return str(_tried(upload, repo_id).commit_url)
+
+
+class PushSettings(Protocol):
+    """What a training script's settings say about the Hub."""
+
+    output_dir: str
+    push_to_hub: bool
+    hub_model_id: str | None
+    hub_private_repo: bool
+    dry_run: bool
+
+
+def start_push(config: PushSettings) -> None:
+    """With ``push_to_hub``: make the repository before the training starts; a dry run makes none."""
+    if config.push_to_hub and not config.dry_run:
+        open_repo(_repo_name(config), config.hub_private_repo)
+
+
+def save_result(config: TrainingConfig) -> None:
+    """Finish a training script's ``output_dir``: settings, manifest, and with ``push_to_hub`` the upload."""
+    atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
+    names = [name for name in model_files(config.output_dir) if name.endswith((".json", ".safetensors"))]
+    write_manifest(config.output_dir, [name for name in names if name != MANIFEST])
+    finish_push(config)
+
+
+def finish_push(config: PushSettings) -> None:
+    """With ``push_to_hub``: upload what is in ``output_dir``."""
+    if config.push_to_hub:
+        print("pushed:", push_folder(config.output_dir, _repo_name(config), config.hub_private_repo))
+
+
+def _repo_name(config: PushSettings) -> str:
+    return config.hub_model_id or Path(config.output_dir).resolve().name
+
+
+def _tried(action: Callable[[], Result], repo_id: str) -> Result:
+    """The action's result; what may pass by itself (a lost connection, a busy server) is tried again."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return action()
+        except HfHubHTTPError as error:
+            passing = (
+                error.response is None or error.response.status_code in (408, 429) or error.response.is_server_error
+            )
+            if not passing or attempt == _ATTEMPTS:
+                raise
+        except ValueError:
+            raise
+        except Exception as error:  # of the HTTP library, which changes between versions of huggingface_hub
+            if attempt == _ATTEMPTS:
+                raise ConnectionError(
+                    f"The Hub could not be reached for {repo_id!r} ({type(error).__name__}: {error}). The repository "
+                    "holds its old commit or the new one, never a part; run it again."
+                ) from error
+        time.sleep(_PAUSE * 2 ** (attempt - 1))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _placeholder_card(folder: Path, repo_id: str) -> str:
+    """A card for a folder that has none; ``mnist-guided render --card`` makes one of measurements."""
+    is_pipeline = (folder / "model_index.json").is_file()
+    config = read_json(folder / ("model_index.json" if is_pipeline else "config.json"))
+    class_name = config.get("_class_name") or (config.get("architectures") or ["model"])[0]
+    class_name = class_name[-1] if isinstance(class_name, list) else class_name
+    library = "diffusers" if "_class_name" in config else "transformers"
+    if is_pipeline or library == "diffusers":
+        example = f'model = mgp.{class_name}.from_pretrained("{repo_id}")'
+    else:
+        example = (
+            f'from mnist_guided_pipeline.evaluation.judge import Judge\n\nmodel = Judge.from_pretrained("{repo_id}")'
+        )
+    return _CARD.format(library=library, name=repo_id.rpartition("/")[2], class_name=class_name, example=example)

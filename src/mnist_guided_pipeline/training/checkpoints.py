@@ -1,0 +1,350 @@
+"""Training state on disk: save, rotate, find the latest, resume; and the average of the weights.
+
+A checkpoint is a folder ``checkpoint-<update>`` of safetensors and JSON, written atomically with a manifest. It holds
+the weights, their moving average, the optimizer's moments, the learning-rate schedule and one integer, the number of
+updates made. That is all: which examples and which noise come next follow from that integer (``streams``). No pickle
+is written or read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..storage.atomic import IntegrityError, atomic_folder, verify_manifest
+from .averages import MovingAverage
+from .safeguards import NonFiniteError
+from .sharding import local, shard_like, whole
+
+__all__ = [
+    "TrainingState",
+    "averaged_weights",
+    "checkpoint_folders",
+    "make_ema",
+    "newest_checkpoint",
+    "put_averaged_weights",
+    "read_averaged_weights",
+    "update_of",
+]
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def make_ema(model: nn.Module, decay: float) -> EMAModel:
+    """An average in float32 whose decay warms up, so that short runs are averaged sensibly too."""
+    return MovingAverage(model.parameters(), decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
+
+
+@contextlib.contextmanager
+def averaged_weights(ema: EMAModel | None, model: nn.Module) -> Iterator[None]:
+    """:func:`put_averaged_weights` for the block; the trained ones come back even after an error."""
+    trained = dict(model.named_parameters())
+    put_averaged_weights(ema, model)
+    try:
+        yield
+    finally:
+        _put_parameters(model, trained)
+
+
+def put_averaged_weights(ema: EMAModel | None, model: nn.Module) -> None:
+    """Put the averaged weights, or without an average the trained ones, in the place of the parameters of ``model``.
+
+    Where the launcher cuts weights into shards the model then has whole ones, in every process: all of them must call.
+    """
+    trained = dict(model.named_parameters())
+    tensors = ema.shadow_params if ema else trained.values()
+    _put_parameters(
+        model,
+        {
+            name: nn.Parameter(whole(tensor.detach()), parameter.requires_grad)
+            for (name, parameter), tensor in zip(trained.items(), tensors, strict=True)
+        },
+    )
+
+
+def _put_parameters(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, parameter)
+
+
+def read_averaged_weights(checkpoint: str | Path, name: str, model: nn.Module) -> None:
+    """Put the averaged weights of a checkpoint in the place of the parameters of ``model``.
+
+    Args:
+        checkpoint: its folder.
+        name: of the network in it, such as ``denoiser``.
+        model: of the same architecture.
+
+    Raises:
+        IntegrityError: the checkpoint is damaged.
+        ValueError: it has no average of this network, or one of another architecture.
+    """
+    shadow = _verify(Path(checkpoint))[0].get(f"{name}.ema", {})
+    averaged = {
+        key: (shadow.get(str(index)), parameter) for index, (key, parameter) in enumerate(model.named_parameters())
+    }
+    fitting = {
+        key: nn.Parameter(tensor.to(old), old.requires_grad)
+        for key, (tensor, old) in averaged.items()
+        if tensor is not None and tensor.shape == old.shape
+    }
+    if len(fitting) < len(averaged):
+        raise ValueError(f"{checkpoint} has no averaged weights of this {type(model).__name__}: it is of another run.")
+    _put_parameters(model, fitting)
+
+
+def checkpoint_folders(output_dir: str | Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    return sorted(folders, key=update_of)
+
+
+def update_of(checkpoint: Path) -> int:
+    """The updates made when a checkpoint was saved, from its name; -1 where the name does not say it."""
+    match = _NAME.fullmatch(checkpoint.name)
+    return int(match.group(1)) if match else -1
+
+
+def newest_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest whole checkpoint of a run; those that are damaged are named in a warning.
+
+    Raises:
+        IntegrityError: there are checkpoints, and all of them are damaged.
+    """
+    folders = checkpoint_folders(output_dir)
+    for folder in reversed(folders):
+        try:
+            _verify(folder)
+        except IntegrityError as error:
+            logger.warning("Skipping a damaged checkpoint: %s", error)
+        else:
+            return folder
+    if folders:
+        raise IntegrityError(
+            f"None of the checkpoints in {str(output_dir)!r} is whole: {', '.join(folder.name for folder in folders)}. "
+            "Remove them to start afresh."
+        )
+    return None
+
+
+class TrainingState:
+    """Everything a run needs to go on: networks, averages, optimizers, schedules, and the update it stands at.
+
+    Args:
+        settings: the run's settings; a checkpoint made with others is refused.
+        networks: by name, unwrapped.
+        emas: moving averages, by the name of their network.
+        optimizers: by name.
+        lr_schedulers: by name.
+        scaler: the gradient scaler of fp16 training, if any.
+    """
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        networks: dict[str, nn.Module],
+        emas: dict[str, EMAModel] | None = None,
+        optimizers: dict[str, torch.optim.Optimizer] | None = None,
+        lr_schedulers: dict[str, Any] | None = None,
+        scaler: Any | None = None,
+    ):
+        self.settings = settings
+        self.networks = networks
+        self.emas = emas or {}
+        self.optimizers = optimizers or {}
+        self.lr_schedulers = lr_schedulers or {}
+        self.scaler = scaler
+        self.update = 0
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """What this process holds: weights, averages and the optimizers' moments."""
+        moments = [optimizer.state_dict()["state"].values() for optimizer in self.optimizers.values()]
+        held = {
+            "weights": [tensor for network in self.networks.values() for tensor in network.state_dict().values()],
+            "averages": [tensor for ema in self.emas.values() for tensor in ema.shadow_params],
+            "optimizers": [tensor for states in moments for entries in states for tensor in entries.values()],
+        }
+        return {group: [local(tensor) for tensor in tensors] for group, tensors in held.items()}
+
+    def save(self, output_dir: str | Path, total_limit: int | None = None, write: bool = True) -> Path:
+        """Write ``checkpoint-<update>``, then remove the oldest beyond ``total_limit``, and what killed runs left.
+
+        Args:
+            output_dir: the run's folder.
+            total_limit: how many checkpoints to keep.
+            write: all processes must call, as each may hold a part, and one of them writes.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            NonFiniteError: a tensor of the state is not finite; nothing is written.
+            OSError: it could not be written; earlier checkpoints are as they were.
+        """
+        files, scalars = self._collect()
+        for name, tensors in files.items():
+            for key, tensor in tensors.items():
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise NonFiniteError(f"{key} of {name} is not finite at update {self.update}; it was not saved.")
+        folder = Path(output_dir) / f"checkpoint-{self.update}"
+        if not write:
+            return folder
+        try:
+            with atomic_folder(folder) as partial:
+                for name, tensors in files.items():
+                    save_file(tensors, partial / f"{name}.safetensors")
+                (partial / "state.json").write_text(json.dumps(scalars, indent=2) + "\n")
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"{folder} could not be saved: {error}. Earlier checkpoints are as they were.") from error
+        if total_limit is not None:  # later ones are of a run that went on from here before
+            past = [old for old in checkpoint_folders(output_dir) if update_of(old) <= self.update]
+            for old in past[:-total_limit]:
+                shutil.rmtree(old, ignore_errors=True)
+        for left in Path(output_dir).glob(".checkpoint-*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
+        return folder
+
+    def resume(self, output_dir: str | Path, which: str) -> Path | None:
+        """Load a checkpoint.
+
+        Args:
+            output_dir: the run's folder.
+            which: ``"latest"`` for the newest whole one (damaged ones are named and skipped), or a path.
+
+        Returns:
+            The checkpoint, or None where ``"latest"`` finds none.
+
+        Raises:
+            IntegrityError: the named checkpoint is damaged, or all are.
+            ValueError: the checkpoint was made with other settings.
+        """
+        folder = newest_checkpoint(output_dir) if which == "latest" else Path(which)
+        if folder is None:
+            return None
+        tensors, scalars = _verify(folder)
+        _compare_settings(folder, scalars["settings"], self.settings)
+        try:
+            self._load(tensors, scalars)
+        except (LookupError, RuntimeError) as error:
+            raise IntegrityError(f"{folder} does not hold the state of this run: {error}", folder) from error
+        return folder
+
+    def _collect(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """The state as tensors, by file and name, and as what JSON can hold."""
+        scalars: dict[str, Any] = {"update": self.update, "settings": self.settings, "optimizers": {}, "emas": {}}
+        files = {name: _contiguous(network.state_dict()) for name, network in self.networks.items()}
+        for name, ema in self.emas.items():
+            state = ema.state_dict()
+            shadow = state.pop("shadow_params")
+            state.pop("temp_stored_params", None)
+            files[f"{name}.ema"] = _contiguous({str(i): tensor for i, tensor in enumerate(shadow)})
+            scalars["emas"][name] = state
+        for name, optimizer in self.optimizers.items():
+            files[f"{name}.optimizer"], scalars["optimizers"][name] = _split_optimizer(optimizer.state_dict())
+        scalars["lr_schedulers"] = {name: schedule.state_dict() for name, schedule in self.lr_schedulers.items()}
+        scalars["scaler"] = self.scaler.state_dict() if self.scaler is not None else None
+        return files, scalars
+
+    def _load(self, files: dict[str, dict[str, Tensor]], scalars: dict[str, Any]) -> None:
+        for name, network in self.networks.items():
+            held = network.state_dict()
+            network.load_state_dict({key: shard_like(tensor, held[key]) for key, tensor in files[name].items()})
+        for name, ema in self.emas.items():
+            shadow = files[f"{name}.ema"]
+            tensors = [shard_like(shadow[str(i)], old) for i, old in enumerate(ema.shadow_params)]
+            ema.load_state_dict({**scalars["emas"][name], "shadow_params": tensors})
+        for name, optimizer in self.optimizers.items():
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            moments = _join_optimizer(files[f"{name}.optimizer"], parameters)
+            optimizer.load_state_dict({"state": moments, "param_groups": scalars["optimizers"][name]})
+        for name, schedule in self.lr_schedulers.items():
+            schedule.load_state_dict(scalars["lr_schedulers"][name])
+        if self.scaler is not None and scalars["scaler"] is not None:
+            self.scaler.load_state_dict(scalars["scaler"])
+        self.update = scalars["update"]
+
+
+_FREE_SETTINGS = {  # may differ between a run and its continuation
+    "output_dir",
+    "resume_from_checkpoint",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "validation_steps",
+    "num_validation_images",
+    "report_to",
+    "logging_dir",
+    "cache_dir",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "tracker_project_name",
+    "dry_run",
+    "max_eval_samples",
+    "train_batch_size",  # only their product with the number of processes matters, global_batch_size
+    "gradient_accumulation_steps",
+}
+
+
+def _compare_settings(folder: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
+    for name in sorted(saved.keys() | current.keys()):
+        if name not in _FREE_SETTINGS and saved.get(name) != current.get(name):
+            raise ValueError(
+                f"{folder} was made with {name} = {saved.get(name)!r}, this run has {current.get(name)!r}. Resume with "
+                "the same settings, or start afresh in another output_dir."
+            )
+
+
+def _verify(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors by file and the scalars of a checkpoint.
+
+    Raises:
+        IntegrityError: it is damaged, or no checkpoint.
+    """
+    if not verify_manifest(folder):
+        raise IntegrityError(f"{folder} has no manifest: it is not a whole checkpoint.", folder)
+    file = folder / "state.json"
+    try:
+        scalars = json.loads(file.read_text())
+        if update_of(folder) not in (-1, scalars["update"]):
+            raise ValueError(f"it is of update {scalars['update']}")
+        tensors = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            tensors[file.name.removesuffix(".safetensors")] = load_file(file)
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        raise IntegrityError(f"{file} cannot be read: {error}", file) from error
+    return tensors, scalars
+
+
+def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: whole(tensor.detach()).contiguous() for name, tensor in state.items()}
+
+
+def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimizer's state as named tensors and JSON-able groups."""
+    tensors = {f"{index}.{key}": value for index, entries in state["state"].items() for key, value in entries.items()}
+    return _contiguous(tensors), state["param_groups"]
+
+
+def _join_optimizer(tensors: dict[str, Tensor], parameters: list[Tensor]) -> dict[int, dict[str, Tensor]]:
+    """An optimizer's state from named tensors; moments are cut as their parameter is."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        moment = tensor.shape == parameters[int(index)].shape  # the other is the number of steps
+        state.setdefault(int(index), {})[key] = shard_like(tensor, parameters[int(index)]) if moment else tensor
+    return state

@@ -1,0 +1,109 @@
+"""The history of a training run: ``history.jsonl`` in its folder, one JSON line a log event.
+
+Every line holds ``step``, the updates made, and named scalars. A run that resumes cuts what was logged after its
+checkpoint, so the file of a run that was killed and resumed reads as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from accelerate.tracking import GeneralTracker, on_main_process
+
+from ..storage.atomic import atomic_write
+
+__all__ = ["HISTORY_FILE", "HistoryTracker", "read_history", "training_seconds"]
+
+HISTORY_FILE = "history.jsonl"
+
+
+class HistoryTracker(GeneralTracker):
+    """Writes scalars to ``history.jsonl``, beside whichever other trackers are on.
+
+    Args:
+        folder: of the run.
+    """
+
+    name = "history"
+    requires_logging_directory = False
+    main_process_only = True
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        super().__init__()
+        self.file = Path(folder) / HISTORY_FILE
+
+    @property
+    def tracker(self) -> Path:
+        """The file."""
+        return self.file
+
+    @on_main_process
+    def rewind(self, step: int) -> None:
+        """Start the file, or keep of it what was logged up to ``step``."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_history(self.file.parent) if line["step"] <= step] if step else []
+        atomic_write(self.file, "".join(json.dumps(line) + "\n" for line in kept))
+
+    @on_main_process
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        """The settings are in ``train_config.json``."""
+
+    @on_main_process
+    def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        """Append one line; values that are no numbers are left to other trackers."""
+        numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+        with open(self.file, "a") as file:
+            file.write(json.dumps({"step": step} | numbers) + "\n")
+
+
+def read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The log events of a run, in order; a line that a killed run left unfinished is left out.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        ``step`` and named scalars, a dict an event; an empty list where there is no history.
+    """
+    file = Path(folder) / HISTORY_FILE
+    if not file.is_file():
+        return []
+    events = []
+    for line in file.read_text().splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
+
+
+def training_seconds(folder: str | os.PathLike[str], until: int | None = None) -> float | None:
+    """Seconds that the updates of a training took: images over images a second, summed over ``history.jsonl``.
+
+    Args:
+        folder: of a training script, or of a pipeline, whose steps are then summed.
+        until: count the updates of a training script up to this one; all if left out.
+
+    Returns:
+        None where there is no history, as beside shipped weights.
+    """
+    folder = Path(folder)
+    if (folder / "steps").is_dir():
+        parts = [training_seconds(step) for step in sorted((folder / "steps").iterdir())]
+        known = [seconds for seconds in parts if seconds is not None]
+        return sum(known) if parts and len(known) == len(parts) else None
+    file = folder / "train_config.json"
+    timed = [line for line in read_history(folder) if "images_per_second" in line]
+    if not (timed and file.is_file()):
+        return None
+    settings = json.loads(file.read_text())
+    images_per_update = settings["train_batch_size"] * settings["gradient_accumulation_steps"]
+    ends = [0, *(line["step"] for line in timed)]
+    return sum(
+        (line["step"] - before) * images_per_update / line["images_per_second"]
+        for line, before in zip(timed, ends, strict=False)
+        if until is None or line["step"] <= until
+    )

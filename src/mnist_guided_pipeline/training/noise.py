@@ -1,0 +1,118 @@
+r"""The noise that networks are trained on, as a training script needs it.
+
+Two laws are offered. The variance-preserving one of DDPM (Ho et al. 2020, https://arxiv.org/abs/2006.11239, equation
+4) has ``alpha = sqrt(abar_t)`` and ``sigma = sqrt(1 - abar_t)``; networks that predict epsilon, x0 or v are trained on
+it. Flow matching on straight lines (Lipman et al. 2023, https://arxiv.org/abs/2210.02747, example II) has
+``alpha = 1 - t/T`` and ``sigma = t/T``; ``prediction_type="flow_prediction"`` chooses it.
+
+Sampling starts from pure noise, so the law must end in (nearly) pure noise too: where ``abar_T`` is large, the network
+has never seen what it is started from (Lin et al. 2023, https://arxiv.org/abs/2305.08891, section 3).
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
+from torch import Tensor
+
+from ..sampling.noise import NoiseLevel, levels_at, training_levels
+from ..sampling.schedulers import describe_noise, scheduler_law
+from .config import LatentTrainingConfig
+
+__all__ = ["MAX_TERMINAL_SIGNAL", "MIN_EPSILON_SIGNAL", "TrainingNoise", "noise_scheduler"]
+
+MAX_TERMINAL_SIGNAL = 0.01
+"""Largest ``abar_T`` without a warning: the share of the signal's variance that is left at the last timestep."""
+
+MIN_EPSILON_SIGNAL = 1e-3
+"""Smallest ``alpha_T`` without a warning where a network predicts epsilon: DDPM's law ends at 6e-3, cosine at 5e-5."""
+
+
+def noise_scheduler(config: LatentTrainingConfig) -> DDPMScheduler | FlowMatchEulerDiscreteScheduler:
+    """The scheduler that adds the noise in training; every value is explicit, so a swap drops none of them."""
+    if config.prediction_type == "flow_prediction":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.num_train_timesteps, shift=1.0)
+    return DDPMScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        beta_schedule=config.beta_schedule,
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        prediction_type=config.prediction_type,
+        clip_sample=False,
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=False,
+    )
+
+
+class TrainingNoise:
+    """The noise law of a training run: levels to draw from, and how a network is told which one it sees.
+
+    Args:
+        config: settings with the law.
+
+    Attributes:
+        scheduler: saved beside the network.
+        table: alpha and sigma, float64 (T,), from the least noise upwards.
+
+    Warns:
+        UserWarning: the law leaves more than :data:`MAX_TERMINAL_SIGNAL` of the signal at its end, or less than
+            :data:`MIN_EPSILON_SIGNAL` says to a network that predicts epsilon.
+    """
+
+    def __init__(self, config: LatentTrainingConfig):
+        self.scheduler = noise_scheduler(config)
+        self.table = training_levels(self.scheduler)
+        self._tables: dict[tuple[torch.device, torch.dtype], NoiseLevel] = {}
+        self._first_timestep = 1 if scheduler_law(self.scheduler) == "flow" else 0
+        left = self.terminal_signal
+        if left > MAX_TERMINAL_SIGNAL:
+            warnings.warn(
+                f"The noise law leaves abar_T = {left:.2g} of the signal's variance at its last timestep, but sampling "
+                f"starts from pure noise, which the network then never saw. Use --beta_schedule squaredcos_cap_v2, or "
+                f"more than {config.num_train_timesteps} timesteps, or a larger --beta_end than {config.beta_end:g}, "
+                f"until abar_T is below {MAX_TERMINAL_SIGNAL}.",
+                stacklevel=2,
+            )
+        if config.prediction_type == "epsilon" and self.table.alpha[-1] < MIN_EPSILON_SIGNAL:
+            warnings.warn(
+                f"The noise law ends at alpha = {float(self.table.alpha[-1]):.2g}, and samplers divide the error of a "
+                "predicted epsilon by alpha, so samples start far from the data. Use --prediction_type v_prediction, "
+                "or --beta_schedule linear.",
+                stacklevel=2,
+            )
+
+    @property
+    def terminal_signal(self) -> float:
+        """``abar_T = alpha^2`` at the last timestep."""
+        return float(self.table.alpha[-1] ** 2)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Indices into the table (count,), uniform over all levels."""
+        return torch.randint(len(self.table.alpha), (count,), generator=generator)
+
+    def spread(self, count: int) -> Tensor:
+        """Indices (count,) that cover all levels evenly, the least noise first: the same for every validation."""
+        return torch.arange(count) * len(self.table.alpha) // count
+
+    def levels(self, indices: Tensor, samples: Tensor) -> NoiseLevel:
+        """Levels at ``indices`` (B,), shaped to broadcast against ``samples`` (B, ...), on their device."""
+        place = samples.device, samples.dtype
+        if place not in self._tables:
+            self._tables[place] = NoiseLevel(*(values.to(*place) for values in self.table))
+        return levels_at(self._tables[place], indices.to(samples.device), samples)
+
+    def timesteps(self, indices: Tensor, device: torch.device) -> Tensor:
+        """What a network is told at ``indices`` (B,): the scheduler's own timestep, int64 (B,)."""
+        return (indices + self._first_timestep).to(device)
+
+    def arguments_of(self, network_class: type[ModelMixin]) -> dict[str, Any]:
+        """The law as ``noise_schedule``, for a network that wants to know it; nothing for others."""
+        if "noise_schedule" not in inspect.signature(network_class.__init__).parameters:
+            return {}
+        noise = describe_noise(self.scheduler)
+        told_by_default = ("prediction_type",) if noise["law"] == "flow" else ("prediction_type", "law")
+        return {"noise_schedule": {name: value for name, value in noise.items() if name not in told_by_default}}

@@ -1,0 +1,269 @@
+"""From a set of points to a film of them: training, figures, films that can be read back, and refusals."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.cli import main
+from mnist_guided_pipeline.cli.point_options import evenly_moved
+from mnist_guided_pipeline.data.points import load_points
+from mnist_guided_pipeline.evaluation.records import read_runs
+from mnist_guided_pipeline.evaluation.tables import render_view
+from mnist_guided_pipeline.figures.animation import encode_animation
+from mnist_guided_pipeline.figures.points import point_frames, point_panels
+from mnist_guided_pipeline.training.history import training_seconds
+from mnist_guided_pipeline.weights import DEFAULT_FOLDER
+
+TRAINING = Path(__file__).parents[2] / "training"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """Two pipelines as ``train_pipeline.py`` leaves them, of fewer updates: one shape, and classes with a guide."""
+    root = tmp_path_factory.mktemp("points")
+    code = f"""
+import dataclasses, sys
+sys.path.insert(0, {str(TRAINING)!r})
+import train_pipeline
+from mnist_guided_pipeline.training.presets import PRESETS
+
+short = {{"max_train_steps": 300, "validation_steps": 150, "lr_warmup_steps": 10, "train_batch_size": 128}}
+for preset, dataset_name in (("points-dino", None), ("points-moons", "points:mixture")):
+    PRESETS[preset] = PRESETS[preset]._replace(
+        **{{
+            step: dataclasses.replace(getattr(PRESETS[preset], step), ema_decay=0.98, **short)
+            for step in ("denoiser", "classifier") if getattr(PRESETS[preset], step)
+        }}
+    )
+    output = {str(root)!r} + "/" + preset
+    train_pipeline.main(train_pipeline.PipelineConfig(output, preset, dataset_name, report_to="none"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    losses = [float(value) for value in re.findall(r"test/loss ([\d.]+)", done.stdout + done.stderr)]
+    assert losses[1] < losses[0]
+    return {"dino": root / "points-dino", "mixture": root / "points-moons"}
+
+
+def figure(*arguments: object) -> None:
+    main(["figure", *map(str, arguments)])
+
+
+def rows_of(printed: str) -> list[list[str]]:
+    """The cells of a printed table, without its head."""
+    lines = [line for line in printed.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+class TestTraining:
+    def test_pipelines_are_what_the_preset_says(self, runs):
+        dino = mgp.ClassifierGuidedLatentPipeline.from_pretrained(runs["dino"])
+        assert dino.vae is None
+        assert dino.classifier is None
+        assert dino.id2label == {0: "dino"}
+        mixture = mgp.ClassifierGuidedLatentPipeline.from_pretrained(runs["mixture"])
+        assert isinstance(mixture.denoiser, mgp.PointDenoiser)
+        assert mixture.classifier.config.num_classes == 8
+        assert mixture.id2label[2] == "N"
+
+    def test_a_class_is_where_its_name_says(self, runs):
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(runs["mixture"])
+        pipe.set_progress_bar_config(disable=True)
+        data = load_points("points:mixture")
+        samples = pipe(["N", "SW"], 200, output_type="latent", generator=torch.Generator().manual_seed(0)).images
+        north, south_west = (part.mean(dim=0) for part in data.to_data_units(samples).split(200))
+        assert north[1] > 0.7 > 0.3 > north[0].abs()
+        assert (south_west < -0.4).all()
+
+
+class TestFigures:
+    def test_samples_over_data_and_their_distance(self, runs, tmp_path, capsys):
+        figure("points", "--model", runs["dino"], "--output", tmp_path / "dino.png", "--num_points", 500)
+        with Image.open(tmp_path / "dino.png") as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 20)) > 2
+        ((scale, count, distance, floor),) = rows_of(capsys.readouterr().out)
+        assert (scale, count) == ("", "500")
+        assert 0 < float(floor) < float(distance) < 1
+
+    def test_a_row_a_guidance_scale(self, runs, tmp_path, capsys):
+        options = ("--guidance_scale", 0, 1, "--num_points", 400, "--num_inference_steps", 20)
+        figure("points", "--model", runs["mixture"], "--output", tmp_path / "mixture.png", *options)
+        off, on = rows_of(capsys.readouterr().out)
+        assert (off[0], on[0]) == ("0", "1")
+        assert float(on[2]) < float(off[2])
+        unguided, guided, real = (float(cell.rstrip("%")) for cell in (off[4], on[4], on[5]))
+        assert unguided < 30 < 70 < guided
+        assert real > 98
+
+    def test_trajectory(self, runs, tmp_path, capsys):
+        figure("points-trajectory", "--model", runs["mixture"], "--output", tmp_path / "steps.png", "--num_panels", 3)
+        assert "1000 points" in capsys.readouterr().out
+        with Image.open(tmp_path / "steps.png") as picture:
+            assert picture.width > 2 * picture.height
+
+    @pytest.mark.parametrize("suffix", ["gif", "mp4"])
+    def test_film(self, runs, tmp_path, capsys, suffix):
+        if suffix == "mp4":
+            pytest.importorskip("imageio_ffmpeg")
+        output = tmp_path / f"dino.{suffix}"
+        options = ("--num_frames", 8, "--num_inference_steps", 30, "--num_points", 200, "--fps", 10)
+        figure("points-animation", "--model", runs["dino"], "--output", output, *options)
+        frames = int(re.search(r"(\d+) frames", capsys.readouterr().out).group(1))
+        assert 4 <= frames <= 8
+        films = read_film(output, 480, 480)
+        assert len(films) == (frames if suffix == "gif" else frames + 15)  # an MP4 repeats the last for 1.5 s
+        assert np.abs(films[0].astype(int) - films[-1]).mean() > 1
+
+    def test_data_set_is_needed_where_the_folder_does_not_tell(self, runs, tmp_path, capsys):
+        mgp.ClassifierGuidedLatentPipeline.from_pretrained(runs["dino"]).save_pretrained(tmp_path / "bare")
+        options = ("points", "--model", tmp_path / "bare", "--output", tmp_path / "dino.png", "--num_points", 100)
+        assert "--dataset_name is needed" in refused(capsys, *options)
+        figure(*options, "--dataset_name", "points:dino")
+        assert (tmp_path / "dino.png").is_file()
+
+    @pytest.mark.parametrize(
+        ("model", "options", "message"),
+        [
+            ("dino", ["points", "--output", "a.png", "--guidance_scale", "2"], "has no classifier; leave it out"),
+            ("dino", ["points", "--output", "a.png", "--num_points", "0"], "--num_points must be at least 1"),
+            ("mixture", ["points", "--output", "a.png", "--num_points", "7"], "--num_points must be at least 8"),
+            (
+                "mixture",
+                ["points", "--output", "a.png", "--dataset_name", "points:moons"],
+                "has the classes upper, lower",
+            ),
+            ("dino", ["points", "--output", "a.png", "--dataset_name", "ylecun/mnist"], "is not one of points"),
+            (
+                "dino",
+                ["points-trajectory", "--output", "a.png", "--num_panels", "1"],
+                "--num_panels must be at least 2",
+            ),
+            ("dino", ["points-animation", "--output", "a.png"], "must end in .gif or .mp4"),
+            ("dino", ["points-animation", "--output", "a.gif", "--fps", "0"], "--fps must be from 1 to 50, got 0"),
+            ("dino", ["points-animation", "--output", "a.gif", "--num_frames", "1"], "--num_frames must be at least 2"),
+        ],
+    )
+    def test_refusals(self, runs, tmp_path, monkeypatch, capsys, model, options, message):
+        monkeypatch.chdir(tmp_path)
+        assert message in refused(capsys, *options, "--model", runs[model])
+        assert not list(tmp_path.iterdir())
+
+    def test_images_are_no_points(self, tiny_pipeline_folder, tmp_path, capsys):
+        options = ("--model", tiny_pipeline_folder, "--output", tmp_path / "a.png", "--dataset_name", "points:dino")
+        assert "makes samples of shape (4,), not points in the plane" in refused(capsys, "points", *options)
+
+    def test_mp4_without_its_packages_names_the_extra(self, runs, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("mnist_guided_pipeline.figures.animation.find_spec", lambda name: None)
+        options = ("--model", runs["dino"], "--output", tmp_path / "a.mp4")
+        line = refused(capsys, "points-animation", *options)
+        assert "needs imageio and imageio_ffmpeg: pip install 'mnist-guided-pipeline[animation]'" in line
+
+
+def refused(capsys, *arguments: object) -> str:
+    """The one line of an error that ends the program with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        figure(*arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def read_film(file: Path, height: int, width: int) -> list[np.ndarray]:
+    if file.suffix == ".gif":
+        with Image.open(file) as film:
+            frames = []
+            for index in range(film.n_frames):
+                film.seek(index)
+                frames.append(np.asarray(film.convert("RGB")))
+            return frames
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(file)]
+    pixels = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
+    return list(np.frombuffer(pixels.stdout, dtype=np.uint8).reshape(-1, height, width, 3))
+
+
+class TestFilm:
+    @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+    def test_frames_come_back(self, tmp_path, suffix):
+        if suffix == ".mp4":
+            pytest.importorskip("imageio_ffmpeg")
+        shades = (0, 60, 120, 180, 240)
+        frames = [np.full((32, 48, 3), shade, dtype=np.uint8) for shade in shades]
+        (tmp_path / f"film{suffix}").write_bytes(encode_animation(frames, suffix, fps=10, hold=0.3))
+        film = read_film(tmp_path / f"film{suffix}", 32, 48)
+        expected = shades if suffix == ".gif" else (*shades, *[240] * 3)
+        assert [frame.shape for frame in film] == [(32, 48, 3)] * len(expected)
+        for frame, shade in zip(film, expected, strict=True):
+            assert np.abs(frame.astype(int) - shade).max() <= 4
+
+    def test_speed(self, tmp_path):
+        frames = [np.full((16, 16, 3), shade, dtype=np.uint8) for shade in (0, 100, 200)]
+        (tmp_path / "film.gif").write_bytes(encode_animation(frames, ".gif", fps=20, hold=1.5))
+        with Image.open(tmp_path / "film.gif") as film:
+            durations = []
+            for index in range(3):
+                film.seek(index)
+                film.load()
+                durations.append(film.info["duration"])
+        assert durations == [50, 50, 1500]
+
+
+class TestDrawing:
+    DATA = np.random.default_rng(0).normal(size=(100, 2))
+
+    def test_every_point_is_drawn_in_the_colour_of_its_class(self):
+        labels = np.arange(30) % 3
+        drawn = point_panels([("a", self.DATA[:30]), ("b", self.DATA[30:60])], labels, ["x", "y", "z"], self.DATA)
+        for axes, expected in zip(drawn.axes, (self.DATA[:30], self.DATA[30:60]), strict=True):
+            samples = axes.collections[1]
+            assert np.allclose(samples.get_offsets(), expected)
+            assert len(np.unique(samples.get_facecolors(), axis=0)) == 3
+        assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["x", "y", "z"]
+
+    def test_frames_are_as_many_as_steps_and_move(self):
+        frames = list(point_frames(np.stack([self.DATA, 0.1 * self.DATA]), np.zeros(100, dtype=int), self.DATA))
+        assert [frame.shape for frame in frames] == [(480, 480, 3)] * 2
+        assert (frames[0] != frames[1]).any()
+
+    def test_steps_are_chosen_by_how_far_samples_move(self):
+        positions = torch.cat([torch.zeros(50), torch.arange(11.0)])
+        trajectory = positions[:, None, None].expand(61, 4, 2)
+        assert evenly_moved(trajectory, 6) == [0, 52, 54, 56, 58, 60]
+        assert evenly_moved(trajectory[-3:], 50) == [0, 1, 2]
+
+
+class TestStudy:
+    def test_a_row_a_pipeline_with_its_floor(self, runs, tmp_path, capsys):
+        output = tmp_path / "m.json"
+        main(["study", "points", *map(str, runs.values()), "--num_points", "200", "--output", str(output)])
+        record = read_runs(output)["study-points"]
+        rows = record["figures"]["rows"]
+        assert list(rows) == [folder.name for folder in runs.values()]
+        for name, row in rows.items():
+            assert 0 < row["sliced_Wasserstein, real points"] < 0.5
+            folder = next(path for path in runs.values() if path.name == name)
+            assert row["training_minutes"] == pytest.approx(training_seconds(folder) / 60)
+            assert row["points"] == 200 and row["seconds"] > 0
+        assert record["command"].startswith("mnist-guided study points ")
+        assert render_view({"study-points": record}, "study-points", "rows") in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("models", "message"),
+        [
+            ([], "takes the folder of at least one pipeline"),
+            (["a/x", "b/x"], "these must differ, got x, x"),
+            (["./nowhere"], "'./nowhere' is neither a folder nor a Hub id"),
+            ([str(DEFAULT_FOLDER)], "has no steps/: study points takes folders that train_pipeline.py wrote"),
+        ],
+    )
+    def test_refusals(self, tmp_path, capsys, models, message):
+        with pytest.raises(SystemExit) as stop:
+            main(["study", "points", *models, "--output", str(tmp_path / "m.json")])
+        assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -1,0 +1,194 @@
+"""The reader: exactly the images on disk, once; and every bad row or argument is named."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Features, Image, Value
+from PIL import Image as PILImage
+
+from conftest import FEATURES, write_split
+from mnist_guided_pipeline.data import images as data
+from mnist_guided_pipeline.data.images import DatasetError, load_images, to_model_range, to_uint8, to_unit_range
+
+
+def png(image: PILImage.Image) -> dict[str, bytes | None]:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+@pytest.fixture
+def one() -> PILImage.Image:
+    """A grey image that is no constant."""
+    return PILImage.fromarray(np.arange(28 * 28, dtype=np.uint32).reshape(28, 28).astype(np.uint8))
+
+
+def read(folder, split="train", **options):
+    return load_images(folder, split, progress=False, **options)
+
+
+class TestReading:
+    def test_equals_plain_decoding(self, digits, digits_folder):
+        images, labels = digits
+        train, test = read(digits_folder), read(digits_folder, "test")
+        expected = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+        assert torch.equal(torch.cat([train.images, test.images]), expected)
+        assert torch.cat([train.labels, test.labels]).tolist() == labels
+        assert (train.images.dtype, train.labels.dtype) == (torch.uint8, torch.int64)
+        assert (len(train), len(test)) == (1500, 297)
+
+    def test_names_of_the_classes(self, digits_folder):
+        split = read(digits_folder, "test")
+        assert split.class_names == tuple("0123456789")
+        assert split.id2label[3] == "3"
+
+    def test_second_reading_is_the_first_and_decodes_nothing(self, digits_folder, tmp_path, monkeypatch):
+        first = read(digits_folder, cache_dir=tmp_path)
+        monkeypatch.setattr(data, "_decode_image", None)
+        second = read(digits_folder, cache_dir=tmp_path)
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.labels, second.labels)
+
+    def test_a_damaged_cache_is_read_anew(self, digits_folder, tmp_path):
+        first = read(digits_folder, cache_dir=tmp_path)
+        (file,) = tmp_path.rglob("decoded-*.safetensors")
+        file.write_bytes(file.read_bytes()[:1000])
+        assert torch.equal(read(digits_folder, cache_dir=tmp_path).images, first.images)
+
+    def test_the_first_rows(self, digits_folder):
+        whole, part = read(digits_folder), read(digits_folder, max_samples=7)
+        assert torch.equal(part.images, whole.images[:7])
+        assert len(read(digits_folder, max_samples=10_000)) == 1500
+
+    def test_other_column_names(self, tmp_path, one):
+        features = Features({"picture": Image(), "kind": ClassLabel(names=["shirt", "boot"])})
+        write_split(tmp_path, "train", [one, one], [1, 0], features)
+        split = read(tmp_path, image_column="picture", label_column="kind")
+        assert split.labels.tolist() == [1, 0]
+        assert split.class_names == ("shirt", "boot")
+
+    def test_changed_data_are_not_taken_from_the_cache(self, tmp_path, one):
+        folder, cache = tmp_path / "data", tmp_path / "cache"
+        write_split(folder, "train", [one], [1])
+        read(folder, cache_dir=cache)
+        write_split(folder, "train", [PILImage.new("L", (28, 28), 9)], [2])
+        again = read(folder, cache_dir=cache)
+        assert again.labels.tolist() == [2]
+        assert again.images.unique().tolist() == [9]
+
+    def test_all_of_mnist(self, mnist):
+        train, test = read(mnist), read(mnist, "test")
+        assert (len(train), len(test)) == (60_000, 10_000)
+        assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+        assert train.images.float().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
+
+
+class TestRefusals:
+    def refuses(self, match, folder, split="train", **options):
+        with pytest.raises(DatasetError, match=match):
+            read(folder, split, **options)
+
+    def test_missing_folder(self, tmp_path):
+        self.refuses(r"there is no such folder", tmp_path / "nothing")
+
+    def test_folder_without_data(self, tmp_path):
+        self.refuses(r"must hold parquet files", tmp_path)
+
+    def test_unknown_hub_id_without_a_network(self):
+        self.refuses(r"neither a folder nor a data set", "nobody/nothing")
+
+    def test_missing_split(self, digits_folder):
+        self.refuses(r"it has no split 'validation'; it has train, test", digits_folder, "validation")
+
+    @pytest.mark.parametrize("argument", ["image_column", "label_column"])
+    def test_missing_column(self, digits_folder, argument):
+        self.refuses(rf"{argument} 'wrong' is not a column .* image, label", digits_folder, **{argument: "wrong"})
+
+    def test_image_column_of_another_type(self, digits_folder):
+        self.refuses(r"image_column 'label' must be an Image", digits_folder, image_column="label")
+
+    def test_labels_without_names(self, tmp_path, one):
+        write_split(tmp_path, "train", [one], [1], Features({"image": Image(), "label": Value("int64")}))
+        self.refuses(r"label_column 'label' must be a ClassLabel", tmp_path)
+
+    @pytest.mark.parametrize("count", [0, -3])
+    def test_no_samples(self, digits_folder, count):
+        self.refuses(rf"max_samples must be at least 1 .* got {count}", digits_folder, max_samples=count)
+
+    def test_truncated_file(self, tmp_path, one):
+        write_split(tmp_path, "train", [one] * 100, [1] * 100)
+        (file,) = tmp_path.rglob("*.parquet")
+        file.write_bytes(file.read_bytes()[:-100])
+        self.refuses(r"Cannot read split 'train'", tmp_path)
+
+    @pytest.mark.parametrize("label", [10, -1, None])
+    def test_label_that_is_no_class(self, tmp_path, one, label):
+        plain = Features({"image": Image(), "label": Value("int64")})
+        write_split(tmp_path, "train", [one, one], [3, label], plain)
+        declare_class_labels(tmp_path)
+        self.refuses(rf"Row 1: column 'label' is {label}; it must be a class index from 0 to 9", tmp_path)
+
+    def test_no_image(self, tmp_path, one):
+        write_split(tmp_path, "train", [one, None], [3, 4])
+        self.refuses(r"Row 1: column 'image' holds no image", tmp_path)
+
+    def test_colour(self, tmp_path, one):
+        write_split(tmp_path, "train", [one, one.convert("RGB")], [3, 4])
+        self.refuses(r"Row 1: column 'image' has mode 'RGB'", tmp_path)
+
+    def test_other_size(self, tmp_path, one):
+        write_split(tmp_path, "train", [one.resize((32, 30))], [3])
+        self.refuses(r"Row 0: column 'image' is 30x32; images must be 28x28", tmp_path)
+
+    def test_damaged_image(self, tmp_path, one):
+        cell = png(one)
+        cell["bytes"] = cell["bytes"][: len(cell["bytes"]) // 2]
+        write_split(tmp_path, "train", [png(one), cell], [3, 4])
+        self.refuses(r"Row 1: column 'image' is not a readable image", tmp_path)
+
+    def test_every_truncation_and_flipped_bit_is_found_or_harmless(self, digits):
+        images, _ = digits
+        bits = np.random.default_rng(0)
+        for image in images[:10]:
+            encoded, expected = png(image)["bytes"], torch.from_numpy(np.array(image))
+            damaged = [encoded[:length] for length in range(len(encoded))]
+            for position in range(len(encoded)):
+                flipped = bytearray(encoded)
+                flipped[position] ^= 1 << bits.integers(8)
+                damaged.append(bytes(flipped))
+            for content in damaged:
+                try:
+                    decoded = data._decode_image({"bytes": content, "path": None}, 0, "image")
+                except DatasetError:
+                    continue
+                assert torch.equal(decoded, expected)
+
+    def test_no_rows(self, tmp_path):
+        write_split(tmp_path, "train", [], [])
+        self.refuses(r"the split is empty", tmp_path)
+
+
+def declare_class_labels(folder):
+    """Say in the file's own metadata that its labels are classes, as a faulty exporter would; the values stay."""
+    import pyarrow.parquet as parquet
+
+    (file,) = folder.rglob("*.parquet")
+    table = parquet.read_table(file)
+    parquet.write_table(table.replace_schema_metadata(FEATURES.arrow_schema.metadata), file)
+
+
+class TestRanges:
+    def test_conversions_are_inverse(self):
+        images = torch.arange(256, dtype=torch.uint8).repeat(4)[: 28 * 28].reshape(1, 28, 28)
+        model_range = to_model_range(images)
+        assert model_range.shape == (1, 1, 28, 28)
+        assert (model_range.min().item(), model_range.max().item()) == (-1.0, 1.0)
+        assert torch.equal(to_uint8(model_range), images)
+        assert torch.equal(to_unit_range(images) * 2 - 1, model_range)
+        assert torch.equal(to_unit_range(images[:, None]), to_unit_range(images))
+
+    def test_values_outside_are_clamped(self):
+        extremes = torch.tensor([-3.0, 3.0]).reshape(2, 1, 1, 1).expand(2, 1, 28, 28)
+        assert to_uint8(extremes).flatten(1).unique().tolist() == [0, 255]

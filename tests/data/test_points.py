@@ -1,0 +1,222 @@
+"""Points in the plane: what is read is what is there, and a network for them trains."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.data.images import DatasetError
+from mnist_guided_pipeline.data.points import JITTER, check_point_set, is_point_set, load_points
+from mnist_guided_pipeline.data.posteriors import clean_samples
+from mnist_guided_pipeline.evaluation.wasserstein import sliced_wasserstein
+from mnist_guided_pipeline.training.command_line import parse
+from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig, JudgeConfig, VAEConfig
+
+SHAPES = "dino away h_lines v_lines x_shape star high_lines dots circle bullseye slant_up slant_down wide_lines".split()
+MADE = {"points:moons": 2, "points:mixture": 8, "points:swiss-roll": 1}
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write a file of points, and give its name as a data set."""
+
+    def write(rows: str, header: str = "dataset\tx\ty") -> str:
+        (tmp_path / "mine.tsv").write_text(f"{header}\n{rows}")
+        return f"points:{tmp_path / 'mine.tsv'}"
+
+    return write
+
+
+def line_of(name: str, count: int, offset: float = 0.0) -> str:
+    return "".join(f"{name}\t{i + offset}\t{2 * i - offset}\n" for i in range(count))
+
+
+class TestDatasaurus:
+    def test_thirteen_shapes_of_142_points(self):
+        data = load_points("points:datasaurus")
+        assert sorted(data.class_names) == sorted(SHAPES)
+        for label in range(13):
+            assert len(data.points[data.labels == label].unique(dim=0)) == 142
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_same_statistics_different_graphs(self, shape):
+        data = load_points(f"points:{shape}")
+        assert data.class_names == (shape,)
+        points = data.to_data_units(data.points.unique(dim=0).double()).numpy()
+        deviations = np.std(points, axis=0, ddof=1)
+        assert np.abs(points.mean(axis=0) - (54.26, 47.83)).max() < 0.01
+        assert np.abs(deviations - (16.76, 26.93)).max() < 0.011
+        assert abs(np.corrcoef(points.T)[0, 1] + 0.065) < 0.006
+
+    def test_every_point_stands_as_often(self):
+        data = load_points("points:dino")
+        counts = data.points.unique(dim=0, return_counts=True)[1]
+        assert len(data) >= 20_000
+        assert counts.min() == counts.max()
+
+    def test_a_copy_of_the_file_is_the_same(self, table):
+        from mnist_guided_pipeline.data.points import _DATASAURUS
+
+        name = table(_DATASAURUS.read_text().partition("\n")[2])
+        for ours, copy in (("points:datasaurus", name), ("points:star", f"{name}#star")):
+            assert torch.equal(load_points(ours).points, load_points(copy).points)
+            assert torch.equal(load_points(ours).labels, load_points(copy).labels)
+
+
+class TestLoading:
+    @pytest.mark.parametrize("name", [*MADE, "points:dino", "points:datasaurus"])
+    def test_what_is_trained_on_has_mean_0_and_variance_1(self, name):
+        data = load_points(name)
+        samples = clean_samples(data, None)
+        drawn = samples.draw(torch.arange(len(data)), torch.randn(len(data), 2, generator=torch.manual_seed(0)))
+        assert samples.sample_shape == (2,)
+        assert drawn.dtype == torch.float32
+        assert drawn.mean(dim=0).abs().max() < 2e-3
+        assert (drawn.std(dim=0) - 1).abs().max() < 2e-3
+        if data.jitter:
+            assert abs((drawn - data.points).std() / JITTER - 1) < 0.02
+
+    @pytest.mark.parametrize("name", MADE)
+    def test_test_split_is_other_points_in_the_same_units(self, name):
+        train, test = load_points(name), load_points(name, "test")
+        assert len(train.class_names) == MADE[name]
+        assert len(train) == 20_000
+        assert len(test) == 4_000
+        assert torch.equal(train.mean, test.mean)
+        assert torch.equal(train.std, test.std)
+        assert len(torch.cat([train.points, test.points]).unique(dim=0)) == 24_000
+        assert train.labels.unique().tolist() == list(range(MADE[name]))
+
+    def test_data_units_are_those_of_the_library(self):
+        expected = pytest.importorskip("sklearn.datasets").make_moons(20_000, noise=0.06, random_state=0)[0]
+        data = load_points("points:moons")
+        assert np.abs(data.to_data_units(data.points.double()).numpy() - expected).max() < 1e-6
+
+    def test_classes_of_the_mixture_are_where_their_names_say(self):
+        data = load_points("points:mixture")
+        for label, name in enumerate(data.class_names):
+            x, y = data.to_data_units(data.points[data.labels == label].double()).mean(dim=0).tolist()
+            assert ("E" in name) == (x > 0.5) and ("W" in name) == (x < -0.5), name
+            assert ("N" in name) == (y > 0.5) and ("S" in name) == (y < -0.5), name
+
+    def test_fresh_points_are_of_their_class_and_near_their_centres(self):
+        data = load_points("points:mixture")
+        for label in range(8):
+            drawn = data.draw(label, 200, seed=3)
+            assert (data.nearest_class(drawn) == label).float().mean() > 0.99
+        dino = load_points("points:dino")
+        first, again, other = (dino.draw(0, 4_000, seed) for seed in (0, 0, 1))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        assert torch.cdist(first, dino.points).min(dim=1).values.max() < 6 * JITTER
+
+    def test_max_samples(self):
+        assert len(load_points("points:datasaurus", max_samples=500)) == 500
+        assert len(load_points("points:datasaurus", max_samples=500).labels.unique()) == 13
+        with pytest.raises(DatasetError, match="max_samples must be at least 1 .* got 0"):
+            load_points("points:dino", max_samples=0)
+
+    def test_a_file_of_ones_own(self, table):
+        data = load_points(table(line_of("b", 12) + line_of("a", 6, 0.5)))
+        assert data.class_names == ("b", "a")
+        assert 2 * (data.labels == 1).sum() == (data.labels == 0).sum()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("points:dinosaur", "there is no set 'dinosaur'; there are moons, mixture, swiss-roll, datasaurus, dino"),
+            ("points:", "there is no set ''"),
+            ("points:nowhere/mine.tsv", "there is no file 'nowhere/mine.tsv'"),
+        ],
+    )
+    def test_names(self, name, message):
+        for refuse in (check_point_set, load_points):
+            with pytest.raises(DatasetError, match=re.escape(f"dataset_name {name!r}: {message}")):
+                refuse(name)
+        assert is_point_set(name)
+        assert not is_point_set("ylecun/mnist")
+
+    def test_split(self):
+        with pytest.raises(DatasetError, match="split 'validation' is unknown"):
+            load_points("points:dino", "validation")
+
+    @pytest.mark.parametrize(
+        ("rows", "header", "message"),
+        [
+            (line_of("a", 12), "set\tx\ty", "must have the columns dataset, x, y, .* its first line has set, x, y"),
+            ("", "", "its first line has nothing"),
+            (line_of("a", 12) + "a\tnan\t1\n", "dataset\tx\ty", "line 14 has x 'nan' and y '1'"),
+            (line_of("a", 12) + "a\t1\n", "dataset\tx\ty", "line 14 has x '1' and y None"),
+            (line_of("a", 12) + "a\tone\t1\n", "dataset\tx\ty", "line 14 has x 'one' and y '1'"),
+            (line_of("a", 9), "dataset\tx\ty", "at least 10 points .* got 9"),
+            ("a\t1\t2\n" * 20, "dataset\tx\ty", "that differ in x and in y"),
+        ],
+    )
+    def test_rows(self, table, rows, header, message):
+        with pytest.raises(DatasetError, match=message):
+            load_points(table(rows, header))
+
+    def test_a_set_that_the_file_has_not(self, table):
+        with pytest.raises(DatasetError, match="there is no set 'c'; there are a"):
+            check_point_set(table(line_of("a", 12)) + "#c")
+
+    @pytest.mark.parametrize(
+        ("config_class", "options", "message"),
+        [
+            (DenoiserConfig, ["--vae_path", "runs/vae"], "vae_path 'runs/vae' contradicts dataset_name 'points:moons'"),
+            (ClassifierConfig, ["--vae_path", "runs/vae"], "vae_path 'runs/vae' contradicts dataset_name"),
+            (
+                VAEConfig,
+                [],
+                "dataset_name 'points:moons' is one of points in the plane, but this network is for images",
+            ),
+            (
+                JudgeConfig,
+                [],
+                "dataset_name 'points:moons' is one of points in the plane, but this network is for images",
+            ),
+            (DenoiserConfig, ["--dataset_name", "points:sun"], "dataset_name 'points:sun': there is no set 'sun'"),
+        ],
+    )
+    def test_settings(self, config_class, options, message, capsys):
+        with pytest.raises(SystemExit) as stop:
+            parse(config_class, ["--output_dir", "unused", "--dataset_name", "points:moons", *options])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+    def test_points_are_no_images(self):
+        pipe = mgp.ClassifierGuidedLatentPipeline(
+            None, mgp.PointDenoiser(hidden_size=16), None, mgp.load_default().scheduler
+        )
+        with pytest.raises(ValueError, match="output_type 'pil' makes images, .* use output_type='latent'"):
+            pipe(None, 4)
+
+
+class TestSlicedWasserstein:
+    def test_translation_in_one_dimension(self):
+        points = np.random.default_rng(0).normal(size=(500, 1))
+        assert sliced_wasserstein(points, points + 0.7) == pytest.approx(0.7)
+
+    def test_translation_in_the_plane(self):
+        """Along a direction at an angle a the distance is |cos a|, whose mean over the circle is 2 / pi."""
+        points = np.random.default_rng(0).normal(size=(500, 2))
+        moved = sliced_wasserstein(points, points + np.array([3.0, 0.0]), directions=20_000)
+        assert moved == pytest.approx(3 * 2 / np.pi, rel=0.01)
+
+    def test_against_scipy(self):
+        scipy_stats = pytest.importorskip("scipy.stats")
+        first, second = np.random.default_rng(0).normal(size=(2, 300, 1))
+        expected = scipy_stats.wasserstein_distance(first[:, 0], second[:, 0])
+        assert sliced_wasserstein(first, second) == pytest.approx(expected)
+
+    def test_is_zero_for_the_same_points_in_another_order(self):
+        points = np.random.default_rng(0).normal(size=(100, 3))
+        assert sliced_wasserstein(points, points[::-1]) == pytest.approx(0.0)
+
+    def test_refuses_samples_of_other_sizes(self):
+        with pytest.raises(ValueError, match=r"one shape \(N, d\), got \(3, 2\) and \(4, 2\)"):
+            sliced_wasserstein(np.zeros((3, 2)), np.zeros((4, 2)))

@@ -1,0 +1,301 @@
+"""The demo's functions: watching changes nothing, visitors do not meet, and what cannot be done is told."""
+
+import base64
+import shlex
+import time
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, EDMEulerScheduler
+from PIL import Image, ImageChops
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.cli import main
+from mnist_guided_pipeline.demo.beliefs import plot_belief_in, plot_beliefs
+from mnist_guided_pipeline.demo.drawing import like_mnist, read_canvas, read_drawing
+from mnist_guided_pipeline.demo.request import LIMITS, DemoSettings, command_line, draw
+from mnist_guided_pipeline.demo.trace import fresh_pipeline, trace_sampling
+from mnist_guided_pipeline.figures.grids import labelled_grid
+from mnist_guided_pipeline.seeding import keyed_generator
+
+GOOD = {
+    "class_labels": ("3", "7"),
+    "num_images": 2,
+    "scheduler": "DPMSolverMultistepScheduler",
+    "num_inference_steps": 8,  # the fewest under which every scheduler samples
+    "guidance_scale": 2.0,
+    "cfg_scale": 1.0,
+    "seed": 5,
+}
+
+
+def settings(**changes) -> DemoSettings:
+    return DemoSettings(**{**GOOD, **changes})
+
+
+def pixels(images: list[Image.Image]) -> list[bytes]:
+    return [image.tobytes() for image in images]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """The shipped pipeline, without a progress bar."""
+    loaded = mgp.load_default()
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def edm_pipe():
+    """Untrained networks under Karras preconditioning."""
+    torch.manual_seed(0)
+    made = mgp.ClassifierGuidedLatentPipeline(
+        vae=mgp.MLPVAE(latent_dim=4, hidden_size=16),
+        denoiser=mgp.MLPDenoiser(sample_shape=(4,), hidden_size=16),
+        classifier=mgp.MLPClassifier(sample_shape=(4,), hidden_size=16),
+        scheduler=EDMEulerScheduler(),
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+class TestTracing:
+    def test_watching_changes_no_image_under_any_scheduler(self, pipe):
+        for found in pipe.compatible_schedulers:
+            options = {"noise_sampler_seed": 5} if found.__name__ == "DPMSolverSDEScheduler" else {}
+            own = found is type(pipe.scheduler)
+            plain = fresh_pipeline(pipe, None if own else pipe.make_scheduler(found, **options))
+            generators = [keyed_generator(5, row, i) for row in range(2) for i in range(2)]
+            expected = plain(["3", "7"], 2, guidance_scale=2.0, num_inference_steps=8, generator=generators).images
+            trace = draw(pipe, settings(scheduler=found.__name__))
+            assert pixels(trace.images) == pixels(expected), found.__name__
+            assert len(trace.noise_shares) == len(trace.samples) == len(trace.clean) == plain.num_timesteps
+
+    def test_the_last_clean_sample_is_the_result(self, pipe, edm_pipe):
+        trace = draw(pipe, settings(scheduler="EulerDiscreteScheduler"))
+        torch.testing.assert_close(trace.clean[-1], trace.latents, rtol=0, atol=1e-5)
+        trace = draw(edm_pipe, settings(scheduler="EDMEulerScheduler"))
+        torch.testing.assert_close(trace.clean[-1], trace.latents, rtol=0, atol=1e-5)
+        assert trace.noise_shares == sorted(trace.noise_shares, reverse=True)
+
+    def test_beliefs_are_what_the_classifier_says_of_the_samples(self, pipe):
+        trace = draw(pipe, settings(scheduler="EulerDiscreteScheduler"))
+        scheduler = pipe.make_scheduler(DDIMScheduler)
+        scheduler.set_timesteps(8)
+        for sample, beliefs, timestep in zip(trace.samples, trace.beliefs, scheduler.timesteps, strict=True):
+            with torch.no_grad():
+                expected = pipe.classifier(sample, timestep).logits.softmax(dim=-1)
+            torch.testing.assert_close(beliefs, expected, rtol=0, atol=1e-5)
+
+    def test_every_step_is_told(self, pipe):
+        told = []
+        draw(pipe, settings(), lambda done, total: told.append((done, total)))
+        assert told == [(step, 8) for step in range(1, 9)]
+
+    def test_unguided_networks_without_a_classifier(self, pipe):
+        bare = mgp.ClassifierGuidedLatentPipeline(pipe.vae, pipe.denoiser, None, pipe.scheduler)
+        trace = draw(bare, settings(guidance_scale=0.0))
+        assert trace.beliefs is None
+        assert pixels(trace.images) == pixels(draw(pipe, settings(guidance_scale=0.0)).images)
+        unlabelled = trace_sampling(fresh_pipeline(bare), None, 1, [keyed_generator(0)], num_inference_steps=2)
+        assert unlabelled.labels is None
+
+    def test_a_fresh_pipeline_shares_networks_and_settings_and_nothing_else(self, pipe):
+        fresh = fresh_pipeline(pipe)
+        assert fresh.denoiser is pipe.denoiser
+        assert fresh.scheduler is not pipe.scheduler
+        assert dict(fresh.scheduler.config) == dict(pipe.scheduler.config)
+        for name in ("id2label", "training_noise", "sampling_defaults"):
+            assert fresh.config[name] == pipe.config[name]
+
+
+class TestVisitors:
+    def test_at_once_or_one_after_another(self, pipe):
+        wanted = [
+            settings(seed=1, scheduler="UniPCMultistepScheduler", guidance_scale=4.0),
+            settings(seed=2, class_labels=("0",), num_images=4),
+            settings(seed=3, scheduler="EulerAncestralDiscreteScheduler", num_inference_steps=9),
+            settings(seed=4, cfg_scale=0.0, guidance_scale=1.0),
+        ] * 2
+        alone = [pixels(draw(pipe, one).images) for one in wanted]
+        with ThreadPoolExecutor(4) as threads:
+            together = list(threads.map(lambda one: pixels(draw(pipe, one).images), wanted))
+        assert together == alone
+        assert len(set(map(tuple, alone))) == 4
+
+    def test_the_command_shown_draws_the_same_images(self, pipe, tmp_path, capsys):
+        for wanted in (settings(), settings(scheduler="DDIMScheduler", cfg_scale=0.5, class_labels=("9",))):
+            words = shlex.split(command_line(pipe, wanted))
+            assert words[0] == "mnist-guided"
+            output = tmp_path / "digits.png"
+            main([*words[1:-1], str(output), "--force", "--device", "cpu"])
+            expected = labelled_grid(draw(pipe, wanted).images, wanted.class_labels)
+            with Image.open(output) as drawn:
+                assert ImageChops.difference(drawn, expected).getbbox() is None
+
+    def test_an_answer_takes_about_a_second(self, pipe):
+        wanted = settings(class_labels=("3",), num_images=8, num_inference_steps=20)
+        times = []
+        for _ in range(3):
+            started = time.process_time()
+            draw(pipe, wanted)
+            times.append(time.process_time() - started)
+        assert min(times) < 1.5  # seconds of computing, so that a busy machine does not matter
+
+
+class TestBadValues:
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"class_labels": ()}, "at least one digit"),
+            ({"num_images": None}, "Images of each must be a whole number from 1 to 16, got nothing"),
+            ({"num_images": 0}, "from 1 to 16, got 0"),
+            ({"num_images": 1.5}, "got 1.5"),
+            ({"num_inference_steps": 10**9}, "Steps must be a whole number"),
+            ({"num_inference_steps": "20"}, "got '20'"),
+            ({"seed": -1}, "Seed must be"),
+            ({"seed": float("nan")}, "Seed must be"),
+            ({"guidance_scale": float("inf")}, "Guidance scale must be a number from 0 to 10, got inf"),
+            ({"guidance_scale": None}, "got nothing"),
+            ({"cfg_scale": -0.5}, "Classifier-free weight must be"),
+            ({"class_labels": tuple("0123456789"), "num_images": 7}, "more than 64"),
+        ],
+    )
+    def test_settings_name_what_was_wrong_and_what_would_do(self, changes, told):
+        with pytest.raises(ValueError, match=told):
+            settings(**changes)
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"class_labels": ("eleven",)}, "'eleven' is not a class"),
+            ({"scheduler": "os"}, "'os' is not supported"),
+            ({"scheduler": "EDMEulerScheduler"}, "law"),
+            ({"scheduler": "PNDMScheduler", "num_inference_steps": 3}, "at least 4 steps, got 3"),
+            ({"scheduler": "KDPM2AncestralDiscreteScheduler", "num_inference_steps": 2}, "Take more steps"),
+        ],
+    )
+    def test_so_does_drawing(self, pipe, changes, told):
+        with pytest.raises(ValueError, match=told):
+            draw(pipe, settings(**changes))
+
+    def test_the_bounds_themselves_work(self, pipe):
+        for end in (0, 1):
+            limits = {name: bounds[end] for name, bounds in LIMITS.items()}
+            drawn = draw(
+                pipe,
+                settings(
+                    class_labels=("1",),
+                    num_images=limits["images of each"],
+                    num_inference_steps=limits["steps"],
+                    guidance_scale=limits["guidance scale"],
+                    cfg_scale=1.0,
+                    seed=limits["seed"],
+                ),
+            )
+            assert len(drawn.images) == limits["images of each"]
+
+    def test_samples_that_overflow_are_no_images(self, pipe):
+        with pytest.raises(ValueError, match="overflowed under EulerAncestralDiscreteScheduler in 3 steps"):
+            draw(pipe, settings(scheduler="EulerAncestralDiscreteScheduler", num_inference_steps=3))
+
+    @pytest.mark.parametrize(("port", "told"), [(0, "from 1 to 65535"), (70000, "from 1 to 65535")])
+    def test_a_port_that_is_none(self, capsys, port, told):
+        with pytest.raises(SystemExit) as stop:
+            main(["demo", "--port", str(port)])
+        assert stop.value.code == 2
+        assert told in capsys.readouterr().err
+
+    def test_without_gradio_the_extra_is_named(self, capsys, monkeypatch):
+        monkeypatch.setattr("mnist_guided_pipeline.demo.find_spec", lambda package: None)
+        monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        with pytest.raises(SystemExit) as stop:
+            main(["demo", "--port", "7861"])
+        assert stop.value.code == 2
+        assert "error: The demo needs gradio and matplotlib: pip install 'mnist-guided-pipeline[demo]'" in (
+            capsys.readouterr().err
+        )
+
+
+class TestDrawing:
+    def drawing(self, left: int, top: int, scale: int = 6) -> Image.Image:
+        """An L of white ink."""
+        canvas = Image.new("L", (280, 280))
+        canvas.paste(255, (left, top, left + 4 * scale, top + 20 * scale))
+        canvas.paste(255, (left, top + 16 * scale, left + 12 * scale, top + 20 * scale))
+        return canvas
+
+    def test_place_and_size_do_not_matter(self):
+        expected = like_mnist(self.drawing(20, 30))
+        assert expected.size == (28, 28)
+        for left, top, scale in ((0, 0, 6), (150, 100, 6), (60, 20, 12), (5, 5, 3)):
+            assert like_mnist(self.drawing(left, top, scale)).tobytes() == expected.tobytes()
+
+    def test_twenty_pixels_high_with_the_mass_in_the_middle(self):
+        image = np.asarray(like_mnist(self.drawing(20, 30)), dtype=float)
+        rows, columns = np.nonzero(image)
+        assert np.ptp(rows) + 1 == 20
+        for axis in (0, 1):
+            centre = (image.sum(axis=1 - axis) * np.arange(28)).sum() / image.sum()
+            assert abs(centre - 13.5) <= 0.5
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 280), (280, 1), (280, 280)])
+    def test_any_ink_at_all(self, size):
+        canvas = Image.new("L", (280, 280))
+        canvas.paste(255, (0, 0, *size))
+        assert like_mnist(canvas).getbbox() is not None
+
+    def test_an_empty_canvas_is_told(self):
+        with pytest.raises(ValueError, match="draw a digit first"):
+            like_mnist(Image.new("L", (280, 280)))
+
+    def test_a_canvas_comes_through_a_url(self):
+        encoded = BytesIO()
+        self.drawing(20, 30).convert("RGBA").save(encoded, format="PNG")
+        url = "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
+        assert read_canvas(url).tobytes() == self.drawing(20, 30).tobytes()
+
+    @pytest.mark.parametrize(
+        "url",
+        [None, "", "http://127.0.0.1/", "data:image/png;base64,!!!", "data:image/png;base64,aGVsbG8=", "x" * 10**6],
+    )
+    def test_what_is_no_canvas_is_told(self, url):
+        with pytest.raises(ValueError, match="could not be read"):
+            read_canvas(url)
+
+    def test_a_huge_picture_is_not_decoded(self):
+        encoded = BytesIO()
+        Image.new("L", (5000, 5000)).save(encoded, format="PNG")
+        with pytest.raises(ValueError, match="at most 1024 pixels a side, got 5000x5000"):
+            read_canvas("data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode())
+
+    def test_a_digit_is_known_without_noise_and_not_in_pure_noise(self, pipe):
+        image = draw(pipe, settings(class_labels=("7",), num_images=1, num_inference_steps=20)).images[0]
+        seen = read_drawing(pipe, image)
+        assert seen.noise_shares == sorted(seen.noise_shares)
+        assert seen.beliefs[0].argmax() == 7
+        assert seen.beliefs[0, 7] > 0.95
+        assert seen.beliefs[-1].max() < 0.3
+        torch.testing.assert_close(seen.beliefs.sum(dim=1), torch.ones(len(seen.beliefs)))
+        difference = np.asarray(seen.reconstruction, dtype=float) - np.asarray(image, dtype=float)
+        assert np.abs(difference).mean() < 10
+        assert len(seen.noised) == len(seen.noise_shares)
+
+
+class TestCharts:
+    def test_every_class_has_its_line(self):
+        beliefs = torch.rand(7, 10, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+        figure = plot_beliefs(beliefs, range(1, 8), [str(digit) for digit in range(10)], 4, "step")
+        lines = {tuple(np.round(line.get_ydata(), 6)) for line in figure.axes[0].lines}
+        assert lines == {tuple(np.round(beliefs[:, index].numpy(), 6)) for index in range(10)}
+        named = [line.get_label() for line in figure.axes[0].lines if not line.get_label().startswith("_")]
+        assert "4 (asked for)" in named
+
+    def test_two_settings_run_from_noise_to_image(self):
+        figure = plot_belief_in([("A", torch.linspace(0, 1, 5)), ("B", torch.linspace(0, 1, 9))])
+        for line, count in zip(figure.axes[0].lines, (5, 9), strict=True):
+            assert line.get_xdata().tolist() == np.linspace(0, 1, count).tolist()
+        assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["A", "B"]

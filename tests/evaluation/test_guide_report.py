@@ -1,0 +1,177 @@
+"""The guide report: closed forms where the guide is one, exact gradients as zero error, and a hacked guide caught."""
+
+import json
+import math
+
+import pytest
+import torch
+from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from PIL import Image
+from torch import nn
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.cli import main
+from mnist_guided_pipeline.data.images import LabelledImages
+from mnist_guided_pipeline.evaluation.guide import guide_by_noise, guide_hacking, training_law
+from mnist_guided_pipeline.evaluation.judge import load_judge
+from mnist_guided_pipeline.evaluation.learned_scores import LEVELS, compare_scores, train_on_mixture
+from mnist_guided_pipeline.evaluation.oracle import COSINE, PLANE, exact_pipeline
+
+
+class LinearGuide(ModelMixin, ConfigMixin):
+    """Class logits ``W x + b``, whatever the noise: everything that the report says of it is known."""
+
+    @register_to_config
+    def __init__(self, sample_shape=(1, 28, 28), num_classes: int = 2):
+        super().__init__()
+        self.layer = nn.Linear(math.prod(sample_shape), num_classes)
+
+    def forward(self, sample, timestep, return_dict=True):
+        return (self.layer(sample.flatten(1)),)
+
+
+@pytest.fixture
+def linear() -> mgp.ClassifierGuidedLatentPipeline:
+    torch.manual_seed(0)
+    denoiser = mgp.MLPDenoiser(sample_shape=(1, 28, 28), hidden_size=8)
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False)
+    return mgp.ClassifierGuidedLatentPipeline(None, denoiser, LinearGuide(), scheduler)
+
+
+@pytest.fixture(scope="module")
+def images() -> LabelledImages:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 28, 28), dtype=torch.uint8, generator=generator)
+    return LabelledImages(pixels, (torch.arange(60) % 3 == 0).long(), ("0", "1"))
+
+
+class TestByNoise:
+    def test_a_blind_guide_is_at_chance_and_does_not_pull(self, linear, images):
+        with torch.no_grad():
+            linear.classifier.layer.weight.zero_()
+            linear.classifier.layer.bias.copy_(torch.tensor([2.0, 0.0]))
+        confidence = torch.tensor(2.0).sigmoid().item()
+        rows = guide_by_noise(linear, images, num_bins=4, progress=False)
+        assert [row["timesteps"] for row in rows] == [[0, 249], [250, 499], [500, 749], [750, 999]]
+        for row in rows:
+            assert row["accuracy"]["value"] == pytest.approx(40 / 60)  # always says 0, which two in three are
+            assert row["confidence"]["value"] == pytest.approx(confidence, abs=1e-6)
+            assert row["calibration_error"]["value"] == pytest.approx(confidence - 40 / 60, abs=1e-6)
+            assert row["gradient_share"]["value"] == 0.0
+
+    def test_the_share_of_a_linear_guide(self, linear, images):
+        """Logits +-w x near 0 have the gradient +-w, so the share is sigma |w| / sqrt(d)."""
+        weight = torch.randn(28 * 28, generator=torch.Generator().manual_seed(1)) * 1e-5
+        with torch.no_grad():
+            linear.classifier.layer.weight.copy_(torch.stack([weight, -weight]))
+            linear.classifier.layer.bias.zero_()
+        sigma = training_law(linear)[1].sigma.reshape(10, 100).mean(dim=1)
+        rows = guide_by_noise(linear, images, progress=False)
+        for row, expected in zip(rows, sigma * weight.norm() / 28, strict=True):
+            assert row["gradient_share"]["value"] == pytest.approx(expected.item(), rel=0.1)
+        ratios = [row["ratio"] for row in rows]
+        assert ratios == sorted(ratios)
+
+    def test_needs_a_guide_and_a_law_with_timesteps(self, linear, images):
+        linear.register_modules(classifier=None)
+        with pytest.raises(ValueError, match="no classifier"):
+            guide_by_noise(linear, images)
+        with pytest.raises(ValueError, match="noise law 'edm'"):
+            training_law(exact_pipeline(PLANE, "EDMEulerScheduler", "epsilon"))
+
+    @pytest.mark.parametrize("name", ["DDIMScheduler", "FlowMatchEulerDiscreteScheduler"])
+    def test_the_law_is_that_of_the_exact_networks(self, name):
+        kind = "flow_prediction" if "Flow" in name else "epsilon"
+        pipe = exact_pipeline(PLANE, name, kind)
+        timesteps, levels = training_law(pipe)
+        alpha, sigma = pipe.denoiser.noise_law(timesteps[:-1], torch.zeros(1, 2, dtype=torch.float64))
+        torch.testing.assert_close(levels.alpha[:-1], alpha, rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(levels.sigma[:-1], sigma, rtol=1e-5, atol=1e-8)
+
+
+class TestHacking:
+    def test_a_guide_that_knows_nothing_is_caught(self, tiny_pipeline_folder):
+        """Its own accuracy goes up with the scale as it would for a good guide; the judge's does not."""
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tiny_pipeline_folder)
+        torch.manual_seed(0)
+        guide = LinearGuide(sample_shape=(4,), num_classes=10)
+        with torch.no_grad():
+            guide.layer.weight.mul_(10.0)
+        pipe.register_modules(classifier=guide)
+        rows = guide_hacking(pipe, load_judge(), 100, (0.0, 4.0), progress=False)
+        assert [row["guidance_scale"] for row in rows] == [0.0, 4.0]
+        none, strong = rows
+        assert none["guide_accuracy"]["value"] < 0.3
+        assert strong["guide_accuracy"]["value"] > 0.6
+        assert strong["judge_accuracy"]["value"] < 0.3
+        assert strong["gap"]["value"] > 0.4
+        assert strong["guide_confidence"]["value"] > none["guide_confidence"]["value"]
+
+
+class TestLearnedScores:
+    def test_the_exact_classifier_has_no_error(self):
+        exact = mgp.MixtureClassifier(**PLANE.parameters, schedule=COSINE).double()
+        rows = compare_scores(exact, PLANE, COSINE)
+        assert [row["ratio"] for row in rows] == pytest.approx(LEVELS, rel=0.15)
+        for row in rows:
+            assert row["relative_error"] < 1e-6
+            assert row["clean_sample_error"] < 1e-6
+
+    def test_no_gradient_at_all_is_an_error_of_one(self):
+        flat = LinearGuide()
+        flat.forward = lambda sample, timestep, return_dict: (0.0 * sample.sum(dim=1, keepdim=True).expand(-1, 2),)
+        for row in compare_scores(flat, PLANE, COSINE):
+            assert row["relative_error"] == pytest.approx(1.0, abs=1e-6)
+
+    def test_the_gate_keeps_the_gradient_right_where_noise_is_large(self):
+        plain, gated = (
+            compare_scores(train_on_mixture(PLANE, COSINE, gate, num_updates=150), PLANE, COSINE)
+            for gate in (False, True)
+        )
+        assert gated[-1]["relative_error"] < 1.0 < plain[-1]["relative_error"]
+        assert gated[-1]["clean_sample_error"] < plain[-1]["clean_sample_error"] / 10
+        assert gated[4]["relative_error"] < 0.5  # and costs nothing elsewhere
+        assert gated[4]["relative_error"] < 2 * plain[4]["relative_error"]
+
+
+class TestCommand:
+    @pytest.fixture
+    def report(self, tiny_pipeline_folder, digits_folder, tmp_path):
+        pytest.importorskip("matplotlib")
+        few = ("--num_test_images", 30, "--num_images", 20, "--guidance_scale", 0, 2, "--num_updates", 5)
+
+        def run(*options: object) -> None:
+            places = ("--model", tiny_pipeline_folder, "--dataset_name", digits_folder)
+            main(["figure", "guide-report", *map(str, (*places, *few, *options))])
+
+        return run
+
+    def test_prints_draws_and_files(self, report, tmp_path, capsys):
+        report("--output", tmp_path / "guide.png", "--metrics", tmp_path / "metrics.json")
+        printed = capsys.readouterr().out
+        assert "gradient share" in printed and "accuracy by the judge" in printed and "relative error, gated" in printed
+        with Image.open(tmp_path / "guide.png") as picture:
+            assert picture.size[0] > 1000
+            assert len(picture.convert("L").getcolors()) > 10
+        record = json.loads((tmp_path / "metrics.json").read_text())["runs"]["guide-report"]
+        assert len(record["figures"]["by_noise"]) == 10
+        assert [row["guidance_scale"] for row in record["figures"]["hacking"]] == [0.0, 2.0]
+        assert "/" not in record["command"] and record["model"]["name"] == "tiny"
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--output", "guide.txt"], "must end in the suffix of an image format"),
+            (["--num_images", "0"], "num_images must be"),
+            (["--guidance_scale", "-1"], "guidance_scale must be"),
+            (["--metrics", "nowhere/metrics.json"], "there is no folder"),
+        ],
+    )
+    def test_bad_options(self, report, tmp_path, monkeypatch, capsys, options, message):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as stop:
+            report(*options)
+        assert stop.value.code == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+        assert not list(tmp_path.iterdir())

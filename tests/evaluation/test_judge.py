@@ -1,0 +1,133 @@
+"""The shipped judge: accurate, independent of the batch, and a stranger to every guide."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import ResNetConfig, ResNetForImageClassification
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.data.images import load_images
+from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
+from mnist_guided_pipeline.evaluation.metrics import expected_calibration_error
+from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig, VAEConfig
+from mnist_guided_pipeline.weights import JUDGE_FOLDER
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return load_judge()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (21, 28, 28), dtype=torch.uint8, generator=generator)
+
+
+def test_shapes_and_ranges(judge, images):
+    probabilities, features = judge(images)
+    assert probabilities.shape == (21, 10)
+    assert probabilities.dtype == features.dtype == torch.float32
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(21), atol=1e-6)
+    assert features.shape == (21, judge.model.config.hidden_sizes[-1])
+    assert torch.equal(judge.predict(images), probabilities)
+    assert torch.equal(judge.features(images), features)
+    assert judge.class_names == tuple("0123456789")
+
+
+def test_does_not_depend_on_the_batch(judge, images):
+    together, apart = judge(images), judge(images, batch_size=4)
+    assert torch.allclose(together.probabilities, apart.probabilities, atol=1e-5)
+    assert torch.allclose(together.features, apart.features, atol=1e-4)
+
+
+def test_is_the_transformers_model_on_model_range(judge, images):
+    with torch.no_grad():
+        logits = judge.model(images[:, None].float() / 127.5 - 1.0).logits
+    assert torch.allclose(judge.predict(images), logits.softmax(dim=1), atol=1e-5)
+
+
+def test_survives_saving(tmp_path, images):
+    torch.manual_seed(0)
+    config = ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1], num_labels=3)
+    original = Judge(ResNetForImageClassification(config))
+    original.model.save_pretrained(tmp_path)
+    assert torch.equal(Judge.from_pretrained(tmp_path).predict(images), original.predict(images))
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(2, 28, 28), torch.zeros(2, 1, 28, 28).byte(), torch.zeros(0, 28, 28).byte()]
+)
+def test_refuses_other_images(judge, bad):
+    with pytest.raises(ValueError, match=r"images must be uint8 \(N, 28, 28\)"):
+        judge(bad)
+
+
+def test_knows_no_guide():
+    tree = ast.parse(Path(sys.modules[Judge.__module__].__file__).read_text())
+    ours = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
+    assert ours == {"data", "weights"}
+
+
+class TestSharesNothingWithTheGuide:
+    def test_no_weights(self, judge):
+        ours = [tensor.float() for tensor in judge.model.state_dict().values() if tensor.numel() > 1]
+        pipe = mgp.load_default()
+        theirs = [
+            tensor.float()
+            for network in (pipe.vae, pipe.denoiser, pipe.classifier)
+            for tensor in network.state_dict().values()
+            if tensor.numel() > 1
+        ]
+        trained = [tensor for tensor in ours if tensor.std() > 0]
+        assert len(trained) > 40
+        equal = [
+            tuple(tensor.shape)
+            for tensor in trained
+            for other in theirs
+            if other.shape == tensor.shape and torch.equal(other, tensor)
+        ]
+        assert not equal
+
+    def test_no_code(self, judge):
+        """Every layer of the judge is of transformers or torch; every network of the guide is of this package."""
+        modules = {type(module).__module__.partition(".")[0] for module in judge.model.modules()}
+        assert modules == {"transformers", "torch"}
+        guide = mgp.load_default().classifier
+        assert type(guide).__module__.startswith("mnist_guided_pipeline.models.")
+        own = {type(module) for module in guide.modules() if not type(module).__module__.startswith("torch.")}
+        assert not own & {type(module) for module in judge.model.modules()}
+        for file in (Path(mgp.__file__).parent / "models").glob("*.py"):
+            imported = ast.unparse(ast.parse(file.read_text()))
+            assert "evaluation" not in imported and "transformers" not in imported, file.name
+
+    def test_no_order_or_noise_of_the_training(self):
+        """Seeds key weights, order and noise (``streams.py``): the judge's differs from every step's default."""
+        recipe = json.loads((JUDGE_FOLDER / "train_config.json").read_text())
+        assert recipe["seed"] not in {config("").seed for config in (VAEConfig, DenoiserConfig, ClassifierConfig)}
+        assert recipe["network"] == "ResNetForImageClassification"
+
+    def test_the_training_script_knows_no_guide(self):
+        script = Path(__file__).parents[2] / "training" / "train_judge.py"
+        tree = ast.parse(script.read_text())
+        ours = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        known = {module for module in ours if module.startswith("mnist_guided_pipeline")}
+        assert not [m for m in known if m.rpartition(".")[2] in ("guidance", "losses", "noise", "encoding", "pipeline")]
+        assert not [module for module in known if ".models" in module or module == "mnist_guided_pipeline"]
+
+
+def test_shipped_files_are_small_and_public():
+    assert (JUDGE_FOLDER / "model.safetensors").stat().st_size <= 2_000_000
+    texts = "".join((JUDGE_FOLDER / name).read_text() for name in ("config.json", "train_config.json"))
+    assert '"ylecun/mnist"' in texts and '"/' not in texts
+
+
+def test_reads_the_test_set(judge, mnist):
+    test = load_images(mnist, "test", progress=False)
+    probabilities = judge.predict(test.images)
+    assert (probabilities.argmax(dim=1) == test.labels).double().mean() >= 0.996
+    assert expected_calibration_error(probabilities, test.labels) <= 0.01

@@ -1,0 +1,96 @@
+"""The same samples however the networks are run: compiled, offloaded, in inference mode, in half precision."""
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from diffusers import DDIMScheduler, DDPMScheduler
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.sampling.guidance import classifier_score
+
+SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
+
+
+@pytest.fixture
+def pipe():
+    torch.manual_seed(0)
+    denoiser = mgp.ResidualMLPDenoiser([2, 7, 7], hidden_size=32, num_layers=2, condition_dim=16)
+    classifier = mgp.ResidualMLPClassifier(
+        [2, 7, 7], hidden_size=32, num_layers=2, condition_dim=16, noise_schedule=SCHEDULE
+    )
+    for network in (denoiser, classifier):  # the gates of fresh networks are closed
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+    scheduler = DDPMScheduler(**SCHEDULE, prediction_type="v_prediction", clip_sample=False)
+    pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser.eval(), classifier.eval(), scheduler)
+    pipe.scheduler = pipe.make_scheduler(DDIMScheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe, scale=2.0):
+    generator = torch.Generator().manual_seed(0)
+    arguments = {"guidance_scale": scale, "num_inference_steps": 5, "output_type": "latent"}
+    return pipe([0, 3, 9], generator=generator, **arguments).images
+
+
+def test_the_guide_matters(pipe):
+    assert not torch.equal(draw(pipe), draw(pipe, scale=0.0))
+
+
+def test_inference_mode(pipe):
+    expected = draw(pipe)
+    with torch.inference_mode():
+        assert torch.equal(draw(pipe), expected)
+
+
+def test_compiled_networks_trace_without_a_break(pipe):
+    expected = draw(pipe)
+    pipe.denoiser = torch.compile(pipe.denoiser, backend="eager", fullgraph=True)
+    pipe.classifier = torch.compile(pipe.classifier, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(draw(pipe), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_offloaded_networks(pipe):
+    """Sequential offload: weights are on the meta device except inside ``forward``; the gradient still comes."""
+    expected = draw(pipe)
+    for network in (pipe.denoiser, pipe.classifier):
+        cpu_offload(network, execution_device=torch.device("cpu"))
+        assert all(parameter.device.type == "meta" for parameter in network.parameters())
+    torch.testing.assert_close(draw(pipe), expected)
+
+
+def test_half_precision_networks_keep_the_sample_in_float32(pipe):
+    expected = draw(pipe)
+    pipe.denoiser.bfloat16()
+    pipe.classifier.bfloat16()
+    images = draw(pipe)
+    assert images.dtype == torch.float32
+    assert (images - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_waits_for_the_device(pipe):
+    pipe.to("cuda")
+    draw(pipe)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sample, time = torch.randn(4, 2, 7, 7, device="cuda"), torch.tensor(500, device="cuda")
+        score = classifier_score(pipe.classifier, sample, time, torch.arange(4, device="cuda"))
+        pipe.predict(sample, time, None)
+        assert score.shape == sample.shape
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_gradient_vanishes_with_the_signal(pipe):
+    """A classifier that reads alpha x has a gradient of at most alpha times a constant, at every noise level."""
+    sample = torch.randn(64, 2, 7, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(64) % 10
+    alphas = pipe.classifier.gate.alpha
+    norms = {
+        t: classifier_score(pipe.classifier, sample, torch.tensor(t), labels).flatten(1).norm(dim=1).max().item()
+        for t in (500, 900, 999)
+    }
+    assert norms[999] < 10 * alphas[999] / alphas[500] * norms[500]
+    assert norms[900] < 10 * alphas[900] / alphas[500] * norms[500]

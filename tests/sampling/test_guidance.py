@@ -1,0 +1,218 @@
+"""The guidance rule against independent formulas for the score, and the classifier's gradient against its limit."""
+
+import math
+
+import pytest
+import torch
+from diffusers import EDMEulerScheduler
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.evaluation.oracle import LINEAR, PLANE, exact_pipeline
+from mnist_guided_pipeline.sampling.guidance import (
+    class_log_likelihood,
+    classifier_score,
+    clipped_score,
+    extrapolated_prediction,
+    guidance_factor,
+    guided_prediction,
+    in_interval,
+    rescaled_prediction,
+)
+from mnist_guided_pipeline.sampling.labels import excluded_classes
+from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise
+from mnist_guided_pipeline.training.losses import guided_denoising_loss
+
+A, B = 0.6, 0.8
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+SCORES = {  # score of x = a x0 + b eps that a prediction p implies
+    "epsilon": lambda p, x, a, b: -p / b,
+    "sample": lambda p, x, a, b: (a * p - x) / b**2,
+    "v_prediction": lambda p, x, a, b: -(a * p + b * x) / b,
+    "flow_prediction": lambda p, x, a, b: -(x + a * p) / b,
+}
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 7.0, torch.tensor([[0.0], [1.0], [4.0]])], ids=str)
+class TestGuidedPrediction:
+    @pytest.mark.parametrize("kind", SCORES)
+    @pytest.mark.parametrize("sigma", [0.02, 0.8, 0.999])
+    def test_implies_the_sum_of_both_scores(self, kind, sigma, scale):
+        alpha = 1 - sigma if kind == "flow_prediction" else math.sqrt(1 - sigma**2)
+        x, prediction, g = noise(3, 2), noise(3, 2, seed=1), noise(3, 2, seed=2)
+        guided = guided_prediction(prediction, g, guidance_factor(alpha, sigma, kind), scale)
+        before, after = (SCORES[kind](p, x, alpha, sigma) for p in (prediction, guided))
+        torch.testing.assert_close(after, before + scale * g)
+
+    @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+    @pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+    def test_implies_the_sum_of_both_scores_under_edm_preconditioning(self, kind, sigma_data, scale):
+        scheduler = EDMEulerScheduler(sigma_data=sigma_data, prediction_type=kind)
+        latents, output, g = noise(3, 2), noise(3, 2, seed=1), noise(3, 2, seed=2)
+        sigma = torch.tensor(1.7, dtype=torch.float64)
+        c_in = 1 / math.hypot(sigma, sigma_data)
+
+        def score(prediction):  # of the scaled input, from diffusers' own preconditioning
+            return (scheduler.precondition_outputs(latents, prediction, sigma) - latents) / sigma**2 / c_in
+
+        factor = guidance_factor(c_in, c_in * float(sigma), kind, sigma_data)
+        guided = guided_prediction(output, g, factor, scale)
+        torch.testing.assert_close(score(guided), score(output) + scale * g)
+
+    def test_leaves_a_learned_variance_alone(self, scale):
+        prediction, g = noise(3, 8, 5, 5), noise(3, 4, 5, 5, seed=1)
+        scale = scale if isinstance(scale, float) else scale[..., None, None]
+        guided = guided_prediction(prediction, g, -B, scale)
+        assert torch.equal(guided[:, 4:], prediction[:, 4:])
+        torch.testing.assert_close(guided[:, :4], prediction[:, :4] - B * scale * g)
+
+    def test_keeps_the_type_of_the_network(self, scale):
+        guided = guided_prediction(noise(3, 2).bfloat16(), noise(3, 2, seed=1).float(), -B, scale)
+        assert guided.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("kind", "sigma_data"), [("score", None), ("sample", 0.5), ("flow_prediction", 0.5)])
+def test_a_prediction_without_a_rule_is_refused(kind, sigma_data):
+    with pytest.raises(ValueError, match=f"No guidance rule for prediction_type '{kind}'"):
+        guidance_factor(A, B, kind, sigma_data)
+
+
+class TestLogLikelihood:
+    logits = 3 * noise(5, 4)
+    labels = torch.tensor([2, 0, 3, 3, 1])
+
+    def test_reads_each_row_at_its_own_label(self):
+        expected = [torch.log_softmax(row, 0)[y] for row, y in zip(self.logits, self.labels, strict=True)]
+        torch.testing.assert_close(class_log_likelihood(self.logits, self.labels), torch.stack(expected))
+
+    def test_one_hot_weights_are_labels(self):
+        weights = torch.nn.functional.one_hot(self.labels, 4).float()
+        hard = class_log_likelihood(self.logits, self.labels)
+        torch.testing.assert_close(class_log_likelihood(self.logits, weights), hard)
+
+    def test_weights_mix_probabilities(self):
+        weights = torch.tensor([[0.5, 0.0, 0.25, 0.25]]).expand(5, 4)
+        expected = torch.log((weights * torch.softmax(self.logits, 1)).sum(1))
+        torch.testing.assert_close(class_log_likelihood(self.logits, weights), expected)
+
+    def test_an_excluded_class_leaves_the_rest(self):
+        probability = torch.softmax(self.logits, 1).gather(1, self.labels[:, None]).squeeze(1)
+        unwanted = excluded_classes(self.labels, 4)
+        torch.testing.assert_close(class_log_likelihood(self.logits, unwanted), torch.log1p(-probability))
+
+    def test_temperature_divides_the_logits(self):
+        expected = class_log_likelihood(self.logits / 2.5, self.labels)
+        torch.testing.assert_close(class_log_likelihood(self.logits, self.labels, 2.5), expected)
+
+    def test_is_computed_in_float32_at_least(self):
+        assert class_log_likelihood(self.logits.bfloat16(), self.labels).dtype == torch.float32
+        assert class_log_likelihood(self.logits, self.labels).dtype == torch.float64
+
+
+def mlp_classifier():
+    torch.manual_seed(0)
+    return mgp.MLPClassifier(sample_shape=(2,), num_classes=2, hidden_size=16).double()
+
+
+CLASSIFIERS = {
+    "exact": lambda: mgp.MixtureClassifier(**PLANE.parameters, schedule=LINEAR).double(),
+    "trained": mlp_classifier,
+}
+X, T, Y = noise(6, 2), torch.tensor(321.5), torch.tensor([0, 1, 1, 0, 1, 0])
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+class TestClassifierScore:
+    @pytest.mark.parametrize("temperature", [1.0, 3.0])
+    @pytest.mark.parametrize("labels", [Y, torch.tensor([[0.3, 0.7]]).expand(6, 2)], ids=["hard", "soft"])
+    def test_equals_finite_differences(self, name, labels, temperature):
+        classifier, h = CLASSIFIERS[name](), 1e-5
+        score = classifier_score(classifier, X, T, labels, temperature)
+        for i in range(2):
+            step = h * torch.eye(2, dtype=X.dtype)[i]
+            values = [class_log_likelihood(classifier(x, T).logits, labels, temperature) for x in (X + step, X - step)]
+            torch.testing.assert_close(score[:, i], (values[0] - values[1]) / (2 * h), rtol=1e-6, atol=1e-8)
+
+    def test_does_not_depend_on_the_batch(self, name):
+        classifier = CLASSIFIERS[name]()
+        whole = classifier_score(classifier, X, T, Y)
+        alone = torch.cat([classifier_score(classifier, X[i : i + 1], T, Y[i : i + 1]) for i in range(6)])
+        torch.testing.assert_close(whole, alone)
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_works_where_gradients_are_off(self, name, mode):
+        classifier = CLASSIFIERS[name]()
+        expected = classifier_score(classifier, X, T, Y)
+        with mode():
+            x, t, y = X.clone(), T.clone(), Y.clone()  # under inference_mode these are inference tensors
+            assert torch.equal(classifier_score(classifier, x, t, y), expected)
+        assert not x.requires_grad
+        assert all(parameter.grad is None for parameter in classifier.parameters())
+
+
+class TestClippedScore:
+    score = noise(5, 4, 7, 7) * torch.tensor([0.0, 0.01, 1.0, 30.0, 1e4])[:, None, None, None]
+
+    @pytest.mark.parametrize("scale", [2.0, torch.tensor([1.0, 0.0, 2.0, 3.0, 4.0])[:, None, None, None]], ids=str)
+    @pytest.mark.parametrize("limit", [0.1, 1.0, 5.0])
+    def test_shortens_to_the_bound_and_keeps_the_direction(self, scale, limit):
+        clipped = clipped_score(self.score, B, scale, limit)
+        lengths = torch.linalg.vector_norm((scale * self.score).flatten(1), dim=1)
+        bound = limit * math.sqrt(4 * 7 * 7) / B
+        torch.testing.assert_close(
+            torch.linalg.vector_norm((scale * clipped).flatten(1), dim=1), lengths.clamp_max(bound)
+        )
+        shares = (clipped / self.score)[1:].flatten(1)
+        torch.testing.assert_close(shares, shares[:, :1].expand_as(shares))
+        assert (shares > 0).all() and not clipped[0].any()
+        within = lengths <= bound
+        assert torch.equal(clipped[within], self.score[within]) and 0 < within.sum() < 5
+
+    def test_infinity_changes_nothing(self):
+        assert torch.equal(clipped_score(self.score, B, 3.0, math.inf), self.score)
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.7, 1.0])
+def test_rescaling_restores_the_spread(amount):
+    guided, unguided = noise(3, 4, 7, 7) * torch.tensor([2.0, 5.0, 0.5])[:, None, None, None], noise(3, 4, 7, 7, seed=1)
+    spreads = [value.flatten(1).std(dim=1) for value in (guided, unguided)]
+    found = rescaled_prediction(guided, unguided, amount).flatten(1).std(dim=1)
+    torch.testing.assert_close(found, (1 - amount) * spreads[0] + amount * spreads[1])
+
+
+def test_extrapolation():
+    weak, strong = noise(3, 2), noise(3, 2, seed=1)
+    assert torch.equal(extrapolated_prediction(weak, strong, 0.0), weak)
+    assert torch.equal(extrapolated_prediction(weak, strong, 1.0), strong)
+    torch.testing.assert_close(extrapolated_prediction(weak, strong, 2.5), weak + 2.5 * (strong - weak))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "inside"), [(0.49, False), (0.5, False), (0.51, True), (2.0, True), (2.01, False), (math.inf, False)]
+)
+def test_interval_is_open_below_and_closed_above(ratio, inside):
+    assert in_interval(ratio, (0.5, 2.0)) is inside
+    assert in_interval(ratio, (0.0, math.inf))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_exact_networks_leave_nothing_to_learn_for_any_class(prediction_type):
+    """Bayes' rule: guided by the exact classifier, the denoiser predicts what it would if told the class."""
+    pipe = exact_pipeline(PLANE, "DDPMScheduler", prediction_type, conditional=True)
+    timesteps = torch.arange(5, 1000, 25)
+    x0 = torch.as_tensor(PLANE.draw(None, len(timesteps), seed=0))
+    alpha_squared = pipe.scheduler.alphas_cumprod.double()[timesteps, None]
+    level = NoiseLevel(alpha_squared.sqrt(), (1 - alpha_squared).sqrt())
+    noisy = add_noise(x0, noise(*x0.shape), level).requires_grad_()
+    prediction = pipe.denoiser(noisy, timesteps).sample.detach()
+    logits = pipe.classifier(noisy, timesteps).logits
+    for label in (0, 1):  # for most of the samples one of them is not their own
+        labels = torch.full((len(timesteps),), label)
+        conditional = pipe.denoiser(noisy, timesteps, labels).sample.detach()
+        arguments = (prediction, logits, labels, noisy, conditional, level, prediction_type)
+        assert guided_denoising_loss(*arguments) < 1e-10
+        assert guided_denoising_loss(*arguments, scale=0.5) > 1e-3

@@ -1,0 +1,600 @@
+"""The life cycle of a call: what the pipeline adds to a plain diffusers loop, and nothing else."""
+
+import contextlib
+import inspect
+import io
+import json
+import math
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.evaluation.oracle import (
+    LINEAR,
+    PLANE,
+    even_noise,
+    exact_pipeline,
+    make_scheduler,
+    moment_errors,
+)
+from mnist_guided_pipeline.sampling.noise import noise_level
+
+ODE = ["DDIM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete"]
+SDE = ["DDPM", "EulerAncestralDiscrete", "KDPM2AncestralDiscrete", "LCM"]
+
+
+def seeds(*values: int):
+    return [torch.Generator().manual_seed(value) for value in values]
+
+
+def tiny(
+    name: str = "DDIM", kind: str = "epsilon", vae: bool = False, **components
+) -> mgp.ClassifierGuidedLatentPipeline:
+    """A pipeline of small real networks on samples of four numbers."""
+    torch.manual_seed(0)
+    made = {
+        "vae": mgp.MLPVAE(latent_dim=4, hidden_size=16, latents_mean=[0.1] * 4, latents_std=[2.0] * 4) if vae else None,
+        "denoiser": mgp.MLPDenoiser(sample_shape=(4,), hidden_size=16),
+        "classifier": mgp.MLPClassifier(sample_shape=(4,), hidden_size=16),
+        "scheduler": make_scheduler(f"{name}Scheduler", kind, LINEAR),
+    }
+    for network in (made["denoiser"], made["classifier"]):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(3)  # so that labels and scales are seen in the samples
+    names = {index: f"digit {index}" for index in range(10)}
+    pipe = mgp.ClassifierGuidedLatentPipeline(**{**made, **components}, id2label=names)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe, class_labels=3, **arguments) -> torch.Tensor:
+    arguments = {"generator": seeds(0)[0], "num_inference_steps": 5, "output_type": "latent", **arguments}
+    return pipe(class_labels, **arguments).images
+
+
+def calls_of(network) -> list:
+    """The inputs of every call of a network, from now on."""
+    calls = []
+    network.register_forward_hook(lambda _, inputs, output: calls.append(inputs))
+    return calls
+
+
+class TestUnguided:
+    @pytest.mark.parametrize("name", [*ODE, *SDE])
+    @pytest.mark.parametrize("how", [{"guidance_scale": 0.0}, {"guidance_scale": [0.0, 0.0]}, {"class_labels": None}])
+    def test_equals_a_plain_diffusers_loop_bit_for_bit(self, name, how):
+        pipe = tiny(name)
+        classified = calls_of(pipe.classifier)
+        arguments = {"class_labels": [1, 2], "num_images_per_label": 2 if how.get("class_labels", 1) is None else 1}
+        found = draw(pipe, **{**arguments, **how})
+
+        scheduler, generator = pipe.scheduler, seeds(0)[0]
+        scheduler.set_timesteps(5)
+        takes = inspect.signature(scheduler.step).parameters
+        latents = torch.randn(2, 4, generator=generator) * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            with torch.no_grad():
+                prediction = pipe.denoiser(scheduler.scale_model_input(latents, t), t).sample
+            extra = {"generator": generator} if "generator" in takes else {}
+            latents = scheduler.step(prediction, t, latents, **extra).prev_sample
+        assert torch.equal(found, latents)
+        if how != {"guidance_scale": [0.0, 0.0]}:  # a scale a label is not read, so that no device is waited for
+            assert not classified
+
+    def test_eta_and_the_generator_reach_the_scheduler(self):
+        pipe = tiny("DDIM")
+        assert not torch.equal(draw(pipe, eta=1.0), draw(pipe, eta=0.0))
+        assert torch.equal(draw(pipe, eta=1.0), draw(pipe, eta=1.0))
+
+
+class TestGuidance:
+    @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+    @pytest.mark.parametrize("name", ["DDIM", "DPMSolverMultistep", "EulerDiscrete", "HeunDiscrete"])
+    def test_prediction_is_linear_in_the_scale(self, name, kind):
+        def first(scale):
+            seen = []
+            draw(
+                tiny(name, kind),
+                guidance_scale=scale,
+                callback_on_step_end=lambda pipe, i, t, tensors: seen.append(tensors["prediction"]),
+                callback_on_step_end_tensor_inputs=["prediction"],
+            )
+            return seen[0]
+
+        base, one, three = first(0.0), first(1.0), first(3.0)
+        assert (one - base).abs().max() > 1e-4 * base.abs().max()
+        torch.testing.assert_close(three - base, 3 * (one - base), rtol=1e-4, atol=1e-6 * float(three.abs().max()))
+
+    @pytest.mark.parametrize("name", [*ODE, *SDE])
+    @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+    def test_a_sample_does_not_depend_on_its_batch(self, name, guidance_scale):
+        pipe, labels = tiny(name), [3, 1, 4, 9]
+
+        def part(which):
+            chosen = [labels[i] for i in which]
+            return draw(pipe, chosen, generator=seeds(*which), guidance_scale=guidance_scale)
+
+        whole, parts = part(range(4)), torch.cat([part([0]), part([1, 2, 3])])
+        torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
+
+    def test_one_scale_a_label(self):
+        pipe = tiny()
+        both = draw(pipe, [3, 5], generator=seeds(0, 1), guidance_scale=[0.0, 6.0])
+        for i, scale in enumerate([0.0, 6.0]):
+            alone = draw(pipe, [3, 5][i], generator=seeds(i), guidance_scale=scale)
+            torch.testing.assert_close(both[i : i + 1], alone)
+        twice = draw(pipe, [3, 5], num_images_per_label=2, generator=seeds(0, 0, 1, 1), guidance_scale=[0.0, 6.0])
+        torch.testing.assert_close(twice, both.repeat_interleave(2, dim=0))
+        as_tensor = draw(pipe, [3, 5], generator=seeds(0, 1), guidance_scale=torch.tensor([0.0, 6.0]))
+        assert torch.equal(as_tensor, both)
+
+    def test_images_come_in_label_order(self):
+        pipe = tiny()
+        found = draw(pipe, [3, 7], num_images_per_label=2, generator=seeds(0, 1, 2, 3), guidance_scale=6.0)
+        assert torch.equal(found, draw(pipe, [3, 3, 7, 7], generator=seeds(0, 1, 2, 3), guidance_scale=6.0))
+        assert not torch.allclose(found, draw(pipe, [7, 3, 7, 3], generator=seeds(0, 1, 2, 3), guidance_scale=6.0))
+
+    @pytest.mark.parametrize(
+        "form",
+        ["digit 3", [3], ["digit 3"], np.int64(3), torch.tensor([3]), torch.tensor(3), {3: 2.0}, {"digit 3": 1}]
+        + [torch.eye(10)[3:4]],
+        ids=repr,
+    )
+    def test_every_form_of_a_label_is_the_same(self, form):
+        pipe = tiny()
+        torch.testing.assert_close(draw(pipe, form, guidance_scale=4.0), draw(pipe, 3, guidance_scale=4.0))
+        assert not torch.allclose(draw(pipe, 5, guidance_scale=4.0), draw(pipe, 3, guidance_scale=4.0))
+
+    def test_negative_labels_are_all_the_others(self):
+        pipe, rest = tiny(), {index: 1.0 for index in range(10) if index != 3}
+        found = draw(pipe, None, negative_class_labels="digit 3", guidance_scale=4.0)
+        torch.testing.assert_close(found, draw(pipe, rest, guidance_scale=4.0))
+        torch.testing.assert_close(found, draw(pipe, None, negative_class_labels=[3], guidance_scale=4.0))
+
+    def test_temperature_and_clip_matter_and_are_off_by_default(self):
+        pipe = tiny()
+        plain = draw(pipe, guidance_scale=4.0)
+        for off in ({"classifier_temperature": 1.0}, {"guidance_clip": math.inf}, {"guidance_rescale": 0.0}):
+            assert torch.equal(draw(pipe, guidance_scale=4.0, **off), plain)
+        for on in ({"classifier_temperature": 3.0}, {"guidance_clip": 1e-3}, {"guidance_rescale": 1.0}):
+            assert not torch.allclose(draw(pipe, guidance_scale=4.0, **on), plain)
+        torch.testing.assert_close(draw(pipe, guidance_scale=4.0, guidance_clip=0.0), draw(pipe, guidance_scale=0.0))
+
+    def test_defaults_come_from_the_config(self):
+        pipe = tiny()
+        noise = even_noise(1, 4).float()
+        chosen = {"guidance_scale": 2.5, "num_inference_steps": 4, "guidance_interval": (0.1, 5.0)}
+        expected = pipe(3, latents=noise, output_type="latent", **chosen)
+        pipe.register_to_config(sampling_defaults={**chosen, "guidance_interval": [0.1, 5.0]})
+        assert torch.equal(pipe(3, latents=noise, output_type="latent").images, expected.images)
+
+    def test_defaults_for_a_denoiser_with_the_label_do_not_hold_for_the_classifier_alone(self):
+        """An interval that is right where the denoiser is told the label would leave the class to chance without."""
+        pipe = tiny(denoiser=mgp.MLPDenoiser(sample_shape=(4,), hidden_size=16, num_classes=10))
+        noise = even_noise(1, 4).float()
+        limited = {"guidance_scale": 2.5, "num_inference_steps": 4, "guidance_interval": [0.1, 0.5]}
+        pipe.register_to_config(sampling_defaults=limited)
+        everywhere = {"guidance_scale": 1.0, "guidance_interval": (0.0, math.inf), "num_inference_steps": 4}
+        arguments = {"latents": noise, "output_type": "latent", "cfg_scale": 0.0}
+        assert pipe.sampling_defaults_for(pipe.scheduler, cfg_scale=0.0) == everywhere
+        assert torch.equal(pipe(3, **arguments).images, pipe(3, **arguments, **everywhere).images)
+        alone = {"guidance_scale": 3.0, "guidance_interval": [0.0, 20.0]}
+        pipe.register_to_config(sampling_defaults={**limited, "classifier_alone": alone})
+        expected = {**everywhere, "guidance_scale": 3.0, "guidance_interval": (0.0, 20.0)}
+        assert pipe.sampling_defaults_for(pipe.scheduler, cfg_scale=0.0) == expected
+        assert pipe.sampling_defaults_for(pipe.scheduler)["guidance_interval"] == (0.1, 0.5)
+        unconditional = tiny()
+        unconditional.register_to_config(sampling_defaults=limited)
+        assert unconditional.sampling_defaults_for(pipe.scheduler, 0.0)["guidance_interval"] == (0.1, 0.5)
+
+
+class TestInterval:
+    @pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete", "HeunDiscrete", "KDPM2Discrete"])
+    def test_edges_lie_on_steps(self, name):
+        """Of five steps the second and the third are guided; a two-stage step is guided in both stages or in none."""
+        pipe = tiny(name)
+        classified = calls_of(pipe.classifier)
+        pipe.scheduler.set_timesteps(5)
+        order = getattr(pipe.scheduler, "order", 1)
+        times = pipe.scheduler.timesteps
+        ratios = [noise_level(pipe.scheduler, i, times[i]).ratio for i in range(0, len(times), order)]
+        draw(pipe, guidance_interval=(ratios[3], ratios[1]))
+        guided = [float(inputs[1]) for inputs in classified]
+        assert guided == times[order : 3 * order].tolist()
+
+    def test_everything_and_nothing(self):
+        pipe = tiny()
+        torch.testing.assert_close(draw(pipe, guidance_interval=(0.0, math.inf)), draw(pipe))
+        assert torch.equal(draw(pipe, guidance_interval=(1e6, 1e7)), draw(pipe, guidance_scale=0.0))
+
+
+class TestExactNetworks:
+    """Two routes to one answer; both networks are exact."""
+
+    noise = even_noise(64, 2)
+
+    @staticmethod
+    def assert_close(found, expected):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+    def sample(self, pipe, label=1, **arguments):
+        return draw(pipe, [label], num_images_per_label=64, latents=self.noise, num_inference_steps=12, **arguments)
+
+    @pytest.mark.parametrize("name", ["DDIM", "DPMSolverMultistep", "HeunDiscrete"])
+    @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+    @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+    def test_classifier_free_guidance_is_classifier_guidance(self, name, kind, scale):
+        guided = self.sample(exact_pipeline(PLANE, f"{name}Scheduler", kind), guidance_scale=scale)
+        pipe = exact_pipeline(PLANE, f"{name}Scheduler", kind, conditional=True)
+        self.assert_close(self.sample(pipe, cfg_scale=scale, guidance_scale=0.0), guided)
+        self.assert_close(self.sample(pipe, cfg_scale=0.0, guidance_scale=scale), guided)
+
+    @pytest.mark.parametrize("label", [0, 1])
+    def test_a_conditional_denoiser_is_that_of_its_class(self, label):
+        pipe = exact_pipeline(PLANE, "DDIMScheduler", "epsilon", conditional=True)
+        of_class = {
+            name: [value for value, c in zip(values, PLANE.parameters["classes"], strict=True) if c == label]
+            for name, values in PLANE.parameters.items()
+        }
+        alone = mgp.MixtureDenoiser(**{**of_class, "classes": [0, 0]}, schedule=LINEAR).double()
+        pipe_alone = mgp.ClassifierGuidedLatentPipeline(None, alone, None, pipe.scheduler)
+        expected = draw(pipe_alone, None, num_images_per_label=64, latents=self.noise, num_inference_steps=12)
+        torch.testing.assert_close(self.sample(pipe, label, cfg_scale=1.0, guidance_scale=0.0), expected)
+
+    def test_autoguidance_by_the_same_network_changes_nothing(self):
+        pipe = exact_pipeline(PLANE, "DDIMScheduler", "epsilon")
+        pipe.register_modules(weak_denoiser=pipe.denoiser)
+        torch.testing.assert_close(self.sample(pipe, autoguidance_scale=3.0), self.sample(pipe))
+
+    def test_autoguidance_leaves_a_weak_network_behind(self):
+        pipe = exact_pipeline(PLANE, "DDIMScheduler", "epsilon")
+        of_all = {**PLANE.parameters, "covariances": [(np.eye(2)).tolist()] * 4}
+        pipe.register_modules(weak_denoiser=mgp.MixtureDenoiser(**of_all, schedule=LINEAR).double())
+        pipe.scheduler.set_timesteps(12)
+        t = pipe.scheduler.timesteps[6]
+        strong, weak = (network(self.noise, t).sample for network in (pipe.denoiser, pipe.weak_denoiser))
+        torch.testing.assert_close(
+            pipe.predict(self.noise, t, None, autoguidance_scale=2.5), weak + 2.5 * (strong - weak)
+        )
+        assert torch.equal(pipe.predict(self.noise, t, None), strong)
+
+    def test_the_flow_adapter_reaches_the_same_answer(self):
+        pipe = exact_pipeline(PLANE, "DDIMScheduler", "epsilon")
+        pipe.scheduler = pipe.make_scheduler(diffusers.FlowMatchEulerDiscreteScheduler)
+        samples = draw(pipe, [1], num_images_per_label=1024, latents=even_noise(1024, 2), num_inference_steps=100)
+        mean_error, covariance_error = moment_errors(samples.numpy(), *PLANE.moments(1))
+        assert mean_error < 0.05 and covariance_error < 0.05
+
+
+class TestOutput:
+    @pytest.mark.parametrize("vae", [True, False])
+    def test_types_agree(self, vae):
+        pixels = (
+            {}
+            if vae
+            else {
+                "denoiser": mgp.MLPDenoiser(sample_shape=(1, 28, 28), hidden_size=8),
+                "classifier": mgp.MLPClassifier(sample_shape=(1, 28, 28), hidden_size=8),
+            }
+        )
+        pipe = tiny(vae=vae, **pixels)
+
+        def of(output_type):
+            return draw(pipe, [3, 5], output_type=output_type)
+
+        pt, array, images = of("pt"), of("np"), of("pil")
+        assert pt.shape == (2, 1, 28, 28) and array.shape == (2, 28, 28, 1)
+        assert 0 <= float(pt.min()) < float(pt.max()) <= 1
+        np.testing.assert_array_equal(array, pt.permute(0, 2, 3, 1).numpy())
+        assert [(image.mode, image.size) for image in images] == [("L", (28, 28))] * 2
+        np.testing.assert_array_equal(np.stack([np.asarray(image) for image in images]), (array[..., 0] * 255).round())
+        latents = of("latent")
+        assert latents.shape == (2, *pipe.denoiser.config.sample_shape)
+        decoded = pipe.vae.decode(latents * 2.0 + 0.1).sample if vae else latents
+        torch.testing.assert_close(pt, (decoded / 2 + 0.5).clamp(0, 1).detach())
+
+    def test_a_tuple_on_request(self):
+        pipe = tiny()
+        assert torch.equal(
+            draw(pipe),
+            pipe(3, num_inference_steps=5, generator=seeds(0)[0], output_type="latent", return_dict=False)[0],
+        )
+
+    @pytest.mark.parametrize("count", [1, 5])
+    def test_without_labels_a_number_of_images(self, count):
+        assert draw(tiny(), None, num_images_per_label=count).shape == (count, 4)
+        assert draw(tiny(classifier=None), None, num_images_per_label=count).shape == (count, 4)
+
+
+class TestLoop:
+    def test_latents_are_where_it_starts(self):
+        pipe = tiny("EulerDiscrete")
+        noise = torch.randn(1, 4, generator=seeds(0)[0])
+        kept = noise.clone()
+        assert torch.equal(draw(pipe, latents=noise), draw(pipe))
+        assert torch.equal(noise, kept)
+
+    def test_custom_timesteps(self):
+        pipe, seen = tiny("DDPM"), []
+        custom = draw(pipe, timesteps=[900, 500, 20], callback_on_step_end=lambda p, i, t, k: seen.append((i, int(t))))
+        assert seen == [(0, 900), (1, 500), (2, 20)] and pipe.num_timesteps == 3
+        regular = tiny("DDPM").scheduler
+        regular.set_timesteps(4)
+        assert torch.equal(draw(pipe, timesteps=regular.timesteps.tolist()), draw(pipe, num_inference_steps=4))
+        assert not torch.equal(custom, draw(pipe, num_inference_steps=3))
+
+    def test_custom_sigmas(self):
+        pipe = tiny("EulerDiscrete")
+        pipe.scheduler.set_timesteps(4)
+        sigmas = pipe.scheduler.sigmas.tolist()
+        torch.testing.assert_close(draw(pipe, sigmas=sigmas), draw(pipe, num_inference_steps=4), rtol=1e-4, atol=1e-4)
+        draw(pipe, sigmas=[20.0, 2.0, 0.0])
+        assert pipe.scheduler.sigmas.tolist() == [20.0, 2.0, 0.0]
+
+    @pytest.mark.parametrize("name", ["DDIM", "HeunDiscrete", "KDPM2Discrete", "FlowMatchHeunDiscrete"])
+    def test_the_bar_counts_steps(self, name):
+        pipe, bars = tiny("DDIM"), []
+        pipe.scheduler = pipe.make_scheduler(getattr(diffusers, f"{name}Scheduler"))
+        pipe.set_progress_bar_config(disable=False, file=io.StringIO())
+        make = pipe.progress_bar
+
+        @contextlib.contextmanager
+        def kept(**options):
+            with make(**options) as bar:
+                bars.append(bar)
+                yield bar
+
+        pipe.progress_bar = kept
+        draw(pipe, num_inference_steps=6)
+        assert bars[0].n == bars[0].total == 6
+
+    def test_a_callback_may_change_the_latents(self):
+        kept = []
+
+        def replace(pipe, i, t, tensors):
+            kept.append(tensors["latents"])
+            return {"latents": torch.full_like(tensors["latents"], 7.0)} if i == 4 else {}
+
+        found = draw(tiny(), callback_on_step_end=replace)
+        assert torch.equal(found, torch.full((1, 4), 7.0)) and len(kept) == 5
+
+    def test_a_callback_may_change_the_scale(self):
+        pipe = tiny()
+        classified = calls_of(pipe.classifier)
+
+        def stop_guiding(pipe, i, t, tensors):
+            assert pipe.guidance_scale == (2.0 if i < 2 else 0.0)
+            if i == 1:
+                pipe._guidance_scale = 0.0
+
+        draw(pipe, guidance_scale=2.0, callback_on_step_end=stop_guiding)
+        assert len(classified) == 2
+
+    def test_a_callback_may_interrupt(self):
+        pipe, seen = tiny(), []
+        denoised = calls_of(pipe.denoiser)
+
+        def stop(pipe, i, t, tensors):
+            seen.append(tensors["latents"])
+            pipe._interrupt = i == 1
+
+        found = draw(pipe, callback_on_step_end=stop)
+        assert len(denoised) == 2 and torch.equal(found, seen[-1])
+        draw(pipe)
+        assert len(denoised) == 7  # the next call is not interrupted
+
+    @pytest.mark.parametrize("wrap", [lambda callback: callback, lambda callback: MultiPipelineCallbacks([callback])])
+    def test_a_pipeline_callback(self, wrap):
+        class Cutoff(PipelineCallback):
+            tensor_inputs = ["latents", "prediction"]
+
+            def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+                assert callback_kwargs.keys() == {"latents", "prediction"}
+                if step_index == self.config.cutoff_step_index:
+                    pipeline._guidance_scale = 0.0
+                return callback_kwargs
+
+        pipe = tiny()
+        classified = calls_of(pipe.classifier)
+        draw(pipe, callback_on_step_end=wrap(Cutoff(cutoff_step_ratio=None, cutoff_step_index=2)))
+        assert len(classified) == 3
+
+    def test_one_call_of_each_network_a_step(self):
+        pipe = tiny()
+        denoised, classified = calls_of(pipe.denoiser), calls_of(pipe.classifier)
+        draw(pipe, num_inference_steps=6)
+        assert len(denoised) == len(classified) == 6
+
+    @pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete", "HeunDiscrete"])
+    def test_under_inference_mode(self, name):
+        pipe = tiny(name)
+        expected = draw(pipe, [3, 5], guidance_scale=[1.0, 3.0])
+        with torch.inference_mode():
+            assert torch.equal(draw(pipe, [3, 5], guidance_scale=[1.0, 3.0]), expected)
+
+    @pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete"])
+    def test_networks_in_half_precision(self, name):
+        pipe = tiny(name, vae=True)
+        expected = draw(pipe, [3, 5], output_type="pt")
+        pipe.to(torch.bfloat16)
+        found = draw(pipe, [3, 5], output_type="pt")
+        assert found.dtype == torch.float32
+        assert float((found - expected).abs().mean()) < 0.02 < float(expected.std())
+        assert draw(pipe).dtype == torch.float32  # the scheduler's arithmetic stays in float32
+
+    def test_networks_are_left_as_they_were(self):
+        pipe = tiny(vae=True)
+        pipe.classifier.train()
+        before = {name: value.clone() for name, value in pipe.classifier.state_dict().items()}
+        draw(pipe, output_type="pt")
+        assert pipe.classifier.training and all(
+            p.requires_grad and p.grad is None for p in pipe.classifier.parameters()
+        )
+        assert all(torch.equal(value, before[name]) for name, value in pipe.classifier.state_dict().items())
+
+
+class TestSaving:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("pipe")
+        pipe = tiny("EulerDiscrete", "v_prediction", vae=True)
+        pipe.register_to_config(sampling_defaults={"guidance_scale": 3.0, "num_inference_steps": 4})
+        pipe.save_pretrained(folder)
+        return folder
+
+    @staticmethod
+    def images(pipe):
+        pipe.set_progress_bar_config(disable=True)
+        return pipe([3, "digit 5"], generator=seeds(0)[0], output_type="pt").images
+
+    def test_a_loaded_pipeline_makes_the_same_images(self, folder, tmp_path):
+        # loaded weights are memory-mapped, and matrix products may round otherwise there: compare load with load
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder)
+        images = self.images(pipe)
+        pipe.save_pretrained(tmp_path)
+        assert torch.equal(self.images(mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path)), images)
+        made = tiny("EulerDiscrete", "v_prediction", vae=True)
+        made.register_to_config(sampling_defaults=pipe.config.sampling_defaults)
+        torch.testing.assert_close(self.images(made), images, rtol=1e-4, atol=1e-5)
+
+    def test_settings_come_back(self, folder):
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder)
+        assert pipe.id2label == {index: f"digit {index}" for index in range(10)}
+        noise = {"law": "preserving", "prediction_type": "v_prediction", "rescale_betas_zero_snr": False, **LINEAR}
+        assert dict(pipe.config.training_noise) == noise
+        assert dict(pipe.config.sampling_defaults) == {"guidance_scale": 3.0, "num_inference_steps": 4}
+        assert type(pipe.scheduler) is EulerDiscreteScheduler
+
+    def test_the_index_names_the_package_and_nothing_is_pickled(self, folder):
+        index = json.loads((folder / "model_index.json").read_text())
+        found = {name: index[name] for name in ("vae", "denoiser", "classifier", "scheduler", "weak_denoiser")}
+        assert found == {
+            "vae": ["mnist_guided_pipeline", "MLPVAE"],
+            "denoiser": ["mnist_guided_pipeline", "MLPDenoiser"],
+            "classifier": ["mnist_guided_pipeline", "MLPClassifier"],
+            "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+            "weak_denoiser": [None, None],
+        }
+        assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".json", ".safetensors"}
+
+    def test_pickled_weights_are_neither_read_nor_written(self, folder, tmp_path):
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder)
+        with pytest.raises(ValueError, match="use_safetensors"):
+            mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder, use_safetensors=False)
+        pipe.save_pretrained(tmp_path, safe_serialization=False)
+        weights = tmp_path / "denoiser" / "diffusion_pytorch_model.safetensors"
+        torch.save(pipe.denoiser.state_dict(), weights.with_suffix(".bin"))
+        weights.unlink()
+        with pytest.raises(OSError, match="safetensors"):
+            mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("missing", ["vae", "classifier"])
+    def test_optional_components_may_be_missing(self, tmp_path, missing):
+        pipe = tiny(vae=missing != "vae")
+        pipe.register_modules(**{missing: None})
+        pipe.save_pretrained(tmp_path)
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path)
+        assert getattr(pipe, missing) is None
+        assert torch.isfinite(draw(pipe, None)).all()
+
+    def test_a_component_may_be_left_out_or_replaced(self, folder):
+        other = DDIMScheduler(**LINEAR, clip_sample=False, prediction_type="v_prediction")
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder, scheduler=other, classifier=None)
+        assert pipe.scheduler is other and pipe.classifier is None
+        swapped = DDPMScheduler(beta_end=0.5, clip_sample=False, prediction_type="v_prediction")
+        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder, scheduler=swapped)
+        with pytest.raises(ValueError, match="another noise schedule"):
+            draw(pipe)
+
+
+BAD_INPUTS = [
+    ({"class_labels": 10}, ValueError, "class_labels: 10 is not a class"),
+    ({"class_labels": "eleven"}, ValueError, "class_labels: 'eleven' is not a class name"),
+    ({"class_labels": []}, ValueError, "class_labels is empty"),
+    ({"class_labels": True}, TypeError, "class_labels must be a class index"),
+    ({"class_labels": 1.5}, TypeError, "class_labels must be .* got float"),
+    ({"class_labels": {3: -1}}, ValueError, "class_labels: the weights"),
+    ({"negative_class_labels": 3}, ValueError, "class_labels and negative_class_labels were both given"),
+    ({"class_labels": None, "negative_class_labels": 10}, ValueError, "negative_class_labels: 10 is not a class"),
+    *(({"num_images_per_label": bad}, ValueError, "num_images_per_label must be an integer") for bad in (0, -1, 1.5)),
+    *(({"num_inference_steps": bad}, ValueError, "num_inference_steps must be an integer") for bad in (0, True, 2.0)),
+    *(({"guidance_scale": bad}, ValueError, "guidance_scale must be finite") for bad in (-1, math.nan, math.inf)),
+    *(({"guidance_scale": bad}, TypeError, "guidance_scale must be a number") for bad in ("2", ["x"], {})),
+    ({"guidance_scale": [1.0, 2.0]}, ValueError, r"guidance_scale has shape \(2,\) for 1 labels"),
+    ({"class_labels": [1, 2], "guidance_scale": [[1.0, 2.0]]}, ValueError, "guidance_scale has shape"),
+    *(({"cfg_scale": bad}, ValueError, "cfg_scale must be a number at least 0") for bad in (-1.0, math.nan, "2", None)),
+    ({"cfg_scale": 2.0}, ValueError, "cfg_scale is 2.0, but the denoiser is not class-conditional"),
+    *(
+        ({"guidance_interval": bad}, ValueError, "guidance_interval must be")
+        for bad in ((1.0, 1.0), (2.0, 1.0), (-1.0, 2.0), (1.0,), 3.0, (math.nan, 1.0), ("a", "b"))
+    ),
+    *(({"eta": bad}, ValueError, "eta must be a number from 0 to 1") for bad in (-0.1, 1.1, "1")),
+    *(({"classifier_temperature": bad}, ValueError, "classifier_temperature must be") for bad in (0.0, -1.0)),
+    *(({"guidance_rescale": bad}, ValueError, "guidance_rescale must be") for bad in (-0.1, 1.1)),
+    *(({"guidance_clip": bad}, ValueError, "guidance_clip must be") for bad in (-1.0, math.nan, "1")),
+    ({"autoguidance_scale": -1.0}, ValueError, "autoguidance_scale must be"),
+    ({"autoguidance_scale": 2.0}, ValueError, "autoguidance_scale is 2.0, but there is no weak_denoiser"),
+    ({"output_type": "jpg"}, ValueError, "output_type must be one of 'pil'"),
+    ({"output_type": "pil"}, ValueError, "output_type 'pil' makes images, but this pipeline has no VAE"),
+    ({"timesteps": [900, 100]}, ValueError, "DDIMScheduler does not take custom timesteps"),
+    ({"sigmas": [9.0, 0.1]}, ValueError, "DDIMScheduler does not take custom sigmas"),
+    ({"timesteps": [900], "sigmas": [1.0]}, ValueError, "timesteps and sigmas were both given"),
+    ({"generator": seeds(0, 1)}, ValueError, "generator is a list of 2, but 1 samples are drawn"),
+    *(({"generator": bad}, TypeError, "generator must be") for bad in (0, "0", [0])),
+    ({"latents": torch.zeros(2, 4)}, ValueError, r"latents must have shape \(1, 4\), got \(2, 4\)"),
+    ({"latents": [[0.0] * 4]}, TypeError, "latents must be a tensor"),
+    ({"callback_on_step_end_tensor_inputs": ["score"]}, ValueError, "callback_on_step_end_tensor_inputs must be"),
+    ({"callback_on_step_end": 3}, TypeError, "callback_on_step_end must be"),
+    ({"num_inference_steps": 1001}, ValueError, "num_inference_steps"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"), BAD_INPUTS, ids=[f"{i}-{'-'.join(case[0])}" for i, case in enumerate(BAD_INPUTS)]
+)
+def test_a_bad_argument_is_named_before_any_work(arguments, error, words):
+    pipe = tiny()
+    calls = [calls_of(pipe.denoiser), calls_of(pipe.classifier)]
+    with pytest.raises(error, match=words):
+        draw(pipe, **arguments)
+    assert calls == [[], []]
+
+
+class TestLabelsMatter:
+    """A label is never ignored in silence."""
+
+    @pytest.mark.parametrize("labels", [{"class_labels": 3}, {"class_labels": None, "negative_class_labels": 3}])
+    def test_without_anything_that_reads_labels(self, labels):
+        with pytest.raises(ValueError, match="class_labels were given, but there is neither"):
+            draw(tiny(classifier=None), **labels)
+
+    def test_without_names_either(self):
+        pipe = mgp.ClassifierGuidedLatentPipeline(None, tiny().denoiser, None, tiny().scheduler)
+        with pytest.raises(ValueError, match="class_labels were given, but there is neither"):
+            draw(pipe, 3)
+
+    def test_distributions_need_a_classifier_that_guides_alone(self):
+        conditional = mgp.MLPDenoiser(sample_shape=(4,), hidden_size=16, num_classes=10)
+        pipe = tiny(denoiser=conditional)
+        with pytest.raises(ValueError, match="labels are distributions .* use cfg_scale=0"):
+            draw(pipe, {3: 0.5, 5: 0.5})
+        assert torch.isfinite(draw(pipe, {3: 0.5, 5: 0.5}, cfg_scale=0.0)).all()
+
+    def test_a_conditional_denoiser_reads_them(self):
+        conditional = mgp.MLPDenoiser(sample_shape=(4,), hidden_size=16, num_classes=10)
+        pipe = tiny(denoiser=conditional, classifier=None)
+        assert not torch.equal(draw(pipe, 3), draw(pipe, 5))
+        with pytest.raises(ValueError, match="guidance_scale is above 0, but this pipeline has no classifier"):
+            draw(pipe, 3, guidance_scale=1.0)
+
+
+def test_an_unsupported_scheduler_is_refused_at_once():
+    with pytest.raises(ValueError, match="RePaintScheduler cannot be guided"):
+        tiny(scheduler=diffusers.RePaintScheduler())

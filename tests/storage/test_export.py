@@ -1,0 +1,148 @@
+"""An exported pipeline loads with its own code or with the package, and a Space is ready to be uploaded."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mnist_guided_pipeline as mgp
+from hub_client import images
+from mnist_guided_pipeline.cli import main
+from mnist_guided_pipeline.storage import export as module
+from mnist_guided_pipeline.storage.atomic import IntegrityError, read_manifest, verify_manifest
+from mnist_guided_pipeline.storage.export import export_pipeline, remote_modules
+from tiny import make
+
+PACKAGE = Path(mgp.__file__).parent
+Pipeline = mgp.ClassifierGuidedLatentPipeline
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    work = tmp_path_factory.mktemp("export")
+    make().save_pretrained(work / "saved")
+    (work / "saved" / "README.md").write_text("card")
+    main(["export", str(work / "saved"), str(work / "exported")])
+    return work / "exported"
+
+
+def test_the_code_is_the_package_s_own(exported):
+    code = {file.relative_to(exported).as_posix(): file.read_bytes() for file in exported.rglob("*.py")}
+    networks = {"vae": "autoencoders", "denoiser": "mlp", "classifier": "residual_mlp"}
+    for component, name in networks.items():
+        source = PACKAGE / "models" / f"{name}.py"
+        assert code.pop(f"{component}/modeling_mnist_{name}.py") == source.read_bytes()
+    assert code.keys() == {file.name for file in remote_modules()}
+    assert all((PACKAGE / "sampling" / name).read_bytes() == content for name, content in code.items())
+
+
+def test_every_module_that_is_needed_is_fetched():
+    """diffusers copies the files that pipeline.py imports, and none that only those import."""
+    names = {file.stem for file in remote_modules()}
+    for file in remote_modules():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1 and node.module in names, (file.name, node.module)
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                imported = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+                known = {"torch", "diffusers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
+                assert imported.partition(".")[0] in known, (file.name, imported)
+
+
+def test_every_network_can_go_alone():
+    for name in mgp.__all__:
+        found = getattr(mgp, name)
+        if isinstance(found, type) and issubclass(found, mgp.ModelMixin) and found is not mgp.ModelMixin:
+            assert module._module_of(name).is_file()
+
+
+def test_loads_with_the_package_and_no_trust(exported):
+    pipe = Pipeline.from_pretrained(exported)
+    assert type(pipe) is Pipeline and type(pipe.denoiser) is mgp.MLPDenoiser
+    assert torch.equal(images(pipe), images(Pipeline.from_pretrained(exported.parent / "saved")))
+
+
+def test_code_that_was_changed_is_not_run_by_the_package(exported, tmp_path):
+    folder = Path(shutil.copytree(exported, tmp_path / "changed"))
+    for file in folder.rglob("*.py"):
+        file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    Pipeline.from_pretrained(folder)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(IntegrityError, match=r"\.py is damaged"):
+        verify_manifest(folder)
+
+
+def test_the_index_says_where_the_code_is(exported):
+    index = json.loads((exported / "model_index.json").read_text())
+    assert index["_class_name"] == ["pipeline", "ClassifierGuidedLatentPipeline"]
+    assert index["denoiser"] == ["modeling_mnist_mlp", "MLPDenoiser"]
+    assert index["scheduler"] == ["diffusers", "DDPMScheduler"]
+    assert verify_manifest(exported) and "pipeline.py" in read_manifest(exported)
+    assert (exported / "README.md").read_text() == "card"
+
+
+def test_exporting_what_was_exported_changes_nothing(exported, tmp_path):
+    export_pipeline(exported, tmp_path / "again")
+    assert read_manifest(tmp_path / "again") == read_manifest(exported)
+
+
+def test_saving_a_loaded_export_gives_a_plain_pipeline(exported, tmp_path):
+    Pipeline.from_pretrained(exported).save_pretrained(tmp_path / "plain")
+    assert json.loads((tmp_path / "plain" / "model_index.json").read_text())["vae"] == [
+        "mnist_guided_pipeline",
+        "MLPVAE",
+    ]
+    assert not list((tmp_path / "plain").rglob("*.py"))
+
+
+def test_damage_is_not_exported(exported, tmp_path):
+    folder = Path(shutil.copytree(exported.parent / "saved", tmp_path / "damaged"))
+    (folder / "vae" / "config.json").write_text("{}")
+    with pytest.raises(IntegrityError, match="vae/config.json is damaged"):
+        export_pipeline(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class TestCommand:
+    def refused(self, capsys, *arguments: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(["export", *map(str, arguments)])
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    def test_the_shipped_pipeline(self, tmp_path, capsys):
+        main(["export", str(tmp_path / "out")])
+        assert "trust_remote_code=True" in capsys.readouterr().out
+        shipped, exported = images(mgp.load_default()), images(Pipeline.from_pretrained(tmp_path / "out"))
+        assert torch.equal(shipped, exported)
+
+    def test_bad_folders(self, exported, tmp_path, capsys):
+        assert "Name the pipeline's folder" in self.refused(capsys)
+        assert "has no model_index.json" in self.refused(capsys, tmp_path, tmp_path / "out")
+        assert "exists; replace it with --force" in self.refused(capsys, exported.parent / "saved", exported)
+        assert "not 3" in self.refused(capsys, "a", "b", "c")
+
+    def test_space(self, tmp_path):
+        main(["export", "--space", str(tmp_path / "space")])
+        space = tmp_path / "space"
+        front, _, _ = (space / "README.md").read_text(encoding="utf-8").removeprefix("---\n").partition("\n---\n")
+        settings = dict(line.split(": ", 1) for line in front.splitlines())
+        assert settings["sdk"] == "gradio" and settings["app_file"] == "app.py"
+        requirements = (space / "requirements.txt").read_text()
+        assert {"torch", "diffusers", "matplotlib"} <= set(re.findall(r"^[\w-]+", requirements, re.MULTILINE))
+        assert "extra" not in requirements and "mnist" not in requirements
+        assert not list(space.rglob("__pycache__"))
+        tree = ast.parse((space / "app.py").read_text())
+        imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert imported == ["mnist_guided_pipeline.demo", "mnist_guided_pipeline.demo.look"]
+        assert (space / "mnist_guided_pipeline" / "demo" / "look.py").is_file()
+        code = "import mnist_guided_pipeline as mgp; print(mgp.__file__); mgp.load_default()"
+        done = subprocess.run([sys.executable, "-c", code], cwd=space, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(str(space))  # the package that lies beside app.py

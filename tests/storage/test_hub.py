@@ -1,0 +1,184 @@
+"""Push and pull through a Hub on loopback, with the real client, and with everything that can go wrong on the way."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mnist_guided_pipeline as mgp
+from hub_client import PULL, PUSH, images
+from hub_server import TOKEN, Hub
+from mnist_guided_pipeline.cli import main
+from mnist_guided_pipeline.storage.export import export_pipeline
+from mnist_guided_pipeline.storage.push import model_files, save_result
+from mnist_guided_pipeline.training.config import VAEConfig
+from tiny import make
+
+HERE = Path(__file__).parents[1]
+
+
+def environment(hub: Hub, home: Path, **more: str) -> dict[str, str]:
+    """For a client in a process of its own: ``HF_ENDPOINT`` is read when huggingface_hub is imported."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    quiet = dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
+    return {**kept, **quiet, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), **more}
+
+
+def start(script: str, *arguments: object, **options) -> subprocess.Popen:
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors[-3000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    work = tmp_path_factory.mktemp("hub")
+    for seed, name in enumerate(("old", "new")):
+        make(seed).save_pretrained(work / name)
+    (work / "new" / "digits.png").write_bytes(b"picture")
+    for leftover in ("checkpoint-3/state.json", "logs/events.out", "notes.txt", ".env", "denoiser/optimizer.bin"):
+        (work / "new" / leftover).parent.mkdir(exist_ok=True)
+        (work / "new" / leftover).write_text("{}")
+    export_pipeline(work / "new", work / "exported")
+    return {name: work / name for name in ("old", "new", "exported", "cache")}
+
+
+@pytest.fixture(scope="module")
+def found(folders) -> dict:
+    """What came of every scene; clients run one after the other, the exported pipeline beside them."""
+    work = folders["cache"]
+    with Hub() as hub:
+        hub.repos["user/exported"] = hub.made_of(folders["exported"])
+        alone = start(
+            "without_package.py",
+            *("user/exported", work / "alone.pt", folders["exported"], work / "alone-local.pt"),
+            env=environment(hub, work / "alone"),
+            cwd=folders["old"],
+        )
+        work.mkdir()
+        client = start("hub_client.py", folders["old"], folders["new"], work, env=environment(hub, work / "home"))
+        results = json.loads(finish(client))
+        finish(alone)
+        results["alone"] = [torch.load(work / name) for name in ("alone.pt", "alone-local.pt")]
+    code = "import hub_client, sys; from pathlib import Path; load = hub_client.mgp.ClassifierGuidedLatentPipeline"
+    code += ".from_pretrained; expected = {'new': hub_client.images(load(sys.argv[1]))};"
+    code += "print(*(hub_client.pulled(Path(cache), expected) for cache in sys.argv[2:]), sep='\\n')"
+    offline = subprocess.run(
+        [sys.executable, "-c", code, folders["new"], work / "warm", work / "nothing"],
+        env=environment(hub, work / "home", HF_HUB_OFFLINE="1", PYTHONPATH=str(HERE)),
+        capture_output=True,
+        text=True,
+    )
+    assert offline.returncode == 0, offline.stderr[-3000:]
+    results["offline"] = offline.stdout.splitlines()
+    return results
+
+
+def is_typed(outcome: str) -> bool:
+    """An error that ``except OSError`` catches, with a message."""
+    kind, _, message = outcome.partition(": ")
+    return (
+        any(name in kind for name in ("OSError", "FileNotFoundError", "HTTPError", "HfHubHTTPError")) and message != ""
+    )
+
+
+@pytest.mark.parametrize("name", PUSH)
+def test_a_push_is_whole_or_not_made(found, name):
+    succeeds = PUSH[name][1]
+    result = found[name]
+    if succeeds:
+        assert result == {"outcome": "done", "held": "new"}
+    else:
+        assert is_typed(result["outcome"]), result
+        assert result["held"] == "old"
+        assert (result["again"], result["at the end"]) == ("done", "new")
+
+
+@pytest.mark.parametrize("name", PULL)
+def test_a_pull_is_identical_or_refused_by_name(found, name):
+    result, named = found[name], PULL[name][1]
+    if named is None:
+        assert result == {"outcome": "new"}
+    else:
+        assert is_typed(result["outcome"]) and named in result["outcome"], result
+        assert result["again"] == "new"
+
+
+def test_without_the_network(found):
+    assert found["no Hub, warm cache"] == found["local_files_only"] == found["offline"][0] == "new"
+    for outcome in (found["local_files_only, cold"], found["offline"][1]):
+        assert is_typed(outcome) and "user/digits" in outcome
+
+
+def test_what_is_not_there_or_not_allowed(found):
+    for name in ("wrong revision", "no such repository", "private, no token", "push without token"):
+        assert is_typed(found[name]), found[name]
+    assert "RevisionNotFoundError" in found["wrong revision"]
+    assert "user/secret" in found["private, no token"]
+    assert (found["private"], found["private, with token"]) == ("done", "new")
+
+
+def test_branches(found):
+    assert (found["branch"], found["pull of branch"], found["pull of main"]) == ("done", "old", "new")
+
+
+def test_a_repository_that_is_damaged_itself(found):
+    assert "vae/config.json is damaged" in found["damaged in the repository"]
+    assert "denoiser/diffusion_pytorch_model.safetensors is missing" in found["missing in the repository"]
+
+
+def test_the_ways_of_diffusers(found):
+    assert found["save_pretrained with push_to_hub"] == found["push_to_hub of the pipeline"] == "new"
+    assert found["network"] == "MLPDenoiser"
+
+
+def test_only_the_model_is_uploaded(found, folders):
+    files = found["files"]["user/digits"]
+    assert {"README.md", "manifest.json", "model_index.json", "digits.png", "vae/config.json"} <= set(files)
+    assert not [name for name in files if any(part in name for part in ("checkpoint", "logs", "notes", ".env", ".bin"))]
+    assert not [request for request in found["requests of a pull"] if request.endswith((".py", ".png", "README.md"))]
+
+
+def test_an_exported_pipeline_runs_without_the_package(found, folders):
+    expected = images(mgp.ClassifierGuidedLatentPipeline.from_pretrained(folders["new"]))
+    assert all(torch.equal(pictures, expected) for pictures in found["alone"])
+
+
+class TestPushCommand:
+    @pytest.mark.parametrize("arguments", [("nowhere", "user/x"), ("{}", "user/x"), ("{}/file", "user/x")])
+    def test_refuses_what_is_no_model(self, tmp_path, capsys, arguments):
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(SystemExit) as stop:
+            main(["push", arguments[0].format(tmp_path), arguments[1]])
+        assert stop.value.code == 2
+        assert "error: " in capsys.readouterr().err
+
+    def test_says_that_there_is_no_hub(self, folders, capsys):
+        with pytest.raises(SystemExit):  # the tests run offline
+            main(["push", str(folders["new"]), "user/x"])
+        assert capsys.readouterr().err.strip().startswith("error: The Hub could not be reached for 'user/x'")
+
+
+def test_a_training_result_is_complete(tmp_path):
+    config = VAEConfig(str(tmp_path), network="MLPVAE")
+    mgp.MLPVAE(latent_dim=2, hidden_size=8).save_pretrained(tmp_path)
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "state.json").write_text("{}")
+    save_result(config)
+    assert model_files(tmp_path) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "manifest.json",
+        "train_config.json",
+    ]
+    assert VAEConfig.from_json((tmp_path / "train_config.json").read_text()) == config
+    assert json.loads((tmp_path / "manifest.json").read_text()).keys() == set(model_files(tmp_path)) - {"manifest.json"}

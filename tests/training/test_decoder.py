@@ -1,0 +1,96 @@
+"""Sharpening a decoder: the latents stay, bit for bit, and the decoder learns from both of its losses."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.data.images import load_images
+from mnist_guided_pipeline.data.posteriors import encode_images, latent_statistics
+from mnist_guided_pipeline.storage.assemble import keep_recipes
+from mnist_guided_pipeline.storage.atomic import verify_manifest
+from mnist_guided_pipeline.training.history import read_history
+from training_runs import make_config, train
+
+
+@pytest.fixture(scope="module")
+def vae_folder(digits_folder, tmp_path_factory):
+    """An autoencoder whose latents are not of unit variance before they are normalised."""
+    folder = tmp_path_factory.mktemp("decoder") / "vae"
+    torch.manual_seed(0)
+    vae = mgp.MLPVAE(latent_dim=8, hidden_size=32).eval()
+    with torch.no_grad():
+        vae.encoder[-1].weight.mul_(3.0)
+        vae.encoder[-1].bias.fill_(-2.0)
+    mean, std = latent_statistics(encode_images(vae, load_images(str(digits_folder), "train").images, progress=False))
+    vae.register_to_config(latents_mean=mean, latents_std=std)
+    vae.save_pretrained(folder)
+    (folder / "train_config.json").write_text(json.dumps({"kl_weight": 0.25}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sharpened(vae_folder, digits_folder):
+    folder = vae_folder.with_name("sharpened")
+    settings = {
+        "learning_rate": 1e-2,
+        "lr_scheduler": "constant",
+        "use_ema": False,
+        "validation_steps": 25,
+        "reconstruction_weight": 300.0,
+    }
+    train("decoder", make_config("decoder", digits_folder, folder, vae_path=str(vae_folder), **settings))
+    return folder
+
+
+def test_only_the_decoder_changes(vae_folder, sharpened):
+    before, after = (load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (vae_folder, sharpened))
+    assert before.keys() == after.keys()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed == {name for name in before if name.startswith("decoder.")}
+    first, second = (json.loads((folder / "config.json").read_text()) for folder in (vae_folder, sharpened))
+    assert first["latents_mean"] == second["latents_mean"] and first["latents_std"] == second["latents_std"]
+
+
+def test_it_learns_to_reconstruct(sharpened):
+    losses = [line["test/reconstruction"] for line in read_history(sharpened) if "test/reconstruction" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_the_discriminator_tells_decoded_from_real_images(sharpened):
+    last = [line for line in read_history(sharpened) if "test/logits_real" in line][-1]
+    assert last["test/logits_real"] > last["test/logits_fake"]
+
+
+def test_an_untrained_decoder_takes_the_adversarial_loss_too(vae_folder, digits_folder, tmp_path):
+    """Two runs that differ in the weight of the reconstruction alone end in other decoders."""
+    weights = []
+    for weight in (1e-6, 10.0):
+        folder = tmp_path / f"{weight}"
+        settings = {"vae_path": str(vae_folder), "max_train_steps": 5, "reconstruction_weight": weight}
+        train("decoder", make_config("decoder", digits_folder, folder, **settings))
+        weights.append(load_file(folder / "diffusion_pytorch_model.safetensors")["decoder.0.weight"])
+    start = load_file(vae_folder / "diffusion_pytorch_model.safetensors")["decoder.0.weight"]
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], start)
+
+
+def test_both_recipes_stay_beside_it(vae_folder, sharpened, tiny_pipeline_folder, tmp_path):
+    assert json.loads((sharpened / "vae_train_config.json").read_text()) == {"kl_weight": 0.25}
+    assert verify_manifest(sharpened, ["train_config.json", "vae_train_config.json"])
+    pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tiny_pipeline_folder)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    keep_recipes(tmp_path / "pipeline", {"vae": sharpened})
+    kept = json.loads((tmp_path / "pipeline" / "vae" / "train_config.json").read_text())
+    assert kept["vae_path"] == vae_folder.name and kept["reconstruction_weight"] == 300.0
+    assert json.loads((tmp_path / "pipeline" / "vae" / "vae_train_config.json").read_text()) == {"kl_weight": 0.25}
+    assert verify_manifest(tmp_path / "pipeline", ["vae/train_config.json", "vae/vae_train_config.json"])
+
+
+def test_a_dry_run_writes_nothing(vae_folder, digits_folder, tmp_path):
+    config = make_config("decoder", digits_folder, tmp_path / "dry", vae_path=str(vae_folder))
+    with pytest.raises(SystemExit):
+        train("decoder", dataclasses.replace(config, dry_run=True))
+    assert not (tmp_path / "dry").exists()

@@ -1,0 +1,327 @@
+"""The GAN: its networks, its losses against closed forms, and a training that no layout and no stop changes."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+import mnist_guided_pipeline as mgp
+from conftest import assert_same_after_saving
+from mnist_guided_pipeline.cli import main
+from mnist_guided_pipeline.data.images import load_images
+from mnist_guided_pipeline.evaluation.gan import draw_gan_images, gan_labels
+from mnist_guided_pipeline.evaluation.judge import load_judge
+from mnist_guided_pipeline.evaluation.scores import Reference, score_images
+from mnist_guided_pipeline.training.command_line import parse
+from mnist_guided_pipeline.training.config import GANConfig
+from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, r1_penalty
+from mnist_guided_pipeline.training.presets import GAN_PRESETS
+from mnist_guided_pipeline.training.runtime import make_accelerator
+
+KINDS = {
+    "convolutional": ({"hidden_channels": (8, 8)}, {"hidden_channels": (4, 6), "num_features": 5}),
+    "plain": ({"hidden_sizes": (12, 20)}, {"hidden_sizes": (12, 7)}),
+}
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=[(kind, classes) for kind in KINDS for classes in (None, 3)], ids=str)
+def pair(request) -> tuple[mgp.GANGenerator, mgp.GANDiscriminator, torch.Tensor | None]:
+    """A generator, a discriminator and labels of four images, with and without classes."""
+    kind, num_classes = request.param
+    torch.manual_seed(0)
+    generator = mgp.GANGenerator(latent_dim=6, num_classes=num_classes, **KINDS[kind][0])
+    discriminator = mgp.GANDiscriminator(num_classes=num_classes, **KINDS[kind][1])
+    return generator, discriminator, None if num_classes is None else torch.tensor([0, 1, 2, 1])
+
+
+class TestNetworks:
+    def test_shapes_and_ranges(self, pair):
+        generator, discriminator, labels = pair
+        images = generator(100 * noise(4, 6), labels).sample
+        assert images.shape == (4, 1, 28, 28)
+        assert images.abs().max() <= 1
+        assert discriminator(images, labels).logits.shape == (4,)
+
+    def test_tuples_and_outputs_agree(self, pair):
+        generator, discriminator, labels = pair
+        images = generator(noise(4, 6), labels).sample
+        assert torch.equal(images, generator(noise(4, 6), labels, return_dict=False)[0])
+        logits = discriminator(images, labels).logits
+        assert torch.equal(logits, discriminator(images, labels, return_dict=False)[0])
+
+    def test_an_image_does_not_depend_on_its_batch(self, pair):
+        generator, discriminator, labels = pair
+        generator.train(), discriminator.train()
+        each = [None] * 4 if labels is None else labels.split(1)
+        images = generator(noise(4, 6), labels).sample
+        alone = torch.cat([generator(z, y).sample for z, y in zip(noise(4, 6).split(1), each, strict=True)])
+        assert torch.allclose(images, alone, atol=1e-5)
+        logits = torch.cat([discriminator(x, y).logits for x, y in zip(images.split(1), each, strict=True)])
+        assert torch.allclose(discriminator(images, labels).logits, logits, atol=1e-5)
+
+    def test_every_parameter_has_a_gradient_and_there_are_no_buffers(self, pair):
+        generator, discriminator, labels = pair
+        discriminator(generator(noise(4, 6), labels).sample, labels).logits.square().sum().backward()
+        for network in (generator, discriminator):
+            assert not list(network.buffers())  # an average of the parameters is then the whole network
+            for name, parameter in network.named_parameters():
+                assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+    def test_survive_saving(self, pair, tmp_path):
+        generator, discriminator, labels = pair
+        loaded = assert_same_after_saving(generator, tmp_path)
+        images = generator(noise(4, 6), labels).sample
+        assert torch.allclose(loaded(noise(4, 6), labels).sample, images, atol=1e-5)
+        loaded = assert_same_after_saving(discriminator, tmp_path / "discriminator")
+        assert torch.allclose(loaded(images, labels).logits, discriminator(images, labels).logits, atol=1e-5)
+
+    def test_labels_matter_and_are_wanted_exactly_where_there_are_classes(self, pair):
+        generator, discriminator, labels = pair
+        same_noise, same_image = noise(1, 6).expand(3, 6), noise(1, 1, 28, 28).expand(3, 1, 28, 28)
+        for network, sample in ((generator, same_noise), (discriminator, same_image)):
+            if labels is None:
+                with pytest.raises(ValueError, match="class_labels were given, but this .* has no classes"):
+                    network(sample, torch.arange(3))
+            else:
+                outputs = network(sample, torch.arange(3), return_dict=False)[0].reshape(3, -1)
+                assert torch.pdist(outputs).min() > 1e-4
+                with pytest.raises(ValueError, match="class_labels are missing: this .* has 3 classes"):
+                    network(sample)
+
+    def test_discriminator_adds_the_inner_product_of_class_and_features(self):
+        discriminator = mgp.GANDiscriminator(num_classes=3, **KINDS["plain"][1])
+        images, labels = noise(4, 1, 28, 28), torch.tensor([0, 1, 2, 1])
+        features = discriminator.layers(images)
+        weights = discriminator.head.weight + discriminator.class_embedding.weight[labels]
+        expected = torch.einsum("bd,bd->b", features, weights) + discriminator.head.bias
+        assert torch.allclose(discriminator(images, labels).logits, expected, atol=1e-6)
+
+
+class TestLosses:
+    def test_a_discriminator_that_knows_nothing(self):
+        zeros = torch.zeros(5)
+        assert discriminator_loss(zeros, zeros).item() == pytest.approx(2 * math.log(2))
+        assert generator_loss(zeros).item() == pytest.approx(math.log(2))
+
+    def test_are_cross_entropies(self):
+        real, fake = noise(7), noise(7, seed=1)
+        cross_entropy = nn.BCEWithLogitsLoss()
+        expected = cross_entropy(real, torch.ones(7)) + cross_entropy(fake, torch.zeros(7))
+        assert torch.allclose(discriminator_loss(real, fake), expected)
+        assert torch.allclose(generator_loss(fake), cross_entropy(fake, torch.ones(7)))
+
+    def test_stay_finite_and_keep_their_gradient_where_the_discriminator_is_sure(self):
+        logits = torch.tensor([-1000.0], requires_grad=True)
+        loss = generator_loss(logits)
+        loss.backward()
+        assert loss.item() == 1000
+        assert logits.grad.item() == -1
+
+    def test_the_best_discriminator_is_the_log_ratio_of_the_densities(self):
+        """Three points that the data visit 6, 3 and 1 times, the generator 2, 3 and 5 times."""
+        visits = torch.tensor([6, 3, 1]), torch.tensor([2, 3, 5])
+        logits = (visits[0] / visits[1]).log().requires_grad_()
+        loss = discriminator_loss(*(logits.repeat_interleave(count) for count in visits))
+        assert torch.allclose(torch.autograd.grad(loss, logits)[0], torch.zeros(3), atol=1e-7)
+
+    @pytest.mark.parametrize("gamma", [0.1, 3.0])
+    def test_r1_of_a_linear_discriminator_is_its_squared_weight(self, gamma):
+        weight = noise(784).requires_grad_()
+        images = noise(4, 1, 28, 28, seed=1).requires_grad_()
+        penalty = r1_penalty(images.flatten(1) @ weight + 5.0, images, gamma)
+        assert penalty.item() == pytest.approx(gamma / 2 * weight.square().sum().item(), rel=1e-5)
+        (gradient,) = torch.autograd.grad(penalty, weight)
+        assert torch.allclose(gradient, gamma * weight, rtol=1e-5)
+
+    def test_r1_of_a_quadratic_discriminator(self):
+        images = noise(4, 1, 28, 28).requires_grad_()
+        logits = 0.5 * images.flatten(1).square().sum(dim=1)  # its gradient is the image
+        expected = images.flatten(1).square().sum(dim=1).mean()
+        assert torch.allclose(r1_penalty(logits, images, 2.0), expected)
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The training script as a module."""
+    file = Path(__file__).parents[2] / "training" / "train_gan.py"
+    spec = importlib.util.spec_from_file_location("train_gan", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def train(script, digits_folder, tmp_path):
+    """Train on the digits in this process; returns the run's folder."""
+
+    def run(name: str, **settings) -> Path:
+        config = GANConfig(
+            **{
+                "output_dir": str(tmp_path / name),
+                "dataset_name": str(digits_folder),
+                "network_config": json.dumps({"latent_dim": 8, "hidden_channels": [8, 8], "num_classes": 10}),
+                "discriminator_config": json.dumps({"hidden_channels": [8, 8], "num_features": 16}),
+                "train_batch_size": 8,
+                "max_train_steps": 4,
+                "max_eval_samples": 20,
+                "lr_warmup_steps": 1,
+                "report_to": "none",
+                **settings,
+            }
+        )
+        config.check()
+        accelerator = make_accelerator(config)
+        script.main(config, accelerator)
+        accelerator.end_training()
+        return tmp_path / name
+
+    return run
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of both networks of a run."""
+    names = ("", "discriminator")
+    files = {name: load_file(folder / name / "diffusion_pytorch_model.safetensors") for name in names}
+    return {f"{name}/{key}": tensor for name in names for key, tensor in files[name].items()}
+
+
+class TestTraining:
+    def test_writes_a_plain_folder_with_the_discriminator_beside(self, train):
+        folder = train("run")
+        generator = mgp.GANGenerator.from_pretrained(folder)
+        discriminator = mgp.GANDiscriminator.from_pretrained(folder / "discriminator")
+        assert generator.config.num_classes == discriminator.config.num_classes == 10
+        labels = torch.tensor([3, 7])
+        assert discriminator(generator(noise(2, 8), labels).sample, labels).logits.isfinite().all()
+        text = (folder / "train_config.json").read_text()
+        assert GANConfig.from_json(text).to_json() == text
+        lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        assert {line["step"] for line in lines} == {4}
+        logged = set().union(*lines)
+        assert {"discriminator_loss", "generator_loss", "r1", "logits_real", "logits_fake"} <= logged
+
+    @pytest.mark.parametrize("gamma", [0.0, 1.0])
+    def test_accumulation_changes_nothing(self, train, gamma):
+        settings = {"r1_gamma": gamma, "adam_epsilon": 1e-3}  # or Adam blows the rounding of tiny gradients up
+        whole = weights(train("whole", **settings))
+        parts = weights(train("parts", **settings, train_batch_size=2, gradient_accumulation_steps=4))
+        other = weights(train("other", **settings, seed=1))
+        for name, tensor in whole.items():
+            assert torch.allclose(parts[name], tensor, atol=1e-6), (name, (parts[name] - tensor).abs().max())
+        assert max((other[name] - tensor).abs().max() for name, tensor in whole.items()) > 1e-2
+
+    def test_a_resumed_run_equals_one_that_never_stopped(self, train):
+        settings = {"checkpointing_steps": 2, "checkpoints_total_limit": None}
+        whole = train("run", **settings)
+        expected = weights(whole)
+        resumed = weights(train("again", **settings, resume_from_checkpoint=str(whole / "checkpoint-2")))
+        assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
+
+    def test_the_generator_learns(self, train, digits_folder):
+        """Its images come nearer to the digits in the mean, which only the discriminator can tell it."""
+        real = load_images(digits_folder, "train").images.float() / 255
+        plain = {
+            "network_config": '{"latent_dim": 8, "hidden_sizes": [64]}',
+            "discriminator_config": '{"hidden_sizes": [64]}',
+        }
+        distance = {}
+        for steps in (1, 150):
+            folder = train(f"after {steps}", **plain, max_train_steps=steps, train_batch_size=64, ema_decay=0.98)
+            fake = torch.cat(list(draw_gan_images(mgp.GANGenerator.from_pretrained(folder), 500))).float() / 255
+            distance[steps] = (fake.mean(dim=0) - real.mean(dim=0)).norm()
+        assert distance[150] < 0.6 * distance[1]
+
+    def test_another_number_of_classes_is_refused(self, train):
+        with pytest.raises(ValueError, match="num_classes 3, the data set has 10 classes"):
+            train("run", network_config='{"num_classes": 3}')
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--r1_gamma", "-1"], "r1_gamma must not be negative, got -1"),
+            (["--r1_gamma", "nan"], "r1_gamma must not be negative, got nan"),
+            (["--discriminator_config", "3"], "discriminator_config must be a JSON object"),
+            (["--discriminator_config", '{"num_classes": 10}'], "give num_classes in network_config alone"),
+            (["--preset", "none"], "preset must be one of default, text"),
+        ],
+    )
+    def test_bad_ones(self, options, message, capsys):
+        with pytest.raises(SystemExit) as stop:
+            parse(GANConfig, ["--output_dir", "unused", *options], presets=GAN_PRESETS)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", GAN_PRESETS)
+    def test_presets_make_networks(self, name):
+        config = parse(GANConfig, ["--preset", name, "--output_dir", "unused"], presets=GAN_PRESETS)
+        generator = mgp.GANGenerator(**config.network_arguments)
+        classes = generator.config.num_classes
+        discriminator = mgp.GANDiscriminator(**{"num_classes": classes, **config.discriminator_arguments})
+        labels = gan_labels(generator, 2)
+        images = generator(noise(2, generator.config.latent_dim), labels).sample
+        assert discriminator(images, labels).logits.shape == (2,)
+
+
+@pytest.fixture
+def generator() -> mgp.GANGenerator:
+    torch.manual_seed(0)
+    return mgp.GANGenerator(latent_dim=4, hidden_sizes=(8,), num_classes=10).eval()
+
+
+class TestDrawing:
+    def test_an_image_depends_on_its_number_alone(self, generator):
+        whole = torch.cat(list(draw_gan_images(generator, 25)))
+        cut = torch.cat(list(draw_gan_images(generator, 25, chunk_size=7)))
+        fewer = torch.cat(list(draw_gan_images(generator, 10)))
+        assert whole.shape == (25, 28, 28) and whole.dtype == torch.uint8
+        assert (whole.int() - cut.int()).abs().max() <= 1
+        assert (whole[:10].int() - fewer.int()).abs().max() <= 1
+        assert not torch.equal(whole, torch.cat(list(draw_gan_images(generator, 25, seed=1))))
+
+    def test_bad_numbers(self, generator):
+        with pytest.raises(ValueError, match="num_images must be an integer of at least 1, got 0"):
+            next(draw_gan_images(generator, 0))
+
+    def test_images_without_wanted_classes_are_scored(self, digits_folder):
+        train, test = (load_images(digits_folder, split) for split in ("train", "test"))
+        reference = Reference.of(train, test, judge := load_judge())
+        figures = score_images(test.images.split(100), None, judge, reference, check_memorisation=False)
+        assert "accuracy" not in figures and figures["judge_fid"]["value"] == pytest.approx(0, abs=1e-6)
+        predicted = reference.judgement.probabilities.argmax(dim=1)
+        for index, name in enumerate(test.class_names):
+            shares = figures["class_shares"][name]
+            assert shares["value"] == (predicted == index).double().mean().item()
+            assert shares["num_images"] == len(test)
+
+
+class TestFigure:
+    @pytest.mark.parametrize("num_classes", [None, 10])
+    def test_draws_a_row_a_class(self, tmp_path, num_classes, capsys):
+        mgp.GANGenerator(latent_dim=4, hidden_sizes=(8,), num_classes=num_classes).save_pretrained(tmp_path / "gan")
+        command = ["figure", "gan-samples", "--gan", str(tmp_path / "gan"), "--num_rows", "3", "--num_columns", "4"]
+        main([*command, "--output", str(tmp_path / "samples.png")])
+        main([*command, "--output", str(tmp_path / "path.png"), "--interpolate"])
+        assert f"{(num_classes or 3) * 4} images" in capsys.readouterr().out
+        samples, path = (Image.open(tmp_path / name) for name in ("samples.png", "path.png"))
+        assert samples.size == path.size
+        assert samples.tobytes() != path.tobytes()
+
+    def test_bad_folders(self, tmp_path, capsys):
+        mgp.GANDiscriminator(hidden_sizes=(8,)).save_pretrained(tmp_path / "other")
+        for folder, message in (("nothing", "has no config.json"), ("other", "holds a GANDiscriminator, not a GAN")):
+            with pytest.raises(SystemExit) as stop:
+                main(["figure", "gan-samples", "--gan", str(tmp_path / folder), "--output", str(tmp_path / "x.png")])
+            assert stop.value.code == 2
+            assert message in capsys.readouterr().err

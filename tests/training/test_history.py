@@ -1,0 +1,42 @@
+"""The history of a run holds what was logged, and a resumed run's is that of a run that never stopped."""
+
+import json
+
+from accelerate import Accelerator
+
+from mnist_guided_pipeline.training.history import HISTORY_FILE, HistoryTracker, read_history
+from mnist_guided_pipeline.training.tracking import start_trackers
+
+
+def start(folder, step=0) -> Accelerator:
+    accelerator = Accelerator(cpu=True, log_with=[HistoryTracker(folder)])
+    start_trackers(accelerator, "project", {"learning_rate": 1e-3, "path": None}, step)
+    return accelerator
+
+
+def test_events_come_back_in_order(tmp_path):
+    accelerator = start(tmp_path / "run")
+    accelerator.log({"loss": 1.5, "note": "text"}, step=1)
+    accelerator.log({"loss": 0.5, "test/loss": 0.25}, step=2)
+    assert read_history(tmp_path / "run") == [{"step": 1, "loss": 1.5}, {"step": 2, "loss": 0.5, "test/loss": 0.25}]
+
+
+def test_a_new_run_starts_anew(tmp_path):
+    start(tmp_path).log({"loss": 1.0}, step=1)
+    start(tmp_path)
+    assert read_history(tmp_path) == []
+
+
+def test_a_resumed_run_cuts_what_came_after_its_checkpoint(tmp_path):
+    accelerator = start(tmp_path)
+    for step in (10, 20, 30):
+        accelerator.log({"loss": float(step)}, step=step)
+    with open(tmp_path / HISTORY_FILE, "a") as file:
+        file.write(json.dumps({"step": 40, "loss": 1.0})[:9])  # killed while writing
+    accelerator = start(tmp_path, step=20)
+    accelerator.log({"loss": 30.0}, step=30)
+    assert [event["step"] for event in read_history(tmp_path)] == [10, 20, 30]
+
+
+def test_a_folder_without_history(tmp_path):
+    assert read_history(tmp_path) == []

@@ -1,0 +1,89 @@
+"""Images drawn while a denoiser is trained: what the pipeline would draw, the same noise every time."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.seeding import keyed_generator
+from mnist_guided_pipeline.training.config import DenoiserConfig
+from mnist_guided_pipeline.training.noise import TrainingNoise
+from mnist_guided_pipeline.training.validation_samples import validation_samples
+from training_runs import make_config, train
+
+
+def networks(num_classes=None):
+    torch.manual_seed(0)
+    vae = mgp.MLPVAE(latent_dim=4, hidden_size=16)
+    return mgp.MLPDenoiser((4,), hidden_size=16, num_classes=num_classes), vae
+
+
+def logged(folder):
+    """The updates whose samples TensorBoard has."""
+    steps = []
+    for file in folder.rglob("events.out.tfevents*"):
+        events = EventAccumulator(str(file), size_guidance={"images": 0})
+        events.Reload()
+        if "samples" in events.Tags()["images"]:
+            steps += [event.step for event in events.Images("samples")]
+    return steps
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "flow_prediction"])
+def test_they_are_the_same_every_time_and_leave_the_network_and_the_generator_as_they_were(prediction_type):
+    denoiser, vae = networks(num_classes=10)
+    noise = TrainingNoise(DenoiserConfig("", prediction_type=prediction_type)).scheduler
+    denoiser.train()
+    state = torch.get_rng_state()
+    images = validation_samples(denoiser, vae, noise, 20, seed=3)
+    assert images.shape == (20, 28, 28) and images.dtype == torch.uint8
+    assert denoiser.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(validation_samples(denoiser, vae, noise, 20, seed=3), images)
+    assert not torch.equal(validation_samples(denoiser, vae, noise, 20, seed=4), images)
+
+
+def test_a_conditional_denoiser_draws_as_many_of_each_class_in_order():
+    denoiser, vae = networks(num_classes=10)
+    noise = TrainingNoise(DenoiserConfig("")).scheduler
+    pipe = mgp.ClassifierGuidedLatentPipeline(vae, denoiser.eval(), None, noise)
+    pipe.scheduler = pipe.make_scheduler(DDIMScheduler)
+    start = torch.randn(20, 4, generator=keyed_generator(0, "samples"))
+    classes = [index // 2 for index in range(20)]
+    expected = pipe(classes, num_inference_steps=20, latents=start, output_type="pt").images
+    found = validation_samples(denoiser, vae, noise, 20, seed=0)
+    assert torch.equal(found, (expected[:, 0] * 255).round().to(torch.uint8))
+    assert not torch.equal(found, validation_samples(*networks(), noise, 20, seed=0))
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_training_logs_them_with_every_validation(digits_folder, tmp_path, count):
+    changes = {
+        "report_to": "tensorboard",
+        "num_validation_images": count,
+        "max_train_steps": 4,
+        "validation_steps": 2,
+        "lr_warmup_steps": 0,
+    }
+    train("denoiser", make_config("denoiser", digits_folder, tmp_path, **changes, checkpointing_steps=None))
+    assert logged(tmp_path) == ([2, 4] if count else [])
+
+
+def test_points_are_no_images(tmp_path):
+    settings = {"network": "PointDenoiser", "network_config": '{"hidden_size": 8}'}
+    settings |= {
+        "report_to": "tensorboard",
+        "max_train_steps": 2,
+        "validation_steps": 1,
+        "snr_gamma": None,
+        "lr_warmup_steps": 0,
+    }
+    train("denoiser", make_config("denoiser", "points:moons", tmp_path, **settings, checkpointing_steps=None))
+    assert logged(tmp_path) == []
+    assert (tmp_path / "config.json").exists()
+
+
+def test_a_negative_number_is_refused():
+    with pytest.raises(ValueError, match="num_validation_images must not be negative, got -1; 0 draws none"):
+        DenoiserConfig("", num_validation_images=-1).check()
