@@ -1,0 +1,216 @@
+"""Saving and loading of a pipeline: whole or not at all, and nothing but JSON and safetensors."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import logging
+from huggingface_hub import create_repo, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, standing_folder, write_manifest
+from .safety import PACKAGE, check_pipeline, installed_names
+
+__all__ = ["SafeStorage", "download_snapshot"]
+
+logger = logging.get_logger(__name__)
+
+_INSTALLED = __name__.partition(".")[0] == PACKAGE
+if _INSTALLED:  # diffusers then names the package, and not the module, as the home of a saved network
+    LOADABLE_CLASSES[PACKAGE] = {
+        base: ["save_pretrained", "from_pretrained"] for base in ("ModelMixin", "SchedulerMixin", "DiffusionPipeline")
+    }
+_HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
+
+
+class SafeStorage(DiffusionPipeline):
+    """Strict loading and atomic saving, with the options of ``DiffusionPipeline``."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """Load a pipeline from a folder or a Hub id; see ``DiffusionPipeline.from_pretrained`` for the options.
+
+        Only JSON and safetensors are read, and everything is checked first (``safety.py``). No code of the folder or
+        repository is run, also not of an exported one.
+
+        Raises:
+            IntegrityError: a file is missing, damaged or does not fit the others; the message names it.
+            ValueError: pickled weights are asked for; only safetensors are read.
+        """
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise ValueError("use_safetensors must be True: pickled weights can run code, so they are not read.")
+        name = os.fspath(pretrained_model_name_or_path)
+        if not _INSTALLED:  # as remote code: the classes of the components are not importable by name
+            return super().from_pretrained(name, **kwargs)
+        folder = standing_folder(name)
+        remote = not folder.is_dir()
+        if remote and _looks_like_a_path(name):
+            raise FileNotFoundError(f"{name!r} is neither a folder nor a Hub id such as 'user/name'.")
+        if remote:
+            options = {key: kwargs.pop(key) for key in _HUB_OPTIONS if key in kwargs}
+            folder = Path(cls.download(name, variant=kwargs.get("variant"), **options))
+        try:
+            check_pipeline(folder, cls, kwargs, kwargs.get("variant"))
+        except IntegrityError as error:
+            if remote and error.file is not None:
+                raise _forgotten(error, name) from error
+            raise
+        pipe = super().from_pretrained(str(folder), **kwargs)
+        pipe.register_to_config(_name_or_path=name)
+        return pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
+        """A pipeline on the components and settings of another; see ``DiffusionPipeline.from_pipe`` for the options.
+
+        The networks are shared, not copied, and brought to ``torch_dtype``, which is float32 where it is left out.
+
+        Args:
+            pipeline: the other one.
+            kwargs: components and settings in place of its own, and ``torch_dtype``.
+        """
+        # diffusers takes over a network whose very class a type hint names; here any class will do, so all are given
+        known = inspect.signature(cls.__init__).parameters
+        components = {name: component for name, component in pipeline.components.items() if name in known}
+        return super().from_pipe(pipeline, **components | kwargs)
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """Download a pipeline's JSON and safetensors files, and no code; see ``DiffusionPipeline.download``.
+
+        Returns:
+            The folder in the cache; all of its files are of one commit.
+        """
+        options = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
+        return download_snapshot(pretrained_model_name, kwargs.get("variant"), **options)
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """The pipeline's index; exported code is named as the installed classes, which take its place."""
+        config = super().load_config(*args, **kwargs)
+        return installed_names(config) if _INSTALLED and isinstance(config, dict) else config
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save to a folder, in safetensors only; see ``DiffusionPipeline.save_pretrained`` for the options.
+
+        The folder is replaced as a whole: whoever reads it, after a crash too, finds the old pipeline or the new one.
+        Files of it that are not the pipeline's stay. A manifest of SHA-256 sums is written, which loading compares.
+        """
+        target = Path(save_directory).resolve()
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(f"save_directory {str(save_directory)!r} is a file; name a folder.")
+        if not safe_serialization:
+            logger.warning("safe_serialization=False is not followed: weights are written as safetensors only.")
+        hub_options = {name: kwargs.pop(name) for name in ("private", "token") if name in kwargs}
+        commit_options = {name: kwargs.pop(name) for name in ("commit_message", "create_pr") if name in kwargs}
+        repo_id = kwargs.pop("repo_id", target.name)
+        if push_to_hub:
+            repo_id = create_repo(repo_id, exist_ok=True, **hub_options).repo_id  # what fails, fails early
+        with atomic_folder(target) as partial:
+            super().save_pretrained(
+                partial, safe_serialization=True, variant=variant, max_shard_size=max_shard_size, **kwargs
+            )
+            _keep_other_files(target, partial, variant)
+        if push_to_hub:
+            self.push_to_hub(repo_id, variant=variant, **hub_options, **commit_options)
+
+
+def download_snapshot(repo_id: str, variant: str | None = None, **options: Any) -> str:
+    """Download JSON and safetensors files of one commit of a Hub repository.
+
+    Args:
+        repo_id: Hub id.
+        variant: also the weights of this variant.
+        options: as for ``huggingface_hub.snapshot_download``.
+
+    Raises:
+        ConnectionError: the download was interrupted.
+        OSError: the repository, the revision or (without a network) the cached copy is not there.
+    """
+    patterns = ["*.json", "*.safetensors"] if variant else ["*.json", "*model.safetensors", "*-of-?????.safetensors"]
+    try:
+        return snapshot_download(repo_id, allow_patterns=patterns, **options)
+    except LocalEntryNotFoundError as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise LocalEntryNotFoundError(
+            f"{repo_id!r} cannot be had whole from the Hub, nor from the cache: {error}{cause}"
+        ) from error
+    except (OSError, ValueError):
+        raise  # of huggingface_hub, which names the repository and the revision
+    except Exception as error:  # of its HTTP library, which changes between versions
+        with contextlib.suppress(LocalEntryNotFoundError):
+            cached = snapshot_download(repo_id, allow_patterns=patterns, **{**options, "local_files_only": True})
+            logger.warning("The Hub cannot be reached (%s); the copy of %r in the cache is used.", error, repo_id)
+            return cached
+        raise ConnectionError(
+            f"The download of {repo_id!r} from the Hub was interrupted ({type(error).__name__}: {error}). Nothing "
+            "unfinished is used; run it again, and it goes on where it stopped."
+        ) from error
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep != "/" and os.sep in name
+
+
+def _forgotten(error: IntegrityError, repo_id: str) -> IntegrityError:
+    """The same error, once the damaged file is gone from the Hub cache, so that the next load fetches it anew."""
+    file = error.file
+    if file is not None and (file.is_symlink() or file.is_file()):
+        blob = file.resolve()
+        file.unlink()
+        if blob != file:
+            blob.unlink(missing_ok=True)
+    return IntegrityError(f"{error.message} This copy of {repo_id!r} was removed from the cache; load it again.", file)
+
+
+def _keep_other_files(old: Path, new: Path, variant: str | None) -> None:
+    """List the new pipeline in its manifest, and take over what else the old folder held.
+
+    Stale weights of the variant that is written anew stay behind; other variants stay, and stay listed.
+    """
+    written = {file.relative_to(new).as_posix() for file in new.rglob("*") if file.is_file()}
+    others = {
+        file.relative_to(old).as_posix(): file
+        for file in old.rglob("*")
+        if (file.is_symlink() or file.is_file()) and file != old / MANIFEST
+    }
+    others = {
+        name: file for name, file in others.items() if name not in written and not _is_stale(name, written, variant)
+    }
+    known: dict[str, str] = {}
+    with contextlib.suppress(IntegrityError):  # a damaged old manifest has nothing to say about the new folder
+        known = {name: sum for name, sum in (read_manifest(old) or {}).items() if name in others}
+    write_manifest(new, sorted(written), known)
+    for name, file in others.items():
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, new / name, follow_symlinks=False)
+        except OSError:  # a file system without links
+            shutil.copy2(file, new / name, follow_symlinks=False)
+    if old.is_dir():
+        shutil.copymode(old, new)
+
+
+def _is_stale(name: str, written: set[str], variant: str | None) -> bool:
+    """Whether a file holds weights that the component has written anew in other files."""
+    folder, _, file = name.rpartition("/")
+    middle = re.escape(f".{variant}") if variant else ""
+    pattern = rf"diffusion_pytorch_model({middle}(-\d+-of-\d+)?\.\w+|\.\w+\.index{middle}\.json)"
+    replaced = bool(folder) and any(other.startswith(f"{folder}/") for other in written)
+    return replaced and re.fullmatch(pattern, file) is not None

@@ -1,0 +1,191 @@
+r"""Variational autoencoders for 28x28 grey images, with the interface of diffusers' ``AutoencoderKL``.
+
+The encoder gives the mean and log-variance of a Gaussian q(z | x), the decoder the image. They are trained with the
+negative evidence lower bound (Kingma and Welling 2014, https://arxiv.org/abs/1312.6114, equation 10), with a weight
+on its second term (Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl):
+
+    reconstruction(x, decode(z)) + kl_weight * KL(q(z | x) || N(0, I)),        z ~ q(z | x).
+
+Images are in model range [-1, 1]. The decoder ends in a sigmoid, so ``decode`` returns values inside that range;
+``decode_logits`` gives what is before the sigmoid, for a stable binary cross-entropy.
+
+A diffusion model wants latents of unit variance. ``config.latents_mean`` and ``config.latents_std`` hold the
+statistics that were fitted after training, one entry a channel (or a dimension of a vector latent); nothing else in
+the package stores them.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor, nn
+
+__all__ = ["ConvVAE", "LatentGaussian", "MLPVAE"]
+
+_PIXELS = 28 * 28
+
+
+class LatentGaussian(DiagonalGaussianDistribution):
+    """A diagonal Gaussian over latents of any shape; diffusers' own sums its KL over images only."""
+
+    def kl(self, other: DiagonalGaussianDistribution | None = None) -> Tensor:
+        """KL divergence in nats (B,), to ``other`` or to the standard Gaussian."""
+        if self.deterministic:
+            return self.mean.new_zeros(self.mean.shape[0])
+        if other is None:
+            terms = self.mean**2 + self.var - 1.0 - self.logvar
+        else:
+            terms = (self.mean - other.mean) ** 2 / other.var + self.var / other.var - 1.0 - self.logvar + other.logvar
+        return 0.5 * terms.flatten(1).sum(dim=1)
+
+
+class _Autoencoder(ModelMixin, ConfigMixin):
+    """What both autoencoders share: the interface. Subclasses define ``encoder`` and ``decoder``."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    @apply_forward_hook
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[LatentGaussian]:
+        """Images (B, 1, 28, 28) in [-1, 1] to the Gaussian ``latent_dist`` over (B, *latent_shape), not normalised."""
+        posterior = LatentGaussian(self.encoder(x), deterministic=not self.config.variational)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def decode_logits(self, z: Tensor) -> Tensor:
+        """Latents (B, *latent_shape) to logits (B, 1, 28, 28) of pixel intensity."""
+        return self.decoder(z).reshape(-1, 1, 28, 28)
+
+    @apply_forward_hook
+    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        """Latents (B, *latent_shape), not normalised, to images (B, 1, 28, 28) in [-1, 1]."""
+        images = 2.0 * torch.sigmoid(self.decode_logits(z)) - 1.0
+        return DecoderOutput(sample=images) if return_dict else (images,)
+
+    def forward(
+        self,
+        sample: Tensor,
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> DecoderOutput | tuple[Tensor]:
+        """Reconstruct images (B, 1, 28, 28) in [-1, 1], from the posterior's mean or from a draw of it."""
+        posterior = self.encode(sample).latent_dist
+        z = posterior.sample(generator) if sample_posterior else posterior.mode()
+        return self.decode(z, return_dict=return_dict)
+
+
+class MLPVAE(_Autoencoder):
+    """Fully connected VAE with a vector latent: 784 - hidden - latent_dim and back.
+
+    Args:
+        latent_dim: size of the latent vector.
+        hidden_size: width of the hidden layer on both sides.
+        variational: False makes a plain autoencoder, whose posterior is a point.
+        latents_mean: fitted mean of each latent dimension, for normalisation.
+        latents_std: fitted standard deviation of each latent dimension.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_dim: int = 16,
+        hidden_size: int = 400,
+        variational: bool = True,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+    ):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Flatten(), nn.Linear(_PIXELS, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 2 * latent_dim)
+        )
+        self.decoder = nn.Sequential(nn.Linear(latent_dim, hidden_size), nn.ReLU(), nn.Linear(hidden_size, _PIXELS))
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one latent."""
+        return (self.config.latent_dim,)
+
+
+class _ResidualConv(nn.Module):
+    """Two 3x3 convolutions with group normalisation, added to their input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class ConvVAE(_Autoencoder):
+    """Convolutional VAE, 28 -> 14 -> 7, with a spatial latent (C, 7, 7) or a vector latent.
+
+    Args:
+        latent_channels: channels of the 7x7 latent; ignored with ``latent_dim``.
+        latent_dim: with a number, the 7x7 features are mapped to a vector latent of this size.
+        hidden_channels: channels at 14x14 and at 7x7, multiples of 8.
+        num_res_blocks: residual blocks at 7x7, on each side.
+        variational: False makes a plain autoencoder, whose posterior is a point.
+        latents_mean: fitted mean of each latent channel (or dimension), for normalisation.
+        latents_std: fitted standard deviation of each latent channel (or dimension).
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 4,
+        latent_dim: int | None = None,
+        hidden_channels: tuple[int, int] = (32, 64),
+        num_res_blocks: int = 1,
+        variational: bool = True,
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+    ):
+        super().__init__()
+        outer, inner = hidden_channels
+        features = inner * 7 * 7
+        to_latent: list[nn.Module]
+        from_latent: list[nn.Module]
+        if latent_dim is None:
+            to_latent = [nn.Conv2d(inner, 2 * latent_channels, 1)]
+            from_latent = [nn.Conv2d(latent_channels, inner, 3, padding=1)]
+        else:
+            to_latent = [nn.Flatten(), nn.Linear(features, 2 * latent_dim)]
+            from_latent = [nn.Linear(latent_dim, features), nn.Unflatten(1, (inner, 7, 7))]
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, outer, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(outer, inner, 4, stride=2, padding=1),
+            *(_ResidualConv(inner) for _ in range(num_res_blocks)),
+            nn.GroupNorm(8, inner),
+            nn.SiLU(),
+            *to_latent,
+        )
+        self.decoder = nn.Sequential(
+            *from_latent,
+            *(_ResidualConv(inner) for _ in range(num_res_blocks)),
+            nn.GroupNorm(8, inner),
+            nn.SiLU(),
+            nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1),
+            nn.GroupNorm(8, outer),
+            nn.SiLU(),
+            nn.ConvTranspose2d(outer, 1, 4, stride=2, padding=1),
+        )
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one latent."""
+        if self.config.latent_dim is not None:
+            return (self.config.latent_dim,)
+        return (self.config.latent_channels, 7, 7)
