@@ -12,13 +12,13 @@ import diffusers
 import torch
 from diffusers import ModelMixin, SchedulerMixin
 
-from ..evaluation.records import public_name
 from ..models.probe import check_label_effect
 from ..sampling.noise import training_levels
 from ..sampling.pipeline import ClassifierGuidedLatentPipeline
 from ..sampling.schedulers import SUPPORTED, describe_noise
 from .atomic import write_listed
 from .loading import load_network
+from .places import public_name
 
 __all__ = ["assemble_pipeline", "keep_recipes"]
 

@@ -10,6 +10,7 @@ from diffusers import ModelMixin
 
 from .atomic import verify_manifest
 from .pipelines import download_snapshot
+from .places import find_folder
 from .safety import check_network, warn_without_manifest
 from .weight_files import read_json, weight_files
 
@@ -27,18 +28,19 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
         options: passed to ``from_pretrained``, such as ``torch_dtype``, ``variant``, ``subfolder`` or ``revision``.
 
     Raises:
-        FileNotFoundError: a path that looks like a folder is none.
+        FileNotFoundError: the path is neither a folder nor a Hub id.
         IntegrityError: a file is missing, damaged or does not fit the others; the message names it.
         ValueError: the folder names a class that is not one of this package.
     """
     import mnist_guided_pipeline as package
 
     path = os.fspath(path)
-    if not os.path.isdir(path):
-        if path.startswith((".", "/", "~")):
-            raise FileNotFoundError(f"There is no folder {path!r}.")
+    found_folder = find_folder(path)
+    if found_folder is None:
         hub_options = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
         path = download_snapshot(path, options.get("variant"), **hub_options)
+    else:
+        path = os.fspath(found_folder)
     subfolder = options.pop("subfolder", None)
     if component is not None and os.path.isfile(os.path.join(path, "model_index.json")):
         subfolder = component

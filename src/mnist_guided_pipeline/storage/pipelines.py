@@ -18,7 +18,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ..sampling import pipeline as sampling
 from ..weights import DEFAULT_FOLDER
-from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, standing_folder, write_manifest
+from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, write_manifest
+from .places import find_folder
 from .safety import PACKAGE, check_pipeline, installed_names
 
 __all__ = ["ClassifierGuidedLatentPipeline", "download_snapshot", "load_default"]
@@ -52,11 +53,9 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise ValueError("use_safetensors must be True: pickled weights can run code, so they are not read.")
         name = os.fspath(pretrained_model_name_or_path)
-        folder = standing_folder(name)
-        remote = not folder.is_dir()
-        if remote and _looks_like_a_path(name):
-            raise FileNotFoundError(f"{name!r} is neither a folder nor a Hub id such as 'user/name'.")
-        if remote:
+        folder = find_folder(name)
+        remote = folder is None
+        if folder is None:
             options = {key: kwargs.pop(key) for key in _HUB_OPTIONS if key in kwargs}
             folder = Path(cls.download(name, variant=kwargs.get("variant"), **options))
         try:
@@ -176,10 +175,6 @@ def download_snapshot(repo_id: str, variant: str | None = None, **options: Any) 
             f"The download of {repo_id!r} from the Hub was interrupted ({type(error).__name__}: {error}). Nothing "
             "unfinished is used; run it again, and it goes on where it stopped."
         ) from error
-
-
-def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep != "/" and os.sep in name
 
 
 def _forgotten(error: IntegrityError, repo_id: str) -> IntegrityError:
