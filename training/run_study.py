@@ -32,7 +32,7 @@ from mnist_guided_pipeline.evaluation.scores import figure as figure_of
 from mnist_guided_pipeline.evaluation.studies import check_judge, file_table
 from mnist_guided_pipeline.evaluation.tables import render_view
 from mnist_guided_pipeline.figures.images import image_rows
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.storage.places import public_name
 from mnist_guided_pipeline.training.config import TrainingConfig
 from mnist_guided_pipeline.training.history import training_seconds

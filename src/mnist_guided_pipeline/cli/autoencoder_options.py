@@ -23,7 +23,7 @@ def load_autoencoder(path: str, argument: str = "--vae", device: str | None = No
     import torch
     from diffusers.utils import logging
 
-    from ..storage.loading import load_network
+    from ..storage.pipelines import load_network
 
     check_autoencoder_path(path, argument)
     logging.disable_progress_bar()

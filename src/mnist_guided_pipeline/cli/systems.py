@@ -81,7 +81,7 @@ def systems(
     from ..evaluation.tables import render_view
     from ..figures.images import image_rows
     from ..models.gan import GANGenerator
-    from ..storage.loading import load_network
+    from ..storage.pipelines import load_network
     from ..training.history import training_seconds
 
     read_runs(output)
