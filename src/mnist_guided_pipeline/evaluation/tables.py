@@ -20,22 +20,19 @@ __all__ = ["MARKER", "find_runs", "markdown_table", "render_document", "render_v
 
 Runs = dict[str, dict[str, Any]]
 
-MARKER = re.compile(r"<!-- metrics:(?P<name>\S+)(?P<view>[^>]*?) -->(?P<body>.*?)<!-- /metrics -->", re.DOTALL)
-_OPENING = "<!-- metrics:"
+MARKER = re.compile(
+    r"(?P<opening><!-- metrics:(?P<name>\S+)(?P<view>[^>]*?) -->)(?P<body>.*?)<!-- /metrics -->", re.DOTALL
+)
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def _signed_power(value: float) -> str:
-    return f"{value:.1e}" if abs(value) < 1e-2 else f"{value:.3f}"
-
-
 _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "accuracy": ("accuracy", _percent),
     "judge_fid": ("judge-FID", "{:.3f}".format),
-    "judge_kid": ("judge-KID", _signed_power),
+    "judge_kid": ("judge-KID", "{:.1e}".format),
     "judge_precision": ("precision", "{:.3f}".format),
     "judge_recall": ("recall", "{:.3f}".format),
     "judge_density": ("density", "{:.3f}".format),
@@ -58,15 +55,15 @@ def render_document(text: str, runs: Runs) -> str:
     Raises:
         ValueError: a marker without an end, or one that names no run or figure.
     """
-    if text.count(_OPENING) != len(MARKER.findall(text)):
+    if text.count("<!-- metrics:") != len(MARKER.findall(text)):
         raise ValueError("a marker <!-- metrics:... --> has no end; close each with <!-- /metrics -->.")
 
     def replace(match: re.Match[str]) -> str:
         view, *columns = match["view"].split() or ["table"]
         rendered = render_view(runs, match["name"], view, columns)
-        opening = match[0][: match[0].index("-->") + 3]
-        in_line = "\n" not in match["body"]
-        return f"{opening}{rendered if in_line else f'{chr(10)}{rendered}{chr(10)}'}<!-- /metrics -->"
+        if "\n" in match["body"]:  # else it stands in a sentence
+            rendered = f"\n{rendered}\n"
+        return f"{match['opening']}{rendered}<!-- /metrics -->"
 
     return MARKER.sub(replace, text)
 
