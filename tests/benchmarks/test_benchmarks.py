@@ -203,8 +203,8 @@ def test_sampling_is_filed_and_planned_from(few, tmp_path, tiny_pipeline_folder,
     table = render_view(read_runs(file), "benchmark-sampling", "rows")
     assert table in capsys.readouterr().out
     assert table.count("\n") == len(rows) + 1
-    timed = render_view(read_runs(file), "benchmark-sampling", "timed")
-    assert record["command"] in timed and "medians of 1 rounds" in timed and torch.__version__ in timed
+    timed = render_view(read_runs(file), "benchmark-sampling", "provenance")
+    assert record["command"] in timed and "rounds 1" in timed and torch.__version__ in timed
 
 
 def test_every_public_name_has_a_home():

@@ -396,7 +396,7 @@ class TestQualityAgainstTrainingTime:
         assert len({record["model"]["fingerprint"] for record in records.values()}) == 3
         assert all("study training-time" in record["command"] for record in records.values())
         assert figure.is_file()
-        render_document("<!-- metrics:study-training-time named -->\n<!-- /metrics -->", records)
+        render_document("<!-- metrics:study-training-time -->\n<!-- /metrics -->", records)
 
     def test_a_folder_without_steps_is_refused(self, study, capsys):
         assert "must be a folder that train_pipeline.py wrote" in refused(capsys, study, "training-time")

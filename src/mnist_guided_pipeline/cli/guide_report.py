@@ -98,7 +98,8 @@ def guide_report(
         "machine": machine(pipe.device, 1),
         "figures": figures,
     }
-    print(render_view({name: record}, name, "guide"))
+    for part in figures:
+        print(render_view({name: record}, name, part))
     save_figure(guide_report_figure(**figures), output)
     if metrics is not None:
         write_run(metrics, name, record)

@@ -55,7 +55,7 @@ def scheduler_table(
         "settings": {"num_images": num_images, "seed": seed},
         "versions": versions(),
         "machine": machine(pipe.device, 1),
-        "figures": table,
+        "figures": {"rows": table},
     }
     write_run(output, "scheduler-table", record)
-    print(render_view({"scheduler-table": record}, "scheduler-table", "schedulers"))
+    print(render_view({"scheduler-table": record}, "scheduler-table", "rows"))

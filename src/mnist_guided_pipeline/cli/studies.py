@@ -194,7 +194,7 @@ def spacing(
     records = measure_spacings(
         pipe, base, num_inference_steps, bench, options.output, command, cache_dir=options.cache_dir
     )
-    print(render_view(records, SPACING, "named"))
+    print(render_view(records, SPACING))
     save_figure(sweep_figure(records), figure)
     print(f"{figure}: {len(SPACINGS)} spacings, {options.num_images} images a run.")
 
@@ -229,7 +229,7 @@ def training_time(
 
     command = _command("training-time", options, {"count": count})
     records = measure_stages(pipe, stages, base, bench, options.output, command, cache_dir=options.cache_dir)
-    print(render_view(records, TRAINING_TIME, "named"))
+    print(render_view(records, TRAINING_TIME))
     save_figure(training_time_figure(records), figure)
     print(f"{figure}: {len(stages)} moments of the training, {options.num_images} images each.")
 

@@ -62,8 +62,8 @@ def measure_schedulers(
         progress: show a progress bar.
 
     Returns:
-        By scheduler: ``prediction_types``, ``law``, ``stochastic``, ``note``, ``oracle_error`` by steps, and where the
-        pipeline can be run ``accuracy`` and ``judge_fid`` by steps.
+        By scheduler: ``prediction_types``, ``stochastic``, ``oracle_error`` by steps, and where the pipeline can be run
+        ``accuracy`` and ``judge_fid`` by steps.
     """
     possible = {found.__name__ for found in pipe.compatible_schedulers}
     table = {}
@@ -83,10 +83,10 @@ def measure_schedulers(
                 right = judgement.probabilities.argmax(dim=1) == drawn.labels
                 row["accuracy"][str(steps)] = right.float().mean().item()
                 row["judge_fid"][str(steps)] = judge_fid(real_features, judgement.features)
-        table[name] = row
+        table[name.removesuffix("Scheduler")] = row
     return table
 
 
 def _describe(support: SchedulerSupport) -> dict[str, Any]:
-    described = support._asdict()
-    return {**described, "prediction_types": list(described["prediction_types"])}
+    predictions = [kind.removesuffix("_prediction") for kind in support.prediction_types]
+    return {"prediction_types": predictions, "stochastic": support.stochastic}

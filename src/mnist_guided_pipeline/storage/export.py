@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from .atomic import atomic_folder, write_manifest
+from .card import PICTURE
 from .pipelines import ClassifierGuidedLatentPipeline
 from .safety import PACKAGE, REMOTE_CODE, check_pipeline, installed_names
 from .weight_files import read_json
@@ -26,7 +27,7 @@ __all__ = ["export_pipeline", "export_space", "remote_modules"]
 _PACKAGE = Path(__file__).parents[1]
 _SAMPLING = _PACKAGE / "sampling"
 _EXTRAS = ("demo", "plots")
-_KEPT = ("README.md", "metrics.json", "train_config.json")
+_KEPT = ("README.md", PICTURE, "metrics.json", "train_config.json")
 
 _APP = """\
 from mnist_guided_pipeline.demo import build_demo
