@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from mnist_guided_pipeline.evaluation.records import machine, public_name, versions, write_run
+from mnist_guided_pipeline.evaluation.records import machine, versions, write_run
+from mnist_guided_pipeline.storage.places import public_name
 from survival.course import Course
 from survival.known_faults import TESTS, known_faults
 from survival.saving import killed_checkpoint_saves, killed_pipeline_saves

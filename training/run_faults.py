@@ -24,14 +24,15 @@ from mnist_guided_pipeline.data.images import load_images
 from mnist_guided_pipeline.evaluation.fingerprints import fingerprint
 from mnist_guided_pipeline.evaluation.guide import guide_hacking
 from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
-from mnist_guided_pipeline.evaluation.records import public_name, read_runs
+from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.scheduler_table import oracle_error
 from mnist_guided_pipeline.evaluation.scores import Reference, check_enough, score_images
 from mnist_guided_pipeline.evaluation.studies import check_judge, file_table
 from mnist_guided_pipeline.evaluation.tables import render_view
 from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.storage.atomic import write_manifest
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
+from mnist_guided_pipeline.storage.places import public_name
 from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig
 from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS, PRESETS
 from mnist_guided_pipeline.training.safeguards import plain_errors

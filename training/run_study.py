@@ -25,14 +25,15 @@ from mnist_guided_pipeline.cli.figures import check_figure, save_figure
 from mnist_guided_pipeline.data.images import LabelledImages, load_images
 from mnist_guided_pipeline.evaluation.fingerprints import fingerprint, pipeline_fingerprint
 from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
-from mnist_guided_pipeline.evaluation.records import public_name, read_runs
+from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings, draw_images
 from mnist_guided_pipeline.evaluation.scores import Reference, check_enough, floors, score_images
 from mnist_guided_pipeline.evaluation.scores import figure as figure_of
 from mnist_guided_pipeline.evaluation.studies import check_judge, file_table
 from mnist_guided_pipeline.evaluation.tables import render_view
 from mnist_guided_pipeline.figures.images import image_rows
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
+from mnist_guided_pipeline.storage.places import public_name
 from mnist_guided_pipeline.training.config import TrainingConfig
 from mnist_guided_pipeline.training.history import training_seconds
 from mnist_guided_pipeline.training.runtime import make_accelerator

@@ -264,7 +264,7 @@ class TestAssemble:
 
     def test_refuses_networks_of_other_shapes(self, assemble, trained, capsys):
         mgp.MLPVAE(latent_dim=4, hidden_size=8).save_pretrained(trained["vae"])
-        assert "samples of shape (2, 7, 7), the VAE on (4,)" in refused(capsys, assemble)
+        assert "samples of shape (2, 7, 7), the vae on (4,)" in refused(capsys, assemble)
 
     def test_refuses_too_few_names(self, assemble, capsys):
         assert "2 names for the classifier's 3 classes" in refused(capsys, assemble, "--class_names", "a", "b")
@@ -272,4 +272,4 @@ class TestAssemble:
     def test_refuses_missing_folders(self, assemble, trained, tmp_path, capsys):
         assert "--vae: there is no folder" in refused(capsys, assemble, "--vae", tmp_path / "nothing")
         line = refused(capsys, assemble, "--denoiser", trained["vae"])
-        assert "has no scheduler/scheduler_config.json" in line
+        assert "holds a ConvVAE, a vae, where a denoiser is needed" in line

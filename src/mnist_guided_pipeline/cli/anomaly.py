@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from .autoencoder_options import load_autoencoder, public_name
+from ..storage.places import public_name
+from .autoencoder_options import load_autoencoder
 from .figures import check_figure, save_figure
 
 __all__ = ["anomaly"]

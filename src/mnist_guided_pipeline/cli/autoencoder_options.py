@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_autoencoder_path", "check_has_prior", "load_autoencoder", "public_name", "training_settings"]
+from ..storage.places import find_folder
+
+__all__ = ["check_autoencoder_path", "check_has_prior", "load_autoencoder", "training_settings"]
 
 
 def check_autoencoder_path(path: str, argument: str = "--vae") -> None:
     """A folder must hold an autoencoder, or a pipeline that has one; anything else is left to the Hub."""
-    if os.path.isdir(path):
-        if not any(os.path.isfile(os.path.join(path, name)) for name in ("config.json", "vae/config.json")):
-            raise FileNotFoundError(f"{argument} {path!r} has no config.json: it is not the folder of an autoencoder.")
-    elif path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise FileNotFoundError(f"{argument} {path!r} is neither a folder nor a Hub id such as 'user/name'.")
+    folder = find_folder(path, argument)
+    if folder and not any((folder / name).is_file() for name in ("config.json", "vae/config.json")):
+        raise FileNotFoundError(f"{argument} {path!r} has no config.json: it is not the folder of an autoencoder.")
 
 
 def load_autoencoder(path: str, argument: str = "--vae", device: str | None = None) -> Any:
@@ -24,7 +23,7 @@ def load_autoencoder(path: str, argument: str = "--vae", device: str | None = No
     import torch
     from diffusers.utils import logging
 
-    from ..storage.loading import load_network
+    from ..storage.pipelines import load_network
 
     check_autoencoder_path(path, argument)
     logging.disable_progress_bar()
@@ -49,8 +48,3 @@ def training_settings(path: str) -> dict[str, Any]:
         if file.is_file():
             return json.loads(file.read_text())
     return {}
-
-
-def public_name(path: str) -> str:
-    """A Hub id as it is; of a folder its name, as those above it belong to one machine."""
-    return os.path.basename(os.path.abspath(path)) if os.path.isdir(path) else path

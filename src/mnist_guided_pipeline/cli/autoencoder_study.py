@@ -8,7 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from .autoencoder_options import check_autoencoder_path, load_autoencoder, public_name, training_settings
+from ..storage.places import public_name
+from .autoencoder_options import check_autoencoder_path, load_autoencoder, training_settings
 from .figures import check_figure, save_figure
 from .options import check_writable
 

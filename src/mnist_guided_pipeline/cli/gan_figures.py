@@ -48,7 +48,7 @@ def gan_samples(
     from ..sampling.arguments import check_count
     from ..seeding import keyed_generator
     from ..storage.atomic import atomic_write
-    from ..storage.loading import load_network
+    from ..storage.pipelines import load_network
 
     check_count("num_rows", num_rows)
     check_count("num_columns", num_columns)

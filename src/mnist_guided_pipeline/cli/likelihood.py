@@ -8,7 +8,8 @@ from typing import Literal
 
 import tyro
 
-from .autoencoder_options import load_autoencoder, public_name, training_settings
+from ..storage.places import public_name
+from .autoencoder_options import load_autoencoder, training_settings
 from .options import check_writable
 
 __all__ = ["likelihood"]

@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+from ..storage.places import find_folder
+
 __all__ = [
     "DataType",
     "check_new_file",
@@ -69,11 +71,9 @@ def check_writable(folder: Path) -> None:
 
 def check_pipeline_folder(model: str) -> None:
     """A folder must hold a pipeline; anything that cannot be a folder is left to the Hub."""
-    if os.path.isdir(model):
-        if not os.path.isfile(os.path.join(model, "model_index.json")):
-            raise FileNotFoundError(f"--model {model!r} has no model_index.json: it is not the folder of a pipeline.")
-    elif model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise FileNotFoundError(f"--model {model!r} is neither a folder nor a Hub id such as 'user/name'.")
+    folder = find_folder(model, "--model")
+    if folder and not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"--model {model!r} has no model_index.json: it is not the folder of a pipeline.")
 
 
 def load_pipeline(model: str | None, device: str | None, dtype: DataType = "float32") -> Any:

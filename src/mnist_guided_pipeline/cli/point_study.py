@@ -52,8 +52,9 @@ def point_study(
     import time
 
     from ..evaluation.fingerprints import fingerprint, pipeline_fingerprint
-    from ..evaluation.records import machine, public_name, read_runs, versions, write_run
+    from ..evaluation.records import machine, read_runs, versions, write_run
     from ..evaluation.tables import render_view
+    from ..storage.places import public_name
     from ..training.history import training_seconds
 
     read_runs(output)  # a file that cannot be added to is found before the work

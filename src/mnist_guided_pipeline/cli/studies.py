@@ -236,7 +236,7 @@ def training_time(
 
 def _command(study: str, options: StudyOptions, settings: dict[str, Any]) -> str:
     """The line that makes a study, for runs that no line of ``evaluate`` makes."""
-    from ..evaluation.records import public_name
+    from ..storage.places import public_name
 
     given: dict[str, Any] = {**settings, "num_images": options.num_images, "seed": options.seed}
     given |= {

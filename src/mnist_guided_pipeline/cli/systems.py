@@ -7,7 +7,8 @@ import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
-from .autoencoder_options import check_autoencoder_path, check_has_prior, load_autoencoder, public_name
+from ..storage.places import public_name
+from .autoencoder_options import check_autoencoder_path, check_has_prior, load_autoencoder
 from .figures import check_figure, save_figure
 from .options import check_pipeline_folder, check_writable, load_pipeline
 
@@ -80,7 +81,7 @@ def systems(
     from ..evaluation.tables import render_view
     from ..figures.images import image_rows
     from ..models.gan import GANGenerator
-    from ..storage.loading import load_network
+    from ..storage.pipelines import load_network
     from ..training.history import training_seconds
 
     read_runs(output)

@@ -35,7 +35,7 @@ import torch
 
 from ..storage.atomic import atomic_write
 
-__all__ = ["check_name", "machine", "public_name", "read_runs", "versions", "write_run"]
+__all__ = ["check_name", "machine", "read_runs", "versions", "write_run"]
 
 
 def check_name(name: str) -> None:
@@ -46,12 +46,6 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[\w.,=+/-]+", name):
         raise ValueError(f"name must be letters, digits and any of _ . , = + / -, got {name!r}.")
-
-
-def public_name(name: str) -> str:
-    """A name without the folders above it where it is a path of one machine: absolute, or from ``.`` or ``~``."""
-    private = os.path.isabs(name) or name.startswith((".", "~"))
-    return os.path.basename(os.path.abspath(name)) if private else name
 
 
 def read_runs(file: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:

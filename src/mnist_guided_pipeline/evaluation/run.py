@@ -18,12 +18,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.images import LabelledImages
+from ..storage.places import public_name
 from ..training.history import training_seconds
 from .accuracy_score import classification_accuracy_score
 from .fingerprints import fingerprint, pipeline_fingerprint, public_config
 from .inception import InceptionFid
 from .judge import Judge
-from .records import check_name, machine, public_name, read_runs, versions, write_run
+from .records import check_name, machine, read_runs, versions, write_run
 from .samples import SamplingSettings, draw_images, start_processes
 from .scores import Reference, check_enough, figure, floors, score_images
 

@@ -24,10 +24,11 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from ..data.images import LabelledImages
+from ..storage.places import public_name
 from ..weights import JUDGE_FOLDER
 from .fingerprints import fingerprint
 from .judge import Judge
-from .records import machine, public_name, versions, write_run
+from .records import machine, versions, write_run
 from .run import Bench, measure_runs
 from .samples import SamplingSettings
 
