@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from ..training.memory import keep_freed_memory
-from . import benchmark
-from .anomaly import anomaly
+from . import studies
 from .assemble import assemble
 from .autoencoder_figures import (
     interpolation,
@@ -22,34 +21,24 @@ from .autoencoder_figures import (
     prior_samples,
     reconstructions,
 )
-from .autoencoder_study import autoencoders
-from .cost_figure import cost_figure
 from .demo import demo
 from .digits import digits
 from .evaluate import evaluate
 from .export import export
 from .gan_figures import gan_samples
 from .generate import generate
-from .guide_report import guide_report
-from .likelihood import likelihood
 from .loss_curves import loss_curves
 from .noise_figures import forward_process, noise_laws
 from .point_figures import points, points_animation, points_trajectory
-from .point_study import point_study
 from .push import push
 from .render import render
-from .scheduler_table import scheduler_table
-from .studies import eta, mean_only, scale, spacing, steps, training_time
 from .sweep import sweep
-from .systems import systems
-from .tune import tune
 
 __all__ = ["main"]
 
 Commands = dict[str, Callable[..., None]]
 
 FIGURES: Commands = {
-    "cost": cost_figure,
     "forward-process": forward_process,
     "noise-laws": noise_laws,
     "reconstructions": reconstructions,
@@ -58,35 +47,28 @@ FIGURES: Commands = {
     "interpolation": interpolation,
     "latents": latents,
     "loss-curves": loss_curves,
-    "anomaly": anomaly,
     "gan-samples": gan_samples,
-    "guide-report": guide_report,
     "points": points,
     "points-trajectory": points_trajectory,
     "points-animation": points_animation,
-    "scheduler-table": scheduler_table,
     "sweep": sweep,
 }
 
 STUDIES: Commands = {
-    "steps": steps,
-    "eta": eta,
-    "scale": scale,
-    "mean-only": mean_only,
-    "spacing": spacing,
-    "training-time": training_time,
-    "points": point_study,
-    "systems": systems,
-    "autoencoders": autoencoders,
+    "sampling": studies.sampling,
+    "systems": studies.systems,
+    "autoencoders": studies.autoencoders,
+    "points": studies.points,
+    "guide": studies.guide,
+    "schedulers": studies.schedulers,
+    "likelihood": studies.likelihood,
 }
 
 COMMANDS: Commands = {
     "generate": generate,
     "assemble": assemble,
     "evaluate": evaluate,
-    "likelihood": likelihood,
     "render": render,
-    "tune": tune,
     "demo": demo,
     "digits": digits,
     "export": export,
@@ -94,11 +76,8 @@ COMMANDS: Commands = {
 }
 
 BENCHMARKS: Commands = {
-    "cold-start": benchmark.cold_start,
-    "cost": benchmark.cost,
-    "plan": benchmark.plan,
-    "sampling": benchmark.sampling,
-    "training": benchmark.training,
+    "sampling": studies.benchmark_sampling,
+    "training": studies.benchmark_training,
 }
 
 GROUPS: dict[str, tuple[str, Commands]] = {

@@ -32,7 +32,7 @@ def sweep(
         raise FileNotFoundError(f"There is no file of measurements {str(metrics)!r}; mnist-guided evaluate makes one.")
 
     from ..evaluation.records import read_runs
-    from ..evaluation.sweeps import check_sweep
+    from ..evaluation.studies import check_sweep
     from ..evaluation.tables import find_runs
     from ..figures.sweeps import sweep_figure
 

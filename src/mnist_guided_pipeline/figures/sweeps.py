@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.sweeps import seconds_per_thousand, sweep_lines, varied_settings
+from ..evaluation.studies import seconds_per_thousand, sweep_lines, varied_settings
 from .style import COLOURS, INK, new_figure, quiet
 
 __all__ = ["sweep_figure"]
@@ -34,7 +34,9 @@ def sweep_figure(runs: Mapping[str, _Record]) -> Figure:
     Returns:
         A figure of two axes for each setting that was varied and is a number, or of two in all.
     """
-    numbers = [name for name in varied_settings(runs) if name not in ("scheduler", "guidance_interval")]
+    numbers = [
+        name for name in varied_settings(runs) if name not in ("scheduler", "scheduler_options", "guidance_interval")
+    ]
     figure = new_figure(10.0, 3.7 * max(1, len(numbers)))
     rows = figure.subplots(max(1, len(numbers)), 2, squeeze=False)
     for name, (left, right) in zip(numbers, rows, strict=True) if numbers else ():
