@@ -126,7 +126,7 @@ def main(config: FaultsConfig) -> None:
             "output_type": "latent" if in_unit_range else "pt",
         }
         pipe.set_progress_bar_config(disable=True)
-        parts = list(draw_samples(pipe, options.num_images, options.seed, call))
+        parts = list(draw_samples(pipe, options.num_images, options.seed, call, reference.class_weights))
         unit = torch.cat([samples for samples, _ in parts]).reshape(-1, 1, 28, 28).clamp(0.0, 1.0)
         images, labels = to_uint8(unit * 2.0 - 1.0), torch.cat([labels for _, labels in parts])
         shown[name] = images[:20].numpy()

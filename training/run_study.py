@@ -164,7 +164,7 @@ def main(config: StudyConfig) -> None:
         pipe, minutes = trained(config, name, variant, study.on_pixels, reference.test.id2label)
         networks.append(pipeline_fingerprint(pipe))
         for drawing, call in variant.drawings.items():
-            settings = SamplingSettings(options.num_images, options.seed, **call)
+            settings = SamplingSettings(options.num_images, options.seed, reference.class_weights, **call)
             drawn = draw_images(pipe, settings, options.cache_dir or f"{config.output_dir}/samples")
             figures = score_images(drawn.chunks(), drawn.labels, reference, check_memorisation=False)
             figures["images_per_second"] = measured(options.num_images / drawn.seconds, options.num_images)
