@@ -19,7 +19,7 @@ import train_classifier
 import train_denoiser
 import train_vae
 from fault_hooks import clamped, draw, images_in_unit_range, scaled
-from mnist_guided_pipeline.cli.figures import check_figure, save_figure
+from mnist_guided_pipeline.cli.options import check_figure, save_figure
 from mnist_guided_pipeline.data.images import load_images
 from mnist_guided_pipeline.evaluation.fingerprints import fingerprint
 from mnist_guided_pipeline.evaluation.guide import guide_hacking

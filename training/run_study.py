@@ -21,7 +21,7 @@ import tyro
 import train_denoiser
 import train_vae
 from mnist_guided_pipeline import ClassifierGuidedLatentPipeline
-from mnist_guided_pipeline.cli.figures import check_figure, save_figure
+from mnist_guided_pipeline.cli.options import check_figure, save_figure
 from mnist_guided_pipeline.data.images import LabelledImages, load_images
 from mnist_guided_pipeline.evaluation.fingerprints import fingerprint, pipeline_fingerprint
 from mnist_guided_pipeline.evaluation.judge import Judge, load_judge

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from .autoencoder_options import check_autoencoder_path, load_autoencoder, public_name, training_settings
-from .figures import check_figure, save_figure
-from .options import check_writable
+from .options import check_figure, check_model, check_writable, load_autoencoder, save_figure, training_settings
 
 __all__ = ["autoencoders"]
 
@@ -49,7 +47,9 @@ def autoencoders(
     if not runs:
         raise ValueError("runs must name at least one autoencoder, such as runs/vae.")
     for run in runs:
-        check_autoencoder_path(run, "runs")
+        check_model(run, "config.json", "vae/config.json", what="autoencoder")
+    from ..evaluation.records import public_name
+
     shown = [public_name(run) for run in runs]
     if len(set(shown)) < len(shown):
         raise ValueError(f"runs must have different names, got {', '.join(shown)}.")
@@ -75,7 +75,7 @@ def autoencoders(
 
     check_name(name)
     read_runs(output)
-    networks = {label: load_autoencoder(run, "runs", device) for label, run in zip(shown, runs, strict=True)}
+    networks = {label: load_autoencoder(run, device) for label, run in zip(shown, runs, strict=True)}
     train, test = (load_images(dataset_name, split) for split in ("train", "test"))
     check_enough(num_images, len(test.class_names))
     judge = load_judge()

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .options import check_pipeline_folder, check_writable, load_pipeline
+from .options import check_model, check_writable, load_pipeline
 
 __all__ = ["cold_start", "cost", "plan", "sampling", "training"]
 
@@ -162,7 +162,7 @@ def training(
 
 def _check(model: str | None, output: Path, rounds: int) -> None:
     if model is not None:
-        check_pipeline_folder(model)
+        check_model(model)
     if rounds < 1:
         raise ValueError(f"--rounds must be at least 1, got {rounds}.")
     check_writable(output.parent)

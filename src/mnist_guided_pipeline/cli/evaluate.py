@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from .options import DataType, check_pipeline_folder, check_writable, load_pipeline
+from .options import DataType, check_model, check_writable, load_pipeline
 
 __all__ = ["evaluate"]
 
@@ -71,7 +71,7 @@ def evaluate(
         force: Measure runs again that are in the output already.
     """
     if model is not None:
-        check_pipeline_folder(model)
+        check_model(model)
     if output.suffix not in (".json", ".jsonl"):
         raise ValueError(f"--output {str(output)!r} must end in .json, or in .jsonl for one line a run.")
     check_writable(output.parent)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .figures import check_figure, save_figure
-from .options import check_pipeline_folder, check_writable, load_pipeline
+from .options import check_figure, check_model, check_writable, load_pipeline, save_figure
 
 __all__ = ["guide_report"]
 
@@ -33,7 +32,7 @@ def guide_report(
     Accuracy, calibration and gradient over the noise; its own accuracy on guided images beside the judge's, over the
     guidance scale; and how a trained gradient differs from the exact one where that is known.
 
-    Example: mnist-guided figure guide-report --output guide.png --metrics metrics.json
+    Example: mnist-guided study guide --output guide.png --metrics metrics.json
 
     Args:
         output: Picture to write, such as guide.png.
@@ -56,7 +55,7 @@ def guide_report(
     if metrics is not None:
         check_writable(metrics.parent)
     if model is not None:
-        check_pipeline_folder(model)
+        check_model(model)
 
     from ..data.images import load_images
     from ..evaluation.fingerprints import fingerprint, pipeline_fingerprint
@@ -65,7 +64,7 @@ def guide_report(
     from ..evaluation.learned_scores import learned_scores
     from ..evaluation.records import check_name, machine, read_runs, versions, write_run
     from ..evaluation.tables import render_view
-    from ..figures.guide import guide_report_figure
+    from ..figures.curves import guide_report_figure
     from ..sampling.checks import check_count, parse_scales
 
     check_name(name)

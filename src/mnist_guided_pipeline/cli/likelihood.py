@@ -8,8 +8,7 @@ from typing import Literal
 
 import tyro
 
-from .autoencoder_options import load_autoencoder, public_name, training_settings
-from .options import check_writable
+from .options import check_writable, load_autoencoder, training_settings
 
 __all__ = ["likelihood"]
 
@@ -30,7 +29,7 @@ def likelihood(
     Only for variational autoencoders that were trained with --reconstruction bce: others define no likelihood of
     Bernoulli pixels. Figures of different binarisations do not compare.
 
-    Example: mnist-guided likelihood runs/vae --binarisation threshold --num_importance_samples 200
+    Example: mnist-guided study likelihood runs/vae --binarisation threshold --num_importance_samples 200
 
     Args:
         vae: Folder or Hub id of a VAE, or of a pipeline that has one.
@@ -47,9 +46,11 @@ def likelihood(
     if num_importance_samples < 1:
         raise ValueError(f"--num_importance_samples must be at least 1 (200 is usual), got {num_importance_samples}.")
     check_writable(output.parent)
+    from ..evaluation.records import public_name
+
     shown = public_name(vae)
     name = name or f"likelihood/{shown}-{binarisation}"
-    network = load_autoencoder(vae, "vae", device)
+    network = load_autoencoder(vae, device)
 
     from ..data.images import load_images
     from ..evaluation.fingerprints import fingerprint

@@ -8,8 +8,8 @@ from typing import Any
 
 import tyro
 
-from .options import check_pipeline_folder, check_writable
-from .point_options import agreement, draw_points, load_points_pipeline, real_points
+from .options import check_model, check_writable
+from .points import agreement, draw_points, load_points_pipeline, real_points
 
 __all__ = ["point_study"]
 
@@ -45,7 +45,7 @@ def point_study(
         raise ValueError(f"The rows are named by the folders, so these must differ, got {', '.join(names)}.")
     check_writable(output.parent)
     for model in models:
-        check_pipeline_folder(model)
+        check_model(model)
         if not (Path(model) / "steps").is_dir():
             raise ValueError(f"{model!r} has no steps/: study points takes folders that train_pipeline.py wrote.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from .options import check_pipeline_folder, check_writable, load_pipeline
+from .options import check_model, check_writable, load_pipeline
 
 __all__ = ["scheduler_table"]
 
@@ -21,7 +21,7 @@ def scheduler_table(
 
     Its error with exact networks at 10, 25 and 50 steps, and what it makes of a trained pipeline at 10 and 25 steps.
 
-    Example: mnist-guided figure scheduler-table --output metrics.json
+    Example: mnist-guided study schedulers --output metrics.json
 
     Args:
         model: Folder or Hub id of a pipeline; the one shipped with the package if left out.
@@ -31,7 +31,7 @@ def scheduler_table(
         dataset_name: Hub id or folder of the data set that the pipeline was trained on.
     """
     if model is not None:
-        check_pipeline_folder(model)
+        check_model(model)
     check_writable(output.parent)
     missing = [package for package in ("scipy", "torchmetrics", "torchsde") if find_spec(package) is None]
     if missing:

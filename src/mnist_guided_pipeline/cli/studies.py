@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .figures import check_figure, save_figure
-from .options import check_pipeline_folder, check_writable, load_pipeline
+from .options import check_figure, check_model, check_writable, load_pipeline, save_figure
 
 if TYPE_CHECKING:
     from ..evaluation.run import Bench
@@ -136,7 +135,7 @@ def mean_only(
 ) -> None:
     """DDPM with its noise left out, beside DDPM and DDIM: what the stochastic part is for.
 
-    Example: mnist-guided study mean-only --figure mean-only.png
+    Example: mnist-guided study mean_only --figure mean-only.png
 
     Args:
         num_inference_steps: Steps of every run.
@@ -188,7 +187,7 @@ def spacing(
     figure, pipe, base, bench = _prepare(SPACING, options)
 
     from ..evaluation.tables import render_view
-    from ..figures.sweeps import sweep_figure
+    from ..figures.curves import sweep_figure
 
     command = _command("spacing", options, {"num_inference_steps": num_inference_steps})
     records = measure_spacings(
@@ -255,7 +254,7 @@ def _sweep(name: str, options: StudyOptions, make_runs: Callable[[SamplingSettin
 
     from ..evaluation.run import measure_runs
     from ..evaluation.tables import render_view
-    from ..figures.sweeps import sweep_figure
+    from ..figures.curves import sweep_figure
 
     runs = make_runs(settings, pipe)
     if len(runs) < 2:
@@ -271,7 +270,7 @@ def _prepare(name: str, options: StudyOptions, **base: Any) -> tuple[Path, Any, 
     figure = options.figure or Path(f"{name}.png")
     check_figure(figure, options.force)
     if options.model is not None:
-        check_pipeline_folder(options.model)
+        check_model(options.model)
     check_writable(options.output.parent)
     if options.judge is not None and not (options.judge / "config.json").is_file():
         raise FileNotFoundError(f"--judge {str(options.judge)!r} has no config.json: it is not the folder of a judge.")

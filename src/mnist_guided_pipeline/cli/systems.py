@@ -7,9 +7,8 @@ import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
-from .autoencoder_options import check_autoencoder_path, check_has_prior, load_autoencoder, public_name
-from .figures import check_figure, save_figure
-from .options import check_pipeline_folder, check_writable, load_pipeline
+from .figures import check_has_prior
+from .options import check_figure, check_model, check_writable, load_autoencoder, load_pipeline, save_figure
 
 __all__ = ["systems"]
 
@@ -61,9 +60,9 @@ def systems(
         raise ValueError(f"Give one of --{', --'.join(given)} at least, to compare with --latent.")
     for name, path in given.items():
         if path is not None and name in ("autoencoder", "vae"):
-            check_autoencoder_path(path, f"--{name}")
+            check_model(path, "config.json", "vae/config.json", what="autoencoder")
     for path in filter(None, (pixel, latent)):
-        check_pipeline_folder(path)
+        check_model(path)
     if judge is not None and not (judge / "config.json").is_file():
         raise FileNotFoundError(f"--judge {str(judge)!r} has no config.json: it is not the folder of a judge.")
     if find_spec("torchmetrics") is None:
@@ -72,7 +71,7 @@ def systems(
     from ..data.images import load_images
     from ..evaluation.fingerprints import fingerprint
     from ..evaluation.judge import Judge, load_judge
-    from ..evaluation.records import read_runs
+    from ..evaluation.records import public_name, read_runs
     from ..evaluation.samples import SamplingSettings
     from ..evaluation.scores import Reference, check_enough
     from ..evaluation.studies import check_judge, file_table
@@ -92,13 +91,13 @@ def systems(
     drawn = {}
     where: dict[str, str | None] = {}
     if autoencoder is not None:
-        network = load_autoencoder(autoencoder, "--autoencoder", device)
+        network = load_autoencoder(autoencoder, device)
         if network.config.variational:
             raise ValueError(f"--autoencoder {autoencoder!r} is variational; give it as --vae.")
         name = f"autoencoder {public_name(autoencoder)}"
         drawn[name], where[name] = draw_autoencoder(network, train.images, num_images, seed), autoencoder
     if vae is not None:
-        network = load_autoencoder(vae, "--vae", device)
+        network = load_autoencoder(vae, device)
         check_has_prior(network)
         name = f"VAE {public_name(vae)}"
         drawn[name], where[name] = draw_autoencoder(network, train.images, num_images, seed), vae
