@@ -179,7 +179,7 @@ def read_film(file: Path) -> list[np.ndarray]:
 class TestStudy:
     def test_a_row_a_pipeline_with_its_floor(self, runs, tmp_path, capsys):
         output = tmp_path / "m.json"
-        main(["study", "points", *map(str, runs.values()), "--num_points", "200", "--output", str(output)])
+        main(["study", "points", "--model", *map(str, runs.values()), "--num_points", "200", "--output", str(output)])
         record = read_runs(output)["study-points"]
         rows = record["figures"]["rows"]
         assert list(rows) == [folder.name for folder in runs.values()]
@@ -194,13 +194,13 @@ class TestStudy:
     @pytest.mark.parametrize(
         ("models", "message"),
         [
-            ([], "takes the folder of at least one pipeline"),
-            (["a/x", "b/x"], "these must differ, got x, x"),
+            ([], "--model must name one model or several"),
+            (["a/x", "b/x"], "of different names, got x, x"),
             (["./nowhere"], "'./nowhere' is neither a folder nor a Hub id"),
             ([str(DEFAULT_FOLDER)], "has no steps/: study points takes folders that train_pipeline.py wrote"),
         ],
     )
     def test_refusals(self, tmp_path, capsys, models, message):
         with pytest.raises(SystemExit) as stop:
-            main(["study", "points", *models, "--output", str(tmp_path / "m.json")])
+            main(["study", "points", "--model", *models, "--output", str(tmp_path / "m.json")])
         assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -13,8 +13,8 @@ from torch import nn
 import mnist_guided_pipeline as mgp
 from conftest import assert_same_after_saving
 from mnist_guided_pipeline.data.images import load_images
-from mnist_guided_pipeline.evaluation.gan import draw_gan_images, gan_labels
 from mnist_guided_pipeline.evaluation.judge import load_judge
+from mnist_guided_pipeline.evaluation.samples import draw_gan_images, gan_labels
 from mnist_guided_pipeline.evaluation.scores import Reference, score_images
 from mnist_guided_pipeline.training.command_line import parse
 from mnist_guided_pipeline.training.config import GANConfig
@@ -294,8 +294,8 @@ class TestDrawing:
 
     def test_images_without_wanted_classes_are_scored(self, digits_folder):
         train, test = (load_images(digits_folder, split) for split in ("train", "test"))
-        reference = Reference.of(train, test, judge := load_judge())
-        figures = score_images(test.images.split(100), None, judge, reference, check_memorisation=False)
+        reference = Reference(train, test, load_judge())
+        figures = score_images(test.images.split(100), None, reference, check_memorisation=False)
         assert "accuracy" not in figures and figures["judge_fid"]["value"] == pytest.approx(0, abs=1e-6)
         predicted = reference.judgement.probabilities.argmax(dim=1)
         for index, name in enumerate(test.class_names):

@@ -13,17 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 import tyro
 from tyro.extras import SubcommandApp
 
-from . import benchmark, figures, files, studies
-from .autoencoder_study import autoencoders
+from . import figures, files, studies
 from .evaluate import evaluate
 from .generate import demo, generate
-from .guide_report import guide_report
-from .likelihood import likelihood
-from .point_study import point_study
 from .points import points
 from .render import render
-from .scheduler_table import scheduler_table
-from .systems import systems
 
 __all__ = ["main"]
 
@@ -59,22 +53,18 @@ _GROUPS: Mapping[str, tuple[str, _Commands]] = {
     ),
     "benchmark": (
         "Time one thing beside what it is compared with, and file it.",
-        {"sampling": benchmark.sampling, "training": benchmark.training},
+        {"sampling": studies.benchmark_sampling, "training": studies.benchmark_training},
     ),
     "study": (
         "Measure several things alike, file the table, and print it.",
         {
-            "steps": studies.steps,
-            "eta": studies.eta,
-            "scale": studies.scale,
-            "mean_only": studies.mean_only,
-            "spacing": studies.spacing,
-            "points": point_study,
-            "systems": systems,
-            "autoencoders": autoencoders,
-            "guide": guide_report,
-            "schedulers": scheduler_table,
-            "likelihood": likelihood,
+            "sampling": studies.sampling,
+            "systems": studies.systems,
+            "autoencoders": studies.autoencoders,
+            "points": studies.points,
+            "guide": studies.guide,
+            "schedulers": studies.schedulers,
+            "likelihood": studies.likelihood,
         },
     ),
 }

@@ -437,7 +437,7 @@ def sweep(metrics: Path, name: str, output: Picture, force: Force = False) -> No
         raise FileNotFoundError(f"--metrics: there is no file {str(metrics)!r}; mnist-guided evaluate makes one.")
 
     from ..evaluation.records import read_runs
-    from ..evaluation.sweeps import check_sweep
+    from ..evaluation.studies import check_sweep
     from ..evaluation.tables import find_runs
     from ..figures.curves import sweep_figure
 

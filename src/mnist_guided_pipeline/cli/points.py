@@ -184,7 +184,7 @@ def agreement(data: PointSet, samples: Tensor, labels: Tensor) -> dict[str, floa
         deviations. ``in_the_wanted_class``: the part whose nearest real point is of their class, in [0, 1]; only
         where there are several.
     """
-    from ..evaluation.wasserstein import sliced_wasserstein
+    from ..evaluation.metrics import sliced_wasserstein
 
     distances = []
     for label in range(len(data.class_names)):

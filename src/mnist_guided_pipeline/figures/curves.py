@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.sweeps import seconds_per_thousand, sweep_lines, varied_settings
+from ..evaluation.studies import seconds_per_thousand, sweep_lines, varied_settings
 from .style import COLOURS, INK, new_figure, quiet
 
 __all__ = ["Curve", "guide_report_figure", "line_panels", "metric_curves", "sweep_figure"]
@@ -27,7 +27,7 @@ _Rows = Sequence[_Record]
 _FID, _ACCURACY, _SECONDS = "judge-FID", "accuracy of the wanted class", "seconds for 1,000 images"
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _PALE = "#aaaaaa"
-_NO_NUMBERS = ("scheduler", "guidance_interval")
+_NO_NUMBERS = ("scheduler", "scheduler_options", "guidance_interval")
 
 
 class Curve(NamedTuple):
