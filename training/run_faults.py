@@ -26,7 +26,7 @@ import train_classifier
 import train_denoiser
 import train_vae
 from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
-from mnist_guided_pipeline.cli.figures import save_figure
+from mnist_guided_pipeline.cli.options import save_figure
 from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
 from mnist_guided_pipeline.evaluation.guide import guide_hacking
 from mnist_guided_pipeline.evaluation.oracle import oracle_error

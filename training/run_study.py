@@ -23,7 +23,7 @@ import train_denoiser
 import train_vae
 from mnist_guided_pipeline import ClassifierGuidedLatentPipeline
 from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
-from mnist_guided_pipeline.cli.figures import save_figure
+from mnist_guided_pipeline.cli.options import save_figure
 from mnist_guided_pipeline.evaluation.records import fingerprint, pipeline_fingerprint
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings, draw_images
 from mnist_guided_pipeline.evaluation.scores import floors, measured, score_images

@@ -170,14 +170,14 @@ class TestFigure:
         ],
     )
     def test_axes_follow_from_what_varied(self, varied, titles):
-        from mnist_guided_pipeline.figures.sweeps import sweep_figure
+        from mnist_guided_pipeline.figures.curves import sweep_figure
 
         pairs = zip(*varied.values(), strict=True)
         runs = {f"s/{i}": record(0.1 + i, **dict(zip(varied, pair, strict=True))) for i, pair in enumerate(pairs)}
         assert [axes.get_title(loc="left") for axes in sweep_figure(runs).axes] == titles
 
     def test_draws_the_values(self, scales):
-        from mnist_guided_pipeline.figures.sweeps import sweep_figure
+        from mnist_guided_pipeline.figures.curves import sweep_figure
 
         left, right = sweep_figure(scales).axes
         lines = {line.get_label(): line for line in left.get_lines()}
@@ -189,14 +189,13 @@ class TestFigure:
         monkeypatch.chdir(tmp_path)
         for name, run in scales.items():
             write_run("sweep.jsonl", name, run)
-        typed("figure", "sweep", "sweep.jsonl", "--name", "scales", "--output", "scales.png")
+        typed("figure", "sweep", "--metrics", "sweep.jsonl", "--name", "scales", "--output", "scales.png")
         assert "6 runs of scales" in capsys.readouterr().out
         with PILImage.open("scales.png") as picture:
             assert picture.size[0] > 1000
-        draw = "figure sweep sweep.jsonl --output a.png --name"
+        draw = "figure sweep --metrics sweep.jsonl --output a.png --name"
         assert "no run or group 'steps'" in refused(f"{draw} steps")
-        assert "suffix of an image format" in refused("figure sweep sweep.jsonl --name scales --output a.txt")
-        assert "There is no file" in refused("figure sweep no.json --name scales --output a.png")
+        assert "there is no file" in refused("figure sweep --metrics no.json --name scales --output a.png")
 
 
 class TestMeanOnly:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .figures import check_figure, check_packages
-from .options import DataType, check_pipeline_folder, check_writable, load_pipeline
+from .options import DataType, check_figure, check_model, check_packages, check_writable, load_pipeline
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Reference
@@ -50,7 +49,7 @@ class MeasuringOptions:
     def check(self, model: str | None = None, figure: Path | None = None) -> None:
         """Refuse what cannot work before anything heavy is imported."""
         if model is not None:
-            check_pipeline_folder(model)
+            check_model(model)
         if self.output.suffix not in (".json", ".jsonl"):
             raise ValueError(f"--output {str(self.output)!r} must end in .json, or in .jsonl for one line per run.")
         check_writable(self.output.parent)

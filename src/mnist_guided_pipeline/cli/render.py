@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .options import check_pipeline_folder
+from .options import check_model
 
 __all__ = ["render"]
 
@@ -38,7 +38,7 @@ def render(
         if not file.is_file():
             raise FileNotFoundError(f"--{option}: there is no file {str(file)!r}.")
     if card is not None:
-        check_pipeline_folder(str(card))
+        check_model(str(card))
     runs = read_runs(metrics)
     rendered = {file: render_document(file.read_text(), runs) for file in documents}
     if card is not None:

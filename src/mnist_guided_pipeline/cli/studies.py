@@ -10,11 +10,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from .autoencoder_options import check_autoencoder_path, load_autoencoder, training_settings
 from .evaluate import MeasuringOptions
-from .figures import check_packages, save_figure
-from .options import check_pipeline_folder, check_writable, load_pipeline
-from .point_options import agreement, draw_points, load_points_pipeline, real_points
+from .options import (
+    check_model,
+    check_packages,
+    check_writable,
+    load_autoencoder,
+    load_pipeline,
+    save_figure,
+    training_settings,
+)
+from .points import agreement, draw_points, load_points_pipeline, real_points
 
 __all__ = [
     "autoencoders",
@@ -95,7 +101,7 @@ def sampling(
 
         save_figure(image_rows(list(shown.values()), list(shown)), figure)
     else:
-        from ..figures.sweeps import sweep_figure
+        from ..figures.curves import sweep_figure
 
         save_figure(sweep_figure(records), figure)
     print(f"{figure}: {len(records)} runs of {options.num_images} images.")
@@ -207,7 +213,7 @@ def autoencoders(
     options.check(None, figure)
     names = _row_names(model)
     for path in model:
-        check_autoencoder_path(path, "--model")
+        check_model(path, "config.json", "vae/config.json", what="autoencoder")
 
     from ..evaluation.autoencoders import decode_images, fitted_draws, measure_autoencoder, prior_draws, reconstruct
     from ..evaluation.records import check_name, fingerprint
@@ -216,9 +222,7 @@ def autoencoders(
 
     check_name(name)
     reference = options.reference()
-    networks = {
-        label: load_autoencoder(path, "--model", options.device) for label, path in zip(names, model, strict=True)
-    }
+    networks = {label: load_autoencoder(path, options.device) for label, path in zip(names, model, strict=True)}
     first, seed = reference.test.images[:_SHOWN], options.seed
     rows, pictures = {}, {"original": first}
     for (label, network), path in zip(networks.items(), model, strict=True):
@@ -268,7 +272,7 @@ def points(
     names = _row_names(model)
     check_writable(output.parent)
     for path in model:
-        check_pipeline_folder(path)
+        check_model(path)
         if not (Path(path) / "steps").is_dir():
             raise ValueError(
                 f"--model {path!r} has no steps/: study points takes folders that train_pipeline.py wrote."
@@ -358,7 +362,7 @@ def guide(
     write_run(options.output, name, record)
     print(render_view({name: record}, name, "guide"))
     if figure is not None:
-        from ..figures.guide import guide_report_figure
+        from ..figures.curves import guide_report_figure
 
         save_figure(guide_report_figure(**figures), figure)
 
@@ -426,7 +430,7 @@ def likelihood(
     if num_importance_samples < 1:
         raise ValueError(f"--num_importance_samples must be at least 1 (200 is usual), got {num_importance_samples}.")
     check_writable(output.parent)
-    network = load_autoencoder(model, "--model", device)
+    network = load_autoencoder(model, device)
 
     from ..data.images import load_images
     from ..evaluation.autoencoders import binarise, check_has_likelihood, image_likelihood, mean_value
@@ -475,7 +479,7 @@ def benchmark_sampling(
     """
     _check_benchmark(output, rounds)
     if model is not None:
-        check_pipeline_folder(model)
+        check_model(model)
     if num_images < 1:
         raise ValueError(f"--num_images must be at least 1, got {num_images}.")
 
@@ -539,7 +543,7 @@ def _check_model(path: str) -> None:
     """A folder must hold a network or a pipeline; anything else is left to the Hub."""
     if os.path.isdir(path) and (Path(path) / "config.json").is_file():
         return
-    check_pipeline_folder(path)
+    check_model(path)
 
 
 def _check_benchmark(output: Path, rounds: int) -> None:
