@@ -2,23 +2,16 @@
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from scipy.stats import norm
 from sklearn.decomposition import PCA
 
-from mnist_guided_pipeline.cli.figures import check_figure, save_figure
-from mnist_guided_pipeline.figures.curves import Curve, line_panels, metric_curves, roc_curves
+from mnist_guided_pipeline.cli.options import check_figure, check_packages, save_figure
+from mnist_guided_pipeline.figures.curves import Curve, line_panels, metric_curves
 from mnist_guided_pipeline.figures.images import image_rows, manifold, manifold_coordinates
-from mnist_guided_pipeline.figures.latents import latent_scatter, principal_plane
+from mnist_guided_pipeline.figures.points import latent_scatter, point_frames, point_panels, principal_plane
 
 RNG = np.random.default_rng(0)
-
-
-def shown(axes) -> np.ndarray:
-    """The pixels of the one picture of these axes."""
-    (picture,) = axes.images
-    return np.asarray(picture.get_array())
 
 
 def pixels(*shape: int) -> np.ndarray:
@@ -26,33 +19,36 @@ def pixels(*shape: int) -> np.ndarray:
 
 
 class TestImageRows:
-    def test_every_image_is_in_its_place(self):
-        rows = [pixels(5, 28, 28) for _ in range(3)]
-        figure = image_rows(rows, ["one", "two", "three"], column_labels=list("abcde"), title="images")
-        assert len(figure.axes) == 3
-        for axes, row, label in zip(figure.axes, rows, ["one", "two", "three"], strict=True):
-            assert axes.get_ylabel() == label
-            strip = shown(axes)
-            assert strip.shape == (28, 5 * 30 - 2)
-            for column in range(5):
-                np.testing.assert_array_equal(strip[:, 30 * column : 30 * column + 28], row[column])
-                assert (strip[:, 30 * column + 28 : 30 * column + 30] == 255).all()
-        assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == list("abcde")
+    @pytest.mark.parametrize("labels", [["one", "two"], ["", ""]])
+    @pytest.mark.parametrize("columns", [None, list("abc")])
+    def test_every_image_is_in_its_place(self, labels, columns):
+        rows = pixels(2, 3, 28, 28)
+        sheet = np.asarray(image_rows(rows, labels, columns, scale=3))
+        right, bottom = sheet.shape[1] - 24, sheet.shape[0] - 24  # the margin is 8 times the scale
+        for row in range(2):
+            for column in range(3):
+                left, top = right - (3 - column) * 90 + 6, bottom - (2 - row) * 90 + 6  # 84 pixels and a gap of 6
+                image = sheet[top : top + 84, left : left + 84]
+                np.testing.assert_array_equal(image, rows[row, column].repeat(3, 0).repeat(3, 1))
+                assert (sheet[top : top + 84, left - 6 : left] == 255).all()
+        assert (sheet[:, : right - 3 * 90] < 255).any() == bool(labels[0])
+        assert (sheet[: bottom - 2 * 90] < 255).any() == bool(columns)
+        for edge in (sheet[0], sheet[-1], sheet[:, 0], sheet[:, -1]):  # no label is cut off
+            assert (edge == 255).all()
 
-    @pytest.mark.parametrize(("count", "label"), [(1, "mlp16-plain: reconstructed"), (12, "x"), (3, "WWWWWWWW")])
-    def test_every_label_is_inside(self, count, label):
-        figure = image_rows([pixels(count, 28, 28)] * 9, [label] * 9, ["image"] * count, title="a")
-        renderer = FigureCanvasAgg(figure).get_renderer()
-        for axes in figure.axes:
-            box, label_box = axes.get_tightbbox(renderer), axes.yaxis.label.get_window_extent(renderer)
-            assert 0 <= box.x0 and label_box.x0 >= 0
-            assert 0 <= box.y0 and box.y1 <= figure.bbox.height
+    def test_pictures_and_arrays_grey_and_coloured(self):
+        images = pixels(1, 2, 8, 6)
+        pictures = image_rows([[Image.fromarray(image) for image in images[0]]], ["a"])
+        assert pictures.mode == "L" and pictures.tobytes() == image_rows(images, ["a"]).tobytes()
+        coloured = pixels(1, 2, 8, 6, 3)
+        assert image_rows(coloured, ["a"], scale=1).mode == "RGB"
 
     @pytest.mark.parametrize(
         ("rows", "labels", "columns", "message"),
         [
-            ([], [], None, "one or more arrays"),
-            ([(2, 4, 4), (3, 4, 4)], ["a", "b"], None, r"one shape, got \[\(2, 4, 4\), \(3, 4, 4\)\]"),
+            ([], [], None, "equally many images of one size"),
+            ([(2, 4, 4), (3, 4, 4)], ["a", "b"], None, r"got \[2, 3\] images"),
+            ([(2, 4, 4), (2, 4, 5)], ["a", "b"], None, r"of the sizes \[\(4, 4\), \(4, 5\)\]"),
             ([(2, 4, 4)], ["a", "b"], None, "row_labels must be 1 names, .* got 2"),
             ([(2, 4, 4)], ["a"], ["x"], "column_labels must be 2 names, .* got 1"),
         ],
@@ -71,20 +67,14 @@ class TestManifold:
 
     def test_first_dimension_to_the_right_second_upwards(self):
         images = pixels(4, 4, 6, 6)
-        figure = manifold(images, manifold_coordinates(4))
-        (axes,) = figure.axes
-        picture = shown(axes)
-        assert picture.shape == (24, 24)
-        np.testing.assert_array_equal(picture[18:, :6], images[0, 0])  # both latents least: below, at the left
-        np.testing.assert_array_equal(picture[18:, 18:], images[0, 3])
-        np.testing.assert_array_equal(picture[:6, :6], images[3, 0])
-        ticks = [float(tick.get_text().replace("\N{MINUS SIGN}", "-")) for tick in axes.get_xticklabels()]
-        np.testing.assert_allclose(ticks, manifold_coordinates(4), atol=0.005)
-        assert list(axes.get_xticks()) == [3, 9, 15, 21]
-        assert list(axes.get_yticks()) == [21, 15, 9, 3]
+        picture = np.asarray(manifold(images, manifold_coordinates(4)))[-16 - 48 : -16, -16 - 48 : -16]
+        for row in range(4):
+            for column in range(4):
+                place = picture[12 * (3 - row) : 12 * (4 - row), 12 * column : 12 * (column + 1)]
+                np.testing.assert_array_equal(place, images[row, column].repeat(2, 0).repeat(2, 1))
 
     def test_refuses_another_number_of_images(self):
-        with pytest.raises(ValueError, match=r"3 rows of 3, .* got \(2, 3\)"):
+        with pytest.raises(ValueError, match="row_labels must be 2 names"):
             manifold(pixels(2, 3, 4, 4), manifold_coordinates(3))
 
 
@@ -129,14 +119,24 @@ class TestCurves:
         )
         assert [axes.get_title(loc="left") for axes in figure.axes] == ["reconstruction", "KL"]
         assert figure.axes[0].get_ylim()[0] > figure.axes[1].get_ylim()[1]
-        with pytest.raises(ValueError, match="at least one panel"):
-            line_panels({}, "x")
 
-    def test_roc_names_the_areas(self):
-        figure = roc_curves({"noise": Curve([0, 0, 1], [0, 1, 1])}, {"noise": 1.0})
-        (axes,) = figure.axes
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["noise: AUC 1.000"]
-        assert len(axes.lines) == 2  # and the diagonal
+
+class TestPoints:
+    DATA = RNG.normal(size=(100, 2))
+
+    def test_every_point_is_drawn_in_the_colour_of_its_class(self):
+        labels = np.arange(30) % 3
+        drawn = point_panels([("a", self.DATA[:30]), ("b", self.DATA[30:60])], labels, ["x", "y", "z"], self.DATA)
+        for axes, expected in zip(drawn.axes, (self.DATA[:30], self.DATA[30:60]), strict=True):
+            samples = axes.collections[1]
+            assert np.allclose(samples.get_offsets(), expected)
+            assert len(np.unique(samples.get_facecolors(), axis=0)) == 3
+        assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["x", "y", "z"]
+
+    def test_frames_are_as_many_as_steps_and_move(self):
+        frames = list(point_frames(np.stack([self.DATA, 0.1 * self.DATA]), np.zeros(100, dtype=int), self.DATA))
+        assert [frame.size for frame in frames] == [(480, 480)] * 2
+        assert frames[0].tobytes() != frames[1].tobytes()
 
 
 class TestSaving:
@@ -146,11 +146,12 @@ class TestSaving:
         check_figure(output, force=False)
         save_figure(image_rows([np.full((2, 8, 8), 0, np.uint8)], ["black"]), output)
         with Image.open(output) as picture:
-            assert picture.getextrema()[0][0] < 10 < 245 < picture.getextrema()[0][1]
+            low, high = picture.convert("L").getextrema()
+            assert low < 10 < 245 < high
         assert [file.name for file in tmp_path.iterdir()] == [output.name]
         with pytest.raises(FileExistsError, match="--force"):
             check_figure(output, force=False)
 
-    def test_missing_package_names_the_extra(self, tmp_path):
+    def test_missing_package_names_the_extra(self):
         with pytest.raises(ValueError, match=r"needs no_such_package: pip install 'mnist-guided-pipeline\[plots\]'"):
-            check_figure(tmp_path / "x.png", False, needs=("matplotlib", "no_such_package"))
+            check_packages(("matplotlib", "no_such_package"), "plots")
