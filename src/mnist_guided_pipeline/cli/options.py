@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from ..storage.places import find_folder
+
 __all__ = [
     "MOST_IMAGES",
     "Autoencoder",
@@ -116,14 +118,10 @@ def check_range(name: str, value: int, low: int, high: float = float("inf")) -> 
 
 def check_model(model: str | None, *holds: str, what: str = "pipeline") -> None:
     """A folder must hold one of these files; anything that cannot be a folder is left to the Hub."""
+    folder = None if model is None else find_folder(model, "--model")
     holds = holds or ("model_index.json",)
-    if model is None:
-        return
-    if os.path.isdir(model):
-        if not any(os.path.isfile(os.path.join(model, name)) for name in holds):
-            raise FileNotFoundError(f"--model {model!r} has no {holds[0]}: it is not the folder of a {what}.")
-    elif model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise FileNotFoundError(f"--model {model!r} is neither a folder nor a Hub id such as 'user/name'.")
+    if folder is not None and not any((folder / name).is_file() for name in holds):
+        raise FileNotFoundError(f"--model {model!r} has no {holds[0]}: it is not the folder of a {what}.")
 
 
 def load_pipeline(model: str | None, device: str | None, dtype: DataType = "float32") -> Any:
@@ -177,7 +175,7 @@ def load_autoencoder(model: str, device: str | None = None) -> Any:
 
     from diffusers.utils import logging
 
-    from ..storage.loading import load_network
+    from ..storage.pipelines import load_network
 
     logging.disable_progress_bar()
     vae = load_network(model, "vae")
