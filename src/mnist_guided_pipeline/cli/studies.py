@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ..storage.places import public_name
 from .evaluate import MeasuringOptions
 from .options import (
     check_model,
@@ -141,7 +142,6 @@ def systems(
     from ..evaluation.tables import render_view
     from ..models.gan import GANGenerator
     from ..storage.pipelines import load_network
-    from ..storage.places import public_name
     from ..training.history import training_seconds
 
     reference = options.reference()
