@@ -2,7 +2,7 @@
 
     python training/run_faults.py --dataset_name ylecun/mnist --output_dir runs/studies/faults
 
-The right system has the networks of the preset ``seed``: a small VAE, and an unconditional denoiser guided by a
+The right system has the networks of the preset ``notebook``: a small VAE, and an unconditional denoiser guided by a
 classifier, on T = 1000 linear betas from 1e-4 to 0.02. A fault changes one thing and nothing else: data, seeds, updates
 and the noise of the images are the same. Faults 4 and 5 are of the denoiser alone, and stand beside denoisers that are
 told the label. What has finished is kept, so the same command continues an interrupted run.
@@ -33,8 +33,8 @@ from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.storage.atomic import write_manifest
 from mnist_guided_pipeline.storage.loading import load_network
 from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig
+from mnist_guided_pipeline.training.launch import plain_errors
 from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS, PRESETS
-from mnist_guided_pipeline.training.safeguards import plain_errors
 from run_study import make_pipeline, train_once
 
 _COLUMNS = {
@@ -156,11 +156,11 @@ def shown_as(column: str, figure: dict[str, Any]) -> str:
 
 def trained(config: FaultsConfig, test: Any) -> tuple[dict[str, Any], float]:
     """All pipelines by name, trained now or before; and the latents' deviation in the plain autoencoder."""
-    folder, seed = Path(config.output_dir), PRESETS["seed"]
-    assert seed.vae and seed.classifier  # for type checkers: this preset has them
+    folder, preset = Path(config.output_dir), PRESETS["notebook"]
+    assert preset.vae and preset.classifier  # for type checkers: this preset has them
     common = {name: getattr(config, name) for name in ("dataset_name", "seed", "max_train_steps", "max_train_samples")}
-    denoiser = replace(seed.denoiser, beta_schedule="linear", learning_rate=1e-3)
-    classifier = replace(seed.classifier, beta_schedule="linear")
+    denoiser = replace(preset.denoiser, beta_schedule="linear", learning_rate=1e-3)
+    classifier = replace(preset.classifier, beta_schedule="linear")
     conditional = replace(denoiser, network_config='{"hidden_size": 256, "num_classes": 10}')
     of_pixels = replace(conditional, network_config='{"hidden_size": 512, "num_classes": 10}', prediction_type="sample")
 
@@ -168,7 +168,7 @@ def trained(config: FaultsConfig, test: Any) -> tuple[dict[str, Any], float]:
         module = train_denoiser if isinstance(settings, DenoiserConfig) else train_classifier
         return train_once(module, settings, folder / name, vae_path=vae_path, **common)
 
-    vae = train_once(train_vae, seed.vae, folder / "vae", **common)
+    vae = train_once(train_vae, preset.vae, folder / "vae", **common)
     plain = train_once(train_vae, AUTOENCODER_PRESETS["mlp-plain"], folder / "plain", **common)
     raw = folder / "plain-unnormalised"
     network = load_network(plain)

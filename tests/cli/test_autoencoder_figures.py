@@ -21,8 +21,7 @@ from mnist_guided_pipeline.evaluation.autoencoders import fitted_draws, measure_
 from mnist_guided_pipeline.evaluation.judge import load_judge
 from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.scores import Reference
-from mnist_guided_pipeline.training.command_line import parse
-from mnist_guided_pipeline.training.config import VAEConfig
+from mnist_guided_pipeline.training.config import VAEConfig, parse
 from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train_vae.py"

@@ -4,8 +4,7 @@ import json
 
 from accelerate import Accelerator
 
-from mnist_guided_pipeline.training.history import HISTORY_FILE, HistoryTracker, read_history
-from mnist_guided_pipeline.training.tracking import start_trackers
+from mnist_guided_pipeline.training.history import HISTORY_FILE, HistoryTracker, read_history, start_trackers
 
 
 def start(folder, step=0) -> Accelerator:

@@ -1,7 +1,7 @@
 """Speed of training: the scripts beside a notebook's loops, with the same networks, data, batch size and epochs.
 
-The scripts train by the preset ``seed``, whose optimizer is the loops' own. They do what the loops do, and watch for
-values that are not finite, log and validate besides.
+The scripts train by the preset ``notebook``, whose optimizer is the loops' own. They do what the loops do, and watch
+for values that are not finite, log and validate besides.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from ..models.autoencoders import MLPVAE
 from ..models.mlp import MLPClassifier, MLPDenoiser
 from ..training.config import TrainingConfig
 from ..training.history import read_history
-from ..training.losses import gaussian_kl, reconstruction_loss
-from ..training.memory import keep_freed_memory
+from ..training.losses import reconstruction_loss
 from ..training.noise import noise_scheduler
 from ..training.presets import PRESETS
 from .loops import plain_classifier_training, plain_denoiser_training, plain_vae_training
@@ -47,7 +46,7 @@ _MEMORY_UPDATES = 20
 def benchmark_training(
     scripts: Path, dataset_name: str, epochs: int | None, rounds: int, folder: Path
 ) -> dict[str, Any]:
-    """Train the networks of the preset ``seed`` both ways, in turn, round after round.
+    """Train the networks of the preset ``notebook`` both ways, in turn, round after round.
 
     Args:
         scripts: the folder ``training`` of a checkout.
@@ -69,8 +68,8 @@ def benchmark_training(
     data = load_images(dataset_name, "train")
     images, labels = to_unit_range(data.images), data.labels
     vae_path = str(folder / "vae")
-    networks = _seed_networks(vae_path, str(folder / "denoiser"))
-    table = noise_scheduler(PRESETS["seed"].denoiser).alphas_cumprod
+    networks = _notebook_networks(vae_path, str(folder / "denoiser"))
+    table = noise_scheduler(PRESETS["notebook"].denoiser).alphas_cumprod
     latents: list[Tensor] = []
 
     def plainly(network: str, epochs: int) -> Iterator[float]:
@@ -86,7 +85,7 @@ def benchmark_training(
     measured: dict[str, list[dict[str, float]]] = {name: [] for ways in networks.values() for name in ways}
     # the passes alone are timed as the scripts make them, the loops as a notebook does
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=keep_freed_memory) as pool:
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         for _ in range(rounds):
             for network, ways in networks.items():
                 count = epochs or ways[network].num_train_epochs
@@ -125,23 +124,16 @@ def benchmark_training(
     }
 
 
-def _seed_networks(vae_path: str, denoiser_path: str) -> dict[str, dict[str, TrainingConfig]]:
-    """The trainings of the preset ``seed``: for each network its own settings, and those that may be faster."""
-    seed = PRESETS["seed"]
-    assert seed.vae is not None and seed.classifier is not None
-    denoiser = dataclasses.replace(seed.denoiser, vae_path=vae_path)
-    classifier = dataclasses.replace(seed.classifier, vae_path=vae_path, denoiser_path=denoiser_path)
+def _notebook_networks(vae_path: str, denoiser_path: str) -> dict[str, dict[str, TrainingConfig]]:
+    """The trainings of the preset ``notebook``: for each network its own settings, and those that may be faster."""
+    preset = PRESETS["notebook"]
+    assert preset.vae is not None and preset.classifier is not None
+    denoiser = dataclasses.replace(preset.denoiser, vae_path=vae_path)
+    classifier = dataclasses.replace(preset.classifier, vae_path=vae_path, denoiser_path=denoiser_path)
     return {
-        "vae": {
-            "vae": dataclasses.replace(seed.vae, mixed_precision="no"),
-            "vae, bf16": seed.vae,
-            "vae, bf16, compiled": dataclasses.replace(seed.vae, torch_compile=True),
-        },
-        "denoiser": {"denoiser": denoiser, "denoiser, compiled": dataclasses.replace(denoiser, torch_compile=True)},
-        "classifier": {
-            "classifier": classifier,
-            "classifier, compiled": dataclasses.replace(classifier, torch_compile=True),
-        },
+        "vae": {"vae": dataclasses.replace(preset.vae, mixed_precision="no"), "vae, bf16": preset.vae},
+        "denoiser": {"denoiser": denoiser},
+        "classifier": {"classifier": classifier},
     }
 
 
@@ -234,9 +226,9 @@ def _passes(network: str, mixed_precision: str) -> Callable[[], None]:
             return F.mse_loss(trained(samples, times, return_dict=False)[0], samples)
         if network == "classifier":
             return F.cross_entropy(trained(samples, times, return_dict=False)[0].float(), labels)
-        mean, logvar = trained.encoder(images).chunk(2, dim=1)
-        logits = trained.decoder(mean + torch.exp(0.5 * logvar) * samples).view_as(images)
-        return (reconstruction_loss(logits, images, "mse") + gaussian_kl(mean, logvar)).mean()
+        posterior = trained.encode(images).latent_dist
+        logits = trained.decode_logits(posterior.mean + posterior.std * samples)
+        return (reconstruction_loss(logits, images, "mse") + posterior.kl()).mean()
 
     def passes() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision == "bf16"):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from ..training.memory import keep_freed_memory
 from . import benchmark
 from .anomaly import anomaly
 from .assemble import assemble
@@ -111,8 +110,6 @@ GROUPS: dict[str, tuple[str, Commands]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what the user can mend ends with status 2 and one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] != ["benchmark"]:  # benchmarks time what any program that imports this package gets
-        keep_freed_memory()
     prog, description, commands = "mnist-guided", "Guided latent diffusion of handwritten digits.", COMMANDS
     if arguments and arguments[0] in GROUPS:
         group = arguments.pop(0)
