@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from .atomic import MANIFEST, atomic_write, verify_manifest, write_manifest
 from .strict import read_json
 
-__all__ = ["PushSettings", "finish_push", "model_files", "open_repo", "push_folder", "save_result", "start_push"]
+__all__ = ["finish_push", "model_files", "open_repo", "push_folder", "save_result", "start_push"]
 
 Result = TypeVar("Result")
 
@@ -129,13 +129,17 @@ def push_folder(
 
 
 class PushSettings(Protocol):
-    """What a training script's settings say about its result."""
+    """What the settings of a training say about the Hub."""
 
     output_dir: str
     push_to_hub: bool
     hub_model_id: str | None
     hub_private_repo: bool
     dry_run: bool
+
+
+class ResultSettings(PushSettings, Protocol):
+    """Those of one network."""
 
     def to_json(self) -> str:
         """All settings, as ``train_config.json`` holds them."""
@@ -148,7 +152,7 @@ def start_push(config: PushSettings) -> None:
         open_repo(_repo_name(config), config.hub_private_repo)
 
 
-def save_result(config: PushSettings) -> None:
+def save_result(config: ResultSettings) -> None:
     """Finish a training script's ``output_dir``: settings, manifest, and with ``push_to_hub`` the upload."""
     atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
     names = [name for name in model_files(config.output_dir) if name.endswith((".json", ".safetensors"))]
