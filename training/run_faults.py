@@ -38,7 +38,7 @@ from mnist_guided_pipeline.evaluation.tables import render_view
 from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.sampling.noise import noise_level
 from mnist_guided_pipeline.storage.atomic import write_manifest
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig
 from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS, PRESETS
 from mnist_guided_pipeline.training.safeguards import plain_errors

@@ -30,7 +30,7 @@ from mnist_guided_pipeline.evaluation.scores import floors, measured, score_imag
 from mnist_guided_pipeline.evaluation.studies import file_table
 from mnist_guided_pipeline.evaluation.tables import render_view
 from mnist_guided_pipeline.figures.images import image_rows
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import DenoiserConfig, TrainingConfig, VAEConfig
 from mnist_guided_pipeline.training.history import training_seconds
 from mnist_guided_pipeline.training.runtime import make_accelerator

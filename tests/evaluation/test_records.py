@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mnist_guided_pipeline.evaluation.records import public_name, read_runs, typed_command, write_run
+from mnist_guided_pipeline.evaluation.records import read_runs, typed_command, write_run
 
 
 class TestFile:
@@ -42,4 +42,3 @@ class TestFile:
         assert typed_command() == "mnist-guided evaluate --output=m.json 'runs/a b' -1"
         monkeypatch.setattr(sys, "argv", ["training/run_study.py", "eta", "--judge", "../judges/clothes"])
         assert typed_command() == "python training/run_study.py eta --judge clothes"
-        assert public_name("user/name") == "user/name"

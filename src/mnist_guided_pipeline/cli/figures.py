@@ -399,7 +399,7 @@ def gan_samples(
     from ..figures.images import image_rows
     from ..models.gan import GANGenerator
     from ..seeding import keyed_generator
-    from ..storage.loading import load_network
+    from ..storage.pipelines import load_network
 
     generator = load_network(model)
     if not isinstance(generator, GANGenerator):

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from ..storage.places import find_folder
+
 __all__ = [
     "MOST_IMAGES",
     "Autoencoder",
@@ -119,11 +121,9 @@ def check_model(model: str | None, *holds: str, what: str = "pipeline") -> None:
     holds = holds or ("model_index.json",)
     if model is None:
         return
-    if os.path.isdir(model):
-        if not any(os.path.isfile(os.path.join(model, name)) for name in holds):
-            raise FileNotFoundError(f"--model {model!r} has no {holds[0]}: it is not the folder of a {what}.")
-    elif model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise FileNotFoundError(f"--model {model!r} is neither a folder nor a Hub id such as 'user/name'.")
+    folder = find_folder(model, "--model")
+    if folder is not None and not any((folder / name).is_file() for name in holds):
+        raise FileNotFoundError(f"--model {model!r} has no {holds[0]}: it is not the folder of a {what}.")
 
 
 def load_pipeline(model: str | None, device: str | None, dtype: DataType = "float32") -> Any:
@@ -177,7 +177,7 @@ def load_autoencoder(model: str, device: str | None = None) -> Any:
 
     from diffusers.utils import logging
 
-    from ..storage.loading import load_network
+    from ..storage.pipelines import load_network
 
     logging.disable_progress_bar()
     vae = load_network(model, "vae")

@@ -128,7 +128,7 @@ def systems(
     for path in model:
         _check_model(path)
 
-    from ..evaluation.records import fingerprint, public_name
+    from ..evaluation.records import fingerprint
     from ..evaluation.samples import SamplingSettings
     from ..evaluation.studies import (
         SystemImages,
@@ -140,7 +140,8 @@ def systems(
     )
     from ..evaluation.tables import render_view
     from ..models.gan import GANGenerator
-    from ..storage.loading import load_network
+    from ..storage.pipelines import load_network
+    from ..storage.places import public_name
     from ..training.history import training_seconds
 
     reference = options.reference()
@@ -434,8 +435,9 @@ def likelihood(
 
     from ..data.images import load_images
     from ..evaluation.autoencoders import binarise, check_has_likelihood, image_likelihood, mean_value
-    from ..evaluation.records import check_name, identity, make_record, public_name, read_runs, write_run
+    from ..evaluation.records import check_name, identity, make_record, read_runs, write_run
     from ..evaluation.tables import render_view
+    from ..storage.places import public_name
 
     check_has_likelihood(network, training_settings(model).get("reconstruction"))
     name = name or f"likelihood/{public_name(model)}-{binarisation}"

@@ -40,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from ..storage.atomic import atomic_write
+from ..storage.places import public_name
 from ..weights import DEFAULT_FOLDER, JUDGE_FOLDER
 
 __all__ = [
@@ -50,7 +51,6 @@ __all__ = [
     "make_record",
     "pipeline_fingerprint",
     "public_config",
-    "public_name",
     "read_runs",
     "shown_name",
     "typed_command",
@@ -67,12 +67,6 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[\w.,=+/-]+", name):
         raise ValueError(f"name must be letters, digits and any of _ . , = + / -, got {name!r}.")
-
-
-def public_name(name: str) -> str:
-    """A name without the folders above it where it is a path of one machine: absolute, or from ``.`` or ``~``."""
-    private = os.path.isabs(name) or name.startswith((".", "~"))
-    return os.path.basename(os.path.abspath(name)) if private else name
 
 
 def read_runs(file: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
