@@ -93,7 +93,7 @@ def sampling(
             steps = axes["num_inference_steps"][0]
             measure({f"{study}/scheduler=DDPMScheduler,adds_noise=False": replace(base, num_inference_steps=steps)})
     check_sweep(records, study)
-    print(render_view(records, study, "named"))
+    print(render_view(records, study))
     if figure is None:
         return
     if name == "mean-only":
@@ -340,7 +340,7 @@ def guide(
     from ..evaluation.guide import guide_by_noise, guide_hacking, learned_scores
     from ..evaluation.records import check_name, identity_of_pipeline, make_record, write_run
     from ..evaluation.tables import render_view
-    from ..sampling.checks import check_count, parse_scales
+    from ..sampling.arguments import check_count, parse_scales
 
     check_name(name)
     check_count("num_test_images", num_test_images)
@@ -360,7 +360,8 @@ def guide(
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
     record = make_record(identities, settings, figures, pipe.device)
     write_run(options.output, name, record)
-    print(render_view({name: record}, name, "guide"))
+    for part in figures:
+        print(render_view({name: record}, name, part))
     if figure is not None:
         from ..figures.curves import guide_report_figure
 
@@ -392,9 +393,9 @@ def schedulers(
     table = measure_schedulers(pipe, reference, options.num_images, options.seed)
     settings = {"num_images": options.num_images, "seed": options.seed}
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
-    record = make_record(identities, settings, table, pipe.device)
+    record = make_record(identities, settings, {"rows": table}, pipe.device)
     write_run(options.output, "scheduler-table", record)
-    print(render_view({"scheduler-table": record}, "scheduler-table", "schedulers"))
+    print(render_view({"scheduler-table": record}, "scheduler-table", "rows"))
 
 
 def likelihood(
