@@ -296,7 +296,7 @@ def points(
         seconds = time.perf_counter() - started
         floor = agreement(data, real_points(data, labels, seed=1), labels)
         trained = training_seconds(path)
-        rows[name] = {"points": len(labels), "steps": pipe.num_timesteps}
+        rows[name] = {"points": len(labels), "steps": len(trajectory) - 1}
         for value, of_samples in agreement(data, trajectory[-1], labels).items():
             rows[name] |= {value: of_samples, f"{value}, real points": floor[value]}
         rows[name] |= {"seconds": seconds} | ({} if trained is None else {"training_minutes": trained / 60.0})
