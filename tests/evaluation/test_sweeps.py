@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler
 from PIL import Image
 
 import mnist_guided_pipeline as mgp
@@ -140,8 +140,8 @@ class TestStored:
         pipe.set_progress_bar_config(disable=True)
         every = (0.0, math.inf)
         own = {"guidance_scale": 1.0, "num_inference_steps": 3, "guidance_interval": every}
-        assert pipe.sampling_defaults_for(pipe.scheduler) == own
-        assert pipe.sampling_defaults_for(DDIMScheduler()) == {**own, "guidance_scale": 2.0}
+        assert pipe.sampling_defaults == own
+        assert pipe.sampling_defaults == {**own, "guidance_scale": 2.0}
         pipe.scheduler = pipe.make_scheduler(EulerDiscreteScheduler)
         noise = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
         by_default = pipe(3, latents=noise, output_type="latent").images
@@ -162,7 +162,7 @@ class TestStored:
 
     def test_no_classifier_no_scale(self, folder):
         pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder, classifier=None)
-        assert pipe.sampling_defaults_for(pipe.scheduler)["guidance_scale"] == 0.0
+        assert pipe.sampling_defaults["guidance_scale"] == 0.0
 
 
 class TestFigure:
@@ -227,7 +227,7 @@ class TestCommands:
         assert "schedulers" not in json.loads((tmp_path / "pipe" / "model_index.json").read_text())["sampling_defaults"]
         main(["tune", str(file), "--name", "scales", "--model", str(tmp_path / "pipe")])
         tuned = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path / "pipe")
-        assert tuned.sampling_defaults_for(DDIMScheduler())["num_inference_steps"] == 20
+        assert tuned.sampling_defaults["num_inference_steps"] == 20
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -83,7 +83,7 @@ def benchmark_sampling(
     pipe.set_progress_bar_config(disable=True)
     device = pipe.device
     small = small_networks().to(device)
-    steps = pipe.sampling_defaults_for(pipe.scheduler)["num_inference_steps"]
+    steps = pipe.sampling_defaults["num_inference_steps"]
     pixel = DDIMPipeline(_pixel_unet().to(device), DDIMScheduler())
     pixel.set_progress_bar_config(disable=True)
     labels = torch.arange(10, device=device).repeat(_PLAIN_IMAGES // 10)

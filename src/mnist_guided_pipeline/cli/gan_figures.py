@@ -45,7 +45,7 @@ def gan_samples(
     from ..data.images import to_uint8
     from ..figures.grids import labelled_grid
     from ..models.gan import GANGenerator
-    from ..sampling.checks import check_count
+    from ..sampling.arguments import check_count
     from ..seeding import keyed_generator
     from ..storage.atomic import atomic_write
     from ..storage.loading import load_network

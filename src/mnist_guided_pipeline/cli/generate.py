@@ -54,7 +54,7 @@ def generate(
         check_pipeline_folder(model)
 
     from ..figures.grids import labelled_grid
-    from ..sampling.labels import resolve_labels
+    from ..sampling.arguments import resolve_labels
     from ..seeding import keyed_generator
     from ..storage.atomic import atomic_write
 

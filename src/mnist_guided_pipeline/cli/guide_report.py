@@ -66,7 +66,7 @@ def guide_report(
     from ..evaluation.records import check_name, machine, read_runs, versions, write_run
     from ..evaluation.tables import render_view
     from ..figures.guide import guide_report_figure
-    from ..sampling.checks import check_count, parse_scales
+    from ..sampling.arguments import check_count, parse_scales
 
     check_name(name)
     check_count("num_test_images", num_test_images)

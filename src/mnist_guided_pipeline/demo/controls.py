@@ -30,7 +30,7 @@ class SamplerControls:
     """
 
     def __init__(self, pipe: Any, name: str, guidance_scale: float | None = None):
-        defaults = pipe.sampling_defaults_for(pipe.scheduler)
+        defaults = pipe.sampling_defaults
         has_classifier = pipe.classifier is not None
         own = defaults["guidance_scale"] if guidance_scale is None else guidance_scale
         self.guidance_scale = gr.Slider(

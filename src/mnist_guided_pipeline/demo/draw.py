@@ -122,7 +122,7 @@ def draw_tab(pipe: Any, judge: Any) -> None:
     @told_in_page
     def make_example() -> str:
         label, seed = random.choice(list(names.values())), random.randrange(10_000)
-        defaults = pipe.sampling_defaults_for(pipe.scheduler)
+        defaults = pipe.sampling_defaults
         settings = DemoSettings(
             (label,),
             1,

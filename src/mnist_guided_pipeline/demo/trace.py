@@ -18,8 +18,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 from torch import Tensor
 
-from ..sampling.noise import NoiseLevel, noise_family, noise_level, predicted_x0, preserving_equivalent
-from ..sampling.schedulers import scheduler_prediction_type
+from ..sampling.noise import NoiseLevel, noise_level, predicted_x0, preserving_equivalent
+from ..sampling.schedulers import scheduler_family, scheduler_prediction_type
 
 __all__ = ["Trace", "View", "fresh_pipeline", "trace_sampling", "view_step"]
 
@@ -186,7 +186,7 @@ def trace_sampling(
 
 def _predicted_clean(pipe: Any, prediction: Tensor, latents: Tensor, view: View) -> Tensor:
     """The clean sample of a prediction as the scheduler takes it, from the latents before the step."""
-    if noise_family(pipe.scheduler) == "edm":
+    if scheduler_family(pipe.scheduler) == "edm":
         return pipe.scheduler.precondition_outputs(latents, prediction, view.level.ratio)
     kind = scheduler_prediction_type(pipe.scheduler)
     return predicted_x0(prediction, view.scheduler_sample, view.scheduler_level, kind)

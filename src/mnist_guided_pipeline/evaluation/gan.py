@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.images import to_uint8
 from ..models.gan import GANGenerator
-from ..sampling.checks import check_count
+from ..sampling.arguments import check_count
 from ..seeding import keyed_generator
 
 __all__ = ["draw_gan_images", "gan_labels"]

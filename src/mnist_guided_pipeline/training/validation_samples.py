@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin, SchedulerMixin
 from torch import Tensor
 
-from ..sampling.schedulers import scheduler_law
+from ..sampling.schedulers import scheduler_schedule
 from ..seeding import keyed_generator
 from ..storage.pipelines import ClassifierGuidedLatentPipeline
 
@@ -37,7 +37,7 @@ def validation_samples(
     training = denoiser.training
     denoiser.eval()
     pipe = ClassifierGuidedLatentPipeline(vae, denoiser, None, noise)
-    flow = scheduler_law(noise) == "flow"
+    flow = scheduler_schedule(noise) == "flow"
     pipe.scheduler = pipe.make_scheduler(FlowMatchEulerDiscreteScheduler if flow else DDIMScheduler)
     pipe.set_progress_bar_config(disable=True)
     classes = denoiser.config.num_classes
