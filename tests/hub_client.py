@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 
 import mnist_guided_pipeline as mgp
 from hub_server import TOKEN
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.storage.push import push_folder
 
 PUSH = {  # name: faults as (pattern, kind, times, skip), and whether the push succeeds all the same

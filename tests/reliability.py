@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import random
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from mnist_guided_pipeline.evaluation.records import machine, public_name, versions, write_run
+from mnist_guided_pipeline.evaluation.records import make_record, typed_command, write_run
 from survival.course import Course
 from survival.known_faults import TESTS, known_faults
 from survival.saving import killed_checkpoint_saves, killed_pipeline_saves
@@ -85,17 +83,10 @@ def sources(options: argparse.Namespace, root: Path) -> Iterator[tuple[str, Iter
         yield "two processes, not stopped", whole_runs(short, options.two_process_runs)
 
 
-def file_rows(options: argparse.Namespace, given: list[str], rows: dict[str, dict[str, int]]) -> None:
+def file_rows(options: argparse.Namespace, command: str, rows: dict[str, dict[str, int]]) -> None:
     """Write the record ``reliability``, which the view ``rows`` of ``mnist-guided render`` shows as a table."""
-    given = [word for word in given if not word.startswith("--output") and word != options.output]
-    record = {
-        "command": shlex.join(["python", "tests/reliability.py", *given, "--output", public_name(options.output)]),
-        "settings": {name: getattr(options, name) for name in COUNTS},
-        "versions": versions(),
-        "machine": machine(torch.device("cpu"), 1),
-        "figures": {"rows": rows},
-    }
-    write_run(options.output, "reliability", record)
+    settings = {name: getattr(options, name) for name in COUNTS}
+    write_run(options.output, "reliability", {**make_record({}, settings, {"rows": rows}), "command": command})
 
 
 def main() -> None:
@@ -105,8 +96,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--faults", action=argparse.BooleanOptionalAction, default=True, help="run the faults' tests")
     parser.add_argument("--output", help="file of measurements that gets the record 'reliability'")
-    given = sys.argv[1:]  # the runs put theirs there
-    options = parser.parse_args(given)
+    options, command = parser.parse_args(), typed_command()  # the runs put theirs into sys.argv
     torch.set_num_threads(1)  # threads do not survive a fork
     rows: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory(prefix="mnist-guided-reliability-") as folder:
@@ -119,7 +109,7 @@ def main() -> None:
                 print(f"{name}: {sum(results)} / {len(results)}  ({ended - started:.0f} s)", flush=True)
             started = ended
             if options.output:  # what is counted is kept, should the rest never end
-                file_rows(options, given, rows)
+                file_rows(options, command, rows)
     gc.unfreeze()
     raise SystemExit(0 if all(row["survived"] == row["tried"] for row in rows.values()) else 1)
 

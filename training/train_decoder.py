@@ -26,7 +26,7 @@ from mnist_guided_pipeline.data.posteriors import PosteriorTable, encode_images
 from mnist_guided_pipeline.sampling.latents import denormalise
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.atomic import atomic_write
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.storage.push import save_result, start_push
 from mnist_guided_pipeline.training.batches import Batches
 from mnist_guided_pipeline.training.checkpoints import (

@@ -17,7 +17,7 @@ from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
 from mnist_guided_pipeline.models.probe import check_label_effect
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.seeding import keyed_generator
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.storage.push import save_result, start_push
 from mnist_guided_pipeline.training.batches import Batches
 from mnist_guided_pipeline.training.checkpoints import (

@@ -91,7 +91,7 @@ class TestRefusals:
             read(folder, split, **options)
 
     def test_missing_folder(self, tmp_path):
-        self.refuses(r"there is no such folder", tmp_path / "nothing")
+        self.refuses(r"neither a folder nor a data set", tmp_path / "nothing")
 
     def test_folder_without_data(self, tmp_path):
         self.refuses(r"must hold parquet files", tmp_path)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.evaluation.metrics import sliced_wasserstein
 from mnist_guided_pipeline.evaluation.oracle import (
     HIGHER,
     LINEAR,
@@ -14,7 +15,6 @@ from mnist_guided_pipeline.evaluation.oracle import (
     make_scheduler,
     moment_errors,
 )
-from mnist_guided_pipeline.evaluation.wasserstein import sliced_wasserstein
 from mnist_guided_pipeline.sampling.guidance import classifier_score, guidance_factor, guided_prediction
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, predicted_epsilon
 from mnist_guided_pipeline.sampling.schedulers import SUPPORTED

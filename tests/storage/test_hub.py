@@ -154,17 +154,17 @@ def test_an_exported_pipeline_runs_without_the_package(found, folders):
 
 
 class TestPushCommand:
-    @pytest.mark.parametrize("arguments", [("nowhere", "user/x"), ("{}", "user/x"), ("{}/file", "user/x")])
-    def test_refuses_what_is_no_model(self, tmp_path, capsys, arguments):
+    @pytest.mark.parametrize("model", ["nowhere", "{}", "{}/file"])
+    def test_refuses_what_is_no_model(self, tmp_path, capsys, model):
         (tmp_path / "file").write_text("x")
         with pytest.raises(SystemExit) as stop:
-            main(["push", arguments[0].format(tmp_path), arguments[1]])
+            main(["push", "--model", model.format(tmp_path), "--repo_id", "user/x"])
         assert stop.value.code == 2
         assert "error: " in capsys.readouterr().err
 
     def test_says_that_there_is_no_hub(self, folders, capsys):
         with pytest.raises(SystemExit):  # the tests run offline
-            main(["push", str(folders["new"]), "user/x"])
+            main(["push", "--model", str(folders["new"]), "--repo_id", "user/x"])
         assert capsys.readouterr().err.strip().startswith("error: The Hub could not be reached for 'user/x'")
 
 

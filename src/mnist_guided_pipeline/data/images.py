@@ -138,9 +138,6 @@ def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> tu
     from datasets import get_dataset_split_names, load_dataset
 
     is_folder = os.path.isdir(name)
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_path and not is_folder:
-        raise DatasetError(f"dataset_name {name!r} looks like a folder, but there is no such folder.")
     try:
         table = load_dataset(name, config, split=split, cache_dir=cache_dir)
     except Exception as error:

@@ -19,8 +19,7 @@ from pathlib import Path
 from .atomic import atomic_folder, write_manifest
 from .card import PICTURE
 from .pipelines import ClassifierGuidedLatentPipeline
-from .safety import PACKAGE, REMOTE_CODE, check_pipeline, installed_names
-from .weight_files import read_json
+from .strict import PACKAGE, REMOTE_CODE, check_pipeline, installed_names, read_json
 
 __all__ = ["export_pipeline", "export_space", "remote_modules"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .atomic import MANIFEST, atomic_write, verify_manifest, write_manifest
-from .weight_files import read_json
+from .strict import read_json
 
 if TYPE_CHECKING:
     from ..training.config import TrainingConfig

@@ -10,7 +10,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Collection
@@ -20,6 +19,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 
 from ..data.points import check_point_set, is_point_set
+from ..storage.places import find_folder
 
 __all__ = [
     "AdversarialConfig",
@@ -536,8 +536,6 @@ def _check_network_path(name: str, path: str | None) -> None:
     """Refuse what cannot be loaded: a folder without a network, or what is neither a folder nor a Hub id."""
     if path is None:
         return
-    if os.path.isdir(path):
-        if not any(os.path.isfile(os.path.join(path, file)) for file in ("config.json", "model_index.json")):
-            raise ValueError(f"{name} {path!r} holds no config.json and no model_index.json: is its training finished?")
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        raise ValueError(f"{name} {path!r} is neither a folder nor a Hub id such as 'user/name'.")
+    folder = find_folder(path, name)
+    if folder and not any((folder / file).is_file() for file in ("config.json", "model_index.json")):
+        raise ValueError(f"{name} {path!r} holds no config.json and no model_index.json: is its training finished?")
