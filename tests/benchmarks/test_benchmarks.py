@@ -91,8 +91,8 @@ def test_sampling_is_filed(few, typed, tmp_path, tiny_pipeline_folder, capsys):
     table = render_view(read_runs(file), "benchmark-sampling", "rows")
     assert table in capsys.readouterr().out
     assert table.count("\n") == len(rows) + 1
-    timed = render_view(read_runs(file), "benchmark-sampling", "timed")
-    assert record["command"] in timed and "medians of 1 rounds" in timed and torch.__version__ in timed
+    timed = render_view(read_runs(file), "benchmark-sampling", "provenance")
+    assert record["command"] in timed and "rounds 1" in timed and torch.__version__ in timed
 
 
 _COLD = """

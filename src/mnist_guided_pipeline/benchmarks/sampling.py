@@ -67,7 +67,7 @@ def benchmark_sampling(pipe: Any, num_images: int, rounds: int) -> dict[str, Any
     device = pipe.device
     in_half = copy.deepcopy(pipe).to(torch.bfloat16)  # samples stay in float32
     small = small_networks().to(device)
-    steps = pipe.sampling_defaults_for(pipe.scheduler)["num_inference_steps"]
+    steps = pipe.sampling_defaults["num_inference_steps"]
     pixel = DDIMPipeline(_pixel_unet().to(device), DDIMScheduler())
     pixel.set_progress_bar_config(disable=True)
     labels = torch.arange(10, device=device).repeat(_PLAIN_IMAGES // 10)

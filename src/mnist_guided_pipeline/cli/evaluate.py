@@ -145,7 +145,7 @@ def evaluate(
     from ..evaluation.samples import SamplingSettings, start_processes
     from ..evaluation.studies import grid, measure_runs
     from ..evaluation.tables import render_view
-    from ..sampling.checks import check_count
+    from ..sampling.arguments import check_count
 
     check_name(name)
     check_count("chunk_size", chunk_size)

@@ -137,7 +137,7 @@ def exact_pipeline(
     """The exact networks of a mixture under a scheduler, in float64."""
     schedule = COSINE if name == "UnCLIPScheduler" else LINEAR
     scheduler = make_scheduler(name, prediction_type, schedule, **{**_SETTINGS.get(name, {}), **options})
-    law = "flow" if options.get("use_flow_sigmas") else SUPPORTED[name].law
+    law = "flow" if options.get("use_flow_sigmas") else SUPPORTED[name].schedule
     noise: dict[str, Any] = {"law": law, "schedule": schedule}
     if law in ("edm", "arctan"):
         noise["sigma_data"] = scheduler.config.sigma_data

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from ..data.images import IMAGE_SIZE, to_uint8
 from ..models.gan import GANGenerator
-from ..sampling.checks import check_count, check_interval, check_number
+from ..sampling.arguments import check_count, check_interval, check_number
 from ..sampling.schedulers import SUPPORTED
 from ..seeding import keyed_generator
 from ..storage.atomic import atomic_write
@@ -127,7 +127,7 @@ class SamplingSettings:
     def resolved(self, pipe: Any) -> SamplingSettings:
         """The same settings with the pipeline's own values in place of None."""
         scheduler = self.make_scheduler(pipe)
-        own = {"scheduler": type(scheduler).__name__, **pipe.sampling_defaults_for(scheduler, self.cfg_scale)}
+        own = {"scheduler": type(scheduler).__name__, **pipe.sampling_defaults}
         return dataclasses.replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
 
     def call_arguments(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data.images import LabelledImages, to_model_range, to_uint8
-from ..sampling.checks import check_choice
+from ..sampling.arguments import check_choice
 from ..seeding import keyed_generator
 from .judge import Judge, Judgement
 from .metrics import (

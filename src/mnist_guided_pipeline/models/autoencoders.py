@@ -10,19 +10,20 @@ Images are in model range [-1, 1]. The decoder ends in a sigmoid, so ``decode`` 
 ``decode_logits`` gives what is before the sigmoid, for a stable binary cross-entropy.
 
 A diffusion model wants latents of unit variance. ``config.latents_mean`` and ``config.latents_std`` hold the
-statistics that were fitted after training, one entry a channel (or a dimension of a vector latent); nothing else in
+statistics that were fitted after training, one entry per channel (or a dimension of a vector latent); nothing else in
 the package stores them.
 """
 
 from __future__ import annotations
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
+
+from .layers import Network
 
 __all__ = ["ConvVAE", "LatentGaussian", "MLPVAE"]
 
@@ -33,17 +34,18 @@ class LatentGaussian(DiagonalGaussianDistribution):
     """A diagonal Gaussian over latents of any shape; diffusers' own sums its KL over images only."""
 
     def kl(self, other: DiagonalGaussianDistribution | None = None) -> Tensor:
-        """KL divergence in nats (B,), to ``other`` or to the standard Gaussian."""
+        """KL divergence in nats (B,), to ``other`` or to the standard Gaussian, in float32."""
         if self.deterministic:
             return self.mean.new_zeros(self.mean.shape[0])
+        mean, logvar = self.mean.float(), self.logvar.float()
         if other is None:
-            terms = self.mean**2 + self.var - 1.0 - self.logvar
+            terms = mean**2 + logvar.exp() - 1.0 - logvar
         else:
-            terms = (self.mean - other.mean) ** 2 / other.var + self.var / other.var - 1.0 - self.logvar + other.logvar
+            terms = (mean - other.mean) ** 2 / other.var + logvar.exp() / other.var - 1.0 - logvar + other.logvar
         return 0.5 * terms.flatten(1).sum(dim=1)
 
 
-class _Autoencoder(ModelMixin, ConfigMixin):
+class _Autoencoder(Network):
     """What both autoencoders share: the interface. Subclasses define ``encoder`` and ``decoder``."""
 
     encoder: nn.Module

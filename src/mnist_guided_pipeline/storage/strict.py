@@ -123,7 +123,8 @@ def check_network(folder: Path, network_class: type[ModelMixin], variant: str | 
     except Exception as error:  # whatever a constructor makes of a wrong value
         raise IntegrityError(f"{file} does not describe a {network_class.__name__}: {error}", file) from error
     network.register_to_config(**{name: config[name] for name in _CONTRACT if name in config})
-    unknown = sorted(name for name in config if not name.startswith("_") and name not in network.config)
+    known = {*network.config, *getattr(network_class, "retired_settings", ())}
+    unknown = sorted(name for name in config if not name.startswith("_") and name not in known)
     if unknown:
         raise IntegrityError(f"{file} has {', '.join(unknown)}, which {network_class.__name__} does not know.", file)
     _check_weights(weight_files(folder, variant), network)

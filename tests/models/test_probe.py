@@ -14,7 +14,7 @@ DENOISERS = {
     "MLPDenoiser": {"sample_shape": (5,), "hidden_size": 16},
     "ResidualMLPDenoiser": {"sample_shape": (5,), "hidden_size": 16, "num_layers": 1, "condition_dim": 8},
     "FiLMConvDenoiser": {"sample_shape": (1, 8, 8), "channels": 8, "num_layers": 1, "condition_dim": 8},
-    "UNetDenoiser": {"sample_shape": (1, 8, 8), "block_channels": [8], "condition_dim": 8, "dropout": 0.5},
+    "UNetDenoiser": {"sample_shape": (1, 8, 8), "block_channels": [8], "condition_dim": 8},
     "DiTDenoiser": {"sample_shape": (1, 8, 8), "hidden_size": 8, "num_layers": 1, "num_heads": 2, "condition_dim": 8},
 }
 

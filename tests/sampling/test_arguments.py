@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_guided_pipeline.sampling.labels import excluded_classes, resolve_labels
+from mnist_guided_pipeline.sampling.arguments import excluded_classes, resolve_labels
 
 NAMES = {index: str(index) for index in range(11)}  # so that "10" is a name, and not "1" and "0"
 ANIMALS = {0: "cat", 1: "dog", 2: "owl"}
