@@ -137,10 +137,6 @@ class PushSettings(Protocol):
     hub_private_repo: bool
     dry_run: bool
 
-    def to_json(self) -> str:
-        """All settings, as ``train_config.json`` holds them."""
-        ...
-
 
 def start_push(config: PushSettings) -> None:
     """With ``push_to_hub``: make the repository before the training starts; a dry run makes none."""
@@ -148,9 +144,9 @@ def start_push(config: PushSettings) -> None:
         open_repo(_repo_name(config), config.hub_private_repo)
 
 
-def save_result(config: PushSettings) -> None:
-    """Finish a training script's ``output_dir``: settings, manifest, and with ``push_to_hub`` the upload."""
-    atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
+def save_result(config: PushSettings, settings: str) -> None:
+    """Finish a training script's ``output_dir``: settings as JSON, manifest, and with ``push_to_hub`` the upload."""
+    atomic_write(f"{config.output_dir}/train_config.json", settings)
     names = [name for name in model_files(config.output_dir) if name.endswith((".json", ".safetensors"))]
     write_manifest(config.output_dir, [name for name in names if name != MANIFEST])
     finish_push(config)
