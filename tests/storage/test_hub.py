@@ -165,7 +165,7 @@ def test_a_training_result_is_complete(tmp_path):
     mgp.MLPVAE(latent_dim=2, hidden_size=8).save_pretrained(tmp_path)
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / "checkpoint-1" / "state.json").write_text("{}")
-    save_result(config)
+    save_result(config, config.to_json())
     assert model_files(tmp_path) == [
         "config.json",
         "diffusion_pytorch_model.safetensors",

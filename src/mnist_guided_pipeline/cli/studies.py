@@ -94,7 +94,7 @@ def sampling(
             steps = axes["num_inference_steps"][0]
             measure({f"{study}/scheduler=DDPMScheduler,adds_noise=False": replace(base, num_inference_steps=steps)})
     check_sweep(records, study)
-    print(render_view(records, study, "named"))
+    print(render_view(records, study))
     if figure is None:
         return
     if name == "mean-only":
@@ -298,7 +298,7 @@ def points(
         seconds = time.perf_counter() - started
         floor = agreement(data, real_points(data, labels, seed=1), labels)
         trained = training_seconds(path)
-        rows[name] = {"points": len(labels), "steps": pipe.num_timesteps}
+        rows[name] = {"points": len(labels), "steps": len(trajectory) - 1}
         for value, of_samples in agreement(data, trajectory[-1], labels).items():
             rows[name] |= {value: of_samples, f"{value}, real points": floor[value]}
         rows[name] |= {"seconds": seconds} | ({} if trained is None else {"training_minutes": trained / 60.0})
@@ -362,7 +362,8 @@ def guide(
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
     record = make_record(identities, settings, figures, pipe.device)
     write_run(options.output, name, record)
-    print(render_view({name: record}, name, "guide"))
+    for part in figures:
+        print(render_view({name: record}, name, part))
     if figure is not None:
         from ..figures.curves import guide_report_figure
 
@@ -394,9 +395,9 @@ def schedulers(
     table = measure_schedulers(pipe, reference, options.num_images, options.seed)
     settings = {"num_images": options.num_images, "seed": options.seed}
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
-    record = make_record(identities, settings, table, pipe.device)
+    record = make_record(identities, settings, {"rows": table}, pipe.device)
     write_run(options.output, "scheduler-table", record)
-    print(render_view({"scheduler-table": record}, "scheduler-table", "schedulers"))
+    print(render_view({"scheduler-table": record}, "scheduler-table", "rows"))
 
 
 def likelihood(
@@ -438,7 +439,6 @@ def likelihood(
     from ..evaluation.autoencoders import binarise, check_has_likelihood, image_likelihood, mean_value
     from ..evaluation.records import check_name, identity, make_record, read_runs, write_run
     from ..evaluation.tables import render_view
-    from ..storage.places import public_name
 
     check_has_likelihood(network, training_settings(model).get("reconstruction"))
     name = name or f"likelihood/{public_name(model)}-{binarisation}"

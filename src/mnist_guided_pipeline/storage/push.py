@@ -129,7 +129,7 @@ def push_folder(
 
 
 class PushSettings(Protocol):
-    """What the settings of a training say about the Hub."""
+    """What a training script's settings say about its result."""
 
     output_dir: str
     push_to_hub: bool
@@ -138,23 +138,15 @@ class PushSettings(Protocol):
     dry_run: bool
 
 
-class ResultSettings(PushSettings, Protocol):
-    """Those of one network."""
-
-    def to_json(self) -> str:
-        """All settings, as ``train_config.json`` holds them."""
-        ...
-
-
 def start_push(config: PushSettings) -> None:
     """With ``push_to_hub``: make the repository before the training starts; a dry run makes none."""
     if config.push_to_hub and not config.dry_run:
         open_repo(_repo_name(config), config.hub_private_repo)
 
 
-def save_result(config: ResultSettings) -> None:
-    """Finish a training script's ``output_dir``: settings, manifest, and with ``push_to_hub`` the upload."""
-    atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
+def save_result(config: PushSettings, settings: str) -> None:
+    """Finish a training script's ``output_dir``: settings as JSON, manifest, and with ``push_to_hub`` the upload."""
+    atomic_write(f"{config.output_dir}/train_config.json", settings)
     names = [name for name in model_files(config.output_dir) if name.endswith((".json", ".safetensors"))]
     write_manifest(config.output_dir, [name for name in names if name != MANIFEST])
     finish_push(config)
