@@ -33,8 +33,7 @@ from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import DenoiserConfig, TrainingConfig, VAEConfig
 from mnist_guided_pipeline.training.history import training_seconds
-from mnist_guided_pipeline.training.runtime import make_accelerator
-from mnist_guided_pipeline.training.safeguards import plain_errors
+from mnist_guided_pipeline.training.launch import make_accelerator, plain_errors
 from mnist_guided_pipeline.weights import DEFAULT_FOLDER
 from train_pipeline import is_finished
 
@@ -164,7 +163,7 @@ def main(config: StudyConfig) -> None:
         pipe, minutes = trained(config, name, variant, study.on_pixels, reference.test.id2label)
         networks.append(pipeline_fingerprint(pipe))
         for drawing, call in variant.drawings.items():
-            settings = SamplingSettings(options.num_images, options.seed, **call)
+            settings = SamplingSettings(options.num_images, options.seed, reference.class_weights, **call)
             drawn = draw_images(pipe, settings, options.cache_dir or f"{config.output_dir}/samples")
             figures = score_images(drawn.chunks(), drawn.labels, reference, check_memorisation=False)
             figures["images_per_second"] = measured(options.num_images / drawn.seconds, options.num_images)

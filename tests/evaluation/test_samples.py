@@ -11,12 +11,33 @@ import torch
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.evaluation import samples
-from mnist_guided_pipeline.evaluation.samples import DrawnImages, SamplingSettings, draw_images
+from mnist_guided_pipeline.evaluation.samples import DrawnImages, SamplingSettings, draw_images, wanted_classes
 from mnist_guided_pipeline.seeding import keyed_generator
 
 
 def differences(first: torch.Tensor, second: torch.Tensor) -> int:
     return (first.int() - second.int()).abs().max().item()
+
+
+class TestWantedClasses:
+    def test_equal_weights_take_the_classes_in_turn(self):
+        labels, numbers = wanted_classes(25, 10)
+        assert torch.equal(labels, torch.arange(25) % 10) and torch.equal(numbers, torch.arange(25) // 10)
+
+    def test_every_prefix_has_the_proportions(self):
+        weights = (980, 1135, 1032, 0, 982, 892)
+        labels, numbers = wanted_classes(sum(weights), 6, weights)
+        assert torch.bincount(labels, minlength=6).tolist() == list(weights)
+        counts = torch.nn.functional.one_hot(labels, 6).cumsum(dim=0)
+        assert torch.equal(counts.gather(1, labels[:, None])[:, 0] - 1, numbers)
+        quota = torch.arange(1, len(labels) + 1)[:, None] * torch.tensor(weights) / sum(weights)
+        assert (counts - quota).abs().max() < 2
+        assert torch.equal(wanted_classes(777, 6, weights)[0], labels[:777])
+
+    @pytest.mark.parametrize("weights", [(1, 2), (0, 0, 0), (1, -1, 1)])
+    def test_refuses_what_is_no_mix(self, weights):
+        with pytest.raises(ValueError, match="class_weights must be 3 numbers"):
+            wanted_classes(10, 3, weights)
 
 
 class TestDrawing:

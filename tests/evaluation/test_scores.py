@@ -1,5 +1,7 @@
 """Scores: bad models show in the right column, and a record holds all that is needed to measure it again."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import ConfigMixin, DDIMScheduler, ModelMixin
@@ -128,11 +130,12 @@ class TestScores:
         figures = scores["faithful"]["figures"]
         matrix = torch.tensor(figures["confusion_matrix"])
         accuracy = figures["accuracy"]
-        assert matrix.sum(dim=1).tolist() == [40] * 10
+        wanted = matrix.sum(dim=1)
+        assert wanted.sum() == 400
         assert accuracy["value"] == matrix.trace().item() / 400
         assert accuracy["interval"][0] < accuracy["value"] < accuracy["interval"][1]
         per_class = figures["accuracy_per_class"]
-        assert [per_class[str(digit)]["value"] for digit in range(10)] == (matrix.diag().double() / 40).tolist()
+        assert [per_class[str(digit)]["value"] for digit in range(10)] == (matrix.diag().double() / wanted).tolist()
         assert figures["images_per_second"]["value"] > 0
 
     def test_floors(self, scores):
@@ -158,6 +161,53 @@ class TestScores:
         test = LabelledImages(reference.test.images, reference.test.labels, tuple("abcdefghij"))
         with pytest.raises(ValueError, match="give a judge that was trained on this data set"):
             Reference(reference.train, test, reference.judge)
+
+
+class TestMixOfLabels:
+    @pytest.fixture
+    def uneven(self, handwriting) -> Reference:
+        """A test set that has the first five classes five times as often as the others."""
+        few = [(handwriting.labels[700:] == label).nonzero()[: 100 if label < 5 else 20, 0] for label in range(10)]
+        chosen = torch.cat(few) + 700
+        test = LabelledImages(handwriting.images[chosen], handwriting.labels[chosen], handwriting.class_names)
+        train = LabelledImages(handwriting.images[:700], handwriting.labels[:700], handwriting.class_names)
+        return Reference(train, test, load_judge())
+
+    def test_real_images_of_any_mix_are_at_no_distance_from_themselves(self, uneven):
+        real = uneven.real_images(uneven.test, len(uneven.test))
+        assert sorted(map(bytes, real.images.numpy())) == sorted(map(bytes, uneven.test.images.numpy()))
+        figures = score_images([real.images], real.labels, uneven, check_memorisation=False)
+        assert figures["judge_fid"]["value"] == pytest.approx(0, abs=1e-4)
+        assert figures["judge_recall"]["value"] == 1.0
+
+    def test_uniform_labels_alone_are_a_distance(self, uneven):
+        uniform = replace(uneven, labels="uniform")
+        assert uneven.class_weights == (100,) * 5 + (20,) * 5 and set(uniform.class_weights) == {1}
+        fid = [
+            studies.floors(mix, None, 180)["real_training_images"]["judge_fid"]["value"] for mix in (uneven, uniform)
+        ]
+        assert fid[1] > 1.5 * fid[0]
+
+    def test_floors_are_of_disjoint_draws_in_the_mix(self, uneven):
+        draws = [uneven.real_images(uneven.train, 120, draw) for draw in range(3)]
+        images = torch.cat([real.images for real in draws])
+        assert len(set(map(bytes, images.numpy()))) == 360
+        for real in draws:
+            assert torch.bincount(real.labels).tolist() == [20] * 5 + [4] * 5
+            right = load_judge().predict(real.images).argmax(dim=1) == real.labels
+            assert right.double().mean() > 0.85
+        floor = studies.floors(uneven, None, 120)["real_training_images"]["judge_fid"]
+        assert floor["range"][0] <= floor["value"] <= floor["range"][1]
+
+    def test_generated_labels_are_in_the_mix(self, uneven, handwriting, tmp_path):
+        pipe = pipeline_of(handwriting.images[1300:], handwriting.labels[1300:])
+        runs = grid(SamplingSettings(num_images=120, num_inference_steps=2), {})
+        for labels, expected in (("reference", [20] * 5 + [4] * 5), ("uniform", [12] * 10)):
+            mix = replace(uneven, labels=labels)
+            record = measure_runs(pipe, runs, mix, tmp_path / "m.json", tmp_path, progress=False)["default"]
+            assert torch.tensor(record["figures"]["confusion_matrix"]).sum(dim=1).tolist() == expected
+        with pytest.raises(ValueError, match="labels must be one of 'reference', 'uniform', got 'any'"):
+            replace(uneven, labels="any")
 
 
 class TestWhatIsMeasuredOnce:

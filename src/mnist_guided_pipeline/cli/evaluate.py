@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -24,7 +24,11 @@ class MeasuringOptions:
     output: Path = Path("metrics.json")
     """File of measurements to add to: .json, or .jsonl for one line per run. All other runs in it stay."""
     num_images: int = 1_000
-    """Images of each set, the classes in turn."""
+    """Images of each set."""
+    labels: Literal["reference", "uniform"] = "reference"
+    """Mix of the wanted classes, and of the real images beside them: that of the test set, or uniform. The distances
+    (FID, KID) of images with uniform labels also count how far the test set is from uniform: on MNIST that is several
+    times what real images in its proportions have."""
     seed: int = 0
     """Every image has a random generator of its own, made from the seed, its class and its number."""
     dataset_name: str = "ylecun/mnist"
@@ -73,7 +77,7 @@ class MeasuringOptions:
             )
         check_enough(self.num_images, len(test.class_names))
         judge = load_judge() if self.judge is None else Judge.from_pretrained(self.judge)
-        return Reference(train, test, judge.to(self.own_device()), self.dataset_name)
+        return Reference(train, test, judge.to(self.own_device()), self.dataset_name, self.labels)
 
     def own_device(self) -> str:
         """The device asked for; else that of this process."""

@@ -15,8 +15,6 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from ..storage.places import find_folder
-
 __all__ = [
     "MOST_IMAGES",
     "Autoencoder",
@@ -118,6 +116,8 @@ def check_range(name: str, value: int, low: int, high: float = float("inf")) -> 
 
 def check_model(model: str | None, *holds: str, what: str = "pipeline") -> None:
     """A folder must hold one of these files; anything that cannot be a folder is left to the Hub."""
+    from ..storage.places import find_folder
+
     folder = None if model is None else find_folder(model, "--model")
     holds = holds or ("model_index.json",)
     if folder is not None and not any((folder / name).is_file() for name in holds):

@@ -87,6 +87,7 @@ def sampling(
             images = draw_images(pipe, settings, options.cache_dir, progress=False).images()  # from the cache
             shown[run.rpartition("/")[2]] = images[:_SHOWN].numpy()
 
+    base = replace(base, class_weights=reference.class_weights)
     measure(grid(base, axes, study))
     if name == "mean-only":
         with without_noise(pipe):
@@ -154,7 +155,7 @@ def systems(
 
     def add_pipeline(path: str | None) -> bool:
         pipe = load_pipeline(path, device)
-        settings = SamplingSettings(count, seed)
+        settings = SamplingSettings(count, seed, reference.class_weights)
         add(
             "pixel diffusion" if pipe.vae is None else "latent diffusion",
             path,
@@ -169,7 +170,7 @@ def systems(
             continue
         network = load_network(path).to(device)
         if isinstance(network, GANGenerator):
-            add("GAN", path, draw_gan(network, count, seed))
+            add("GAN", path, draw_gan(network, count, seed, reference.class_weights))
         elif hasattr(network, "decode_logits"):
             kind = "VAE" if network.config.variational else "autoencoder"
             add(kind, path, draw_autoencoder(network, reference.train.images, count, seed))

@@ -202,7 +202,7 @@ def measure_schedulers(
     Args:
         pipe: a trained pipeline that draws classes; schedulers that cannot run its networks get no values of images.
         reference: real images and the judge.
-        num_images: images per scheduler and number of steps, the classes in turn.
+        num_images: images per scheduler and number of steps.
         seed: of the images.
         progress: show a progress bar.
 
@@ -215,7 +215,7 @@ def measure_schedulers(
     """
     if pipe.classifier is None and not pipe.denoiser_is_conditional:
         raise ValueError("pipe draws no class, so its accuracy cannot be measured; give it a classifier.")
-    labels, _ = wanted_classes(num_images, len(pipe.id2label))
+    labels, _ = wanted_classes(num_images, len(pipe.id2label), reference.class_weights)
     possible = {found.__name__ for found in pipe.compatible_schedulers}
     table = {}
     for name, support in tqdm(SUPPORTED.items(), desc="schedulers", disable=not progress):
@@ -224,7 +224,7 @@ def measure_schedulers(
         if name in possible:
             row |= {"accuracy": {}, "judge_fid": {}}
             for steps in _PIPELINE_STEPS:
-                settings = SamplingSettings(num_images, seed, name, num_inference_steps=steps)
+                settings = SamplingSettings(num_images, seed, reference.class_weights, name, num_inference_steps=steps)
                 drawn = draw_images(pipe, settings, progress=False)
                 judgement = reference.judge(drawn.images())
                 matrix = confusion_matrix(labels, judgement.probabilities.argmax(dim=1), len(pipe.id2label))

@@ -1,9 +1,9 @@
 """Many images of a model, drawn in batches; those of a pipeline are kept on disk.
 
-Image i wants class ``i mod C`` of C classes and is number ``i // C`` of its class; its random generator is keyed by
-(seed, class, number). So an image depends on nothing but its index: any batch size, any number of processes, and any
-number of images around it give the same one (up to the rounding of batched arithmetic, one grey level at a pixel here
-and there), every prefix is balanced over the classes, and 10,000 images extend the 1,000 drawn before.
+The classes are wanted in given proportions (:func:`wanted_classes`), and the random generator of an image is keyed by
+(seed, class, number within the class). So an image depends on nothing but these: any batch size, any number of
+processes, and any number of images around it give the same one (up to the rounding of batched arithmetic, one grey
+level at a pixel here and there), every prefix has the proportions, and 10,000 images extend the 1,000 drawn before.
 
 A chunk is written in one rename when it is finished. A run that is killed goes on from there, and 50,000 images are
 read back chunk by chunk. A cache is only as honest as its key: the samples lie under a hash of all that they depend on,
@@ -16,7 +16,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ _BOUNDS = {
     "classifier_temperature": (1e-6, math.inf),
     "autoguidance_scale": (0.0, math.inf),
 }
-_NOT_OF_THE_CALL = ("num_images", "seed", "scheduler", "scheduler_options", "negative_class_labels")
+_NOT_OF_THE_CALL = ("num_images", "seed", "class_weights", "scheduler", "scheduler_options", "negative_class_labels")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class SamplingSettings:
     Attributes:
         num_images: N, at least 1.
         seed: of the whole set.
+        class_weights: how often each class is wanted, in proportion; equally often if empty. A Frechet distance also
+            counts the difference between the mix of labels and that of the reference.
         scheduler: name of a supported diffusers scheduler, built for the pipeline's networks; the pipeline's own with
             its options if None.
         scheduler_options: further settings of that scheduler, such as ``{"use_karras_sigmas": True}``; without
@@ -86,6 +88,7 @@ class SamplingSettings:
 
     num_images: int = 10_000
     seed: int = 0
+    class_weights: tuple[float, ...] = ()
     scheduler: str | None = None
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     num_inference_steps: int | None = None
@@ -135,6 +138,7 @@ class SamplingSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an open end of the interval is None, and so is an interval of all noise levels."""
         plain = dataclasses.asdict(self)
+        plain |= {name: list(plain[name]) for name in ("class_weights", "negative_class_labels")}
         if self.guidance_interval == (0.0, math.inf):
             plain["guidance_interval"] = None
         elif self.guidance_interval is not None:
@@ -192,14 +196,41 @@ def start_processes() -> PartialState:
     return state
 
 
-def wanted_classes(num_images: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """The class of each image and its number within the class, int64 (num_images,) both; see the module."""
-    indices = torch.arange(num_images)
-    return indices % num_classes, indices // num_classes
+def wanted_classes(num_images: int, num_classes: int, class_weights: Sequence[float] = ()) -> tuple[Tensor, Tensor]:
+    """The class of each image and its number within the class, int64 (num_images,) both.
+
+    The k-th image of a class of proportion p is due at ``(k + 1/2) / p``, and images come in the order of these times
+    (Sainte-Lague). So every prefix has the proportions up to one image per class or so, as many images as the weights
+    sum up to have just these counts, and equal weights take the classes in turn.
+
+    Args:
+        num_images: N.
+        num_classes: C.
+        class_weights: C numbers of at least 0, in proportion; equal ones if empty.
+
+    Raises:
+        ValueError: weights of another number, negative or all 0.
+    """
+    weights = torch.tensor(class_weights or [1.0] * num_classes, dtype=torch.float64)
+    if len(weights) != num_classes or (weights < 0).any() or weights.sum() == 0:
+        raise ValueError(
+            f"class_weights must be {num_classes} numbers of at least 0, not all 0, got {list(class_weights)}."
+        )
+    proportions = weights / weights.sum()
+    counts = [math.ceil(num_images * part) + 1 if part else 0 for part in proportions.tolist()]
+    labels = torch.arange(num_classes).repeat_interleave(torch.tensor(counts))
+    numbers = torch.cat([torch.arange(count) for count in counts])
+    order = ((numbers + 0.5) / proportions[labels]).argsort(stable=True)[:num_images]
+    return labels[order], numbers[order]
 
 
 def draw_samples(
-    pipe: Any, num_images: int, seed: int, call: Mapping[str, Any], batch_size: int = _BATCH
+    pipe: Any,
+    num_images: int,
+    seed: int,
+    call: Mapping[str, Any],
+    class_weights: Sequence[float] = (),
+    batch_size: int = _BATCH,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Samples of a pipeline, and the classes that they are wanted to be, batch by batch.
 
@@ -208,12 +239,13 @@ def draw_samples(
         num_images: N.
         seed: of the whole set.
         call: further arguments of the pipeline.
+        class_weights: as for :func:`wanted_classes`.
         batch_size: samples of one call.
 
     Yields:
         ``.images`` of a call, of which ``output_type`` must make a tensor (n, ...), and labels int64 (n,).
     """
-    labels, numbers = wanted_classes(num_images, len(pipe.id2label))
+    labels, numbers = wanted_classes(num_images, len(pipe.id2label), class_weights)
     for batch in torch.arange(num_images).split(batch_size):
         generators = _generators(seed, labels[batch], numbers[batch])
         yield pipe(labels[batch], generator=generators, **call).images, labels[batch]
@@ -247,7 +279,9 @@ def draw_images(
     count = settings.num_images
     takes_labels = pipe.classifier is not None or pipe.denoiser_is_conditional
     labelled = takes_labels and not settings.negative_class_labels
-    labels, numbers = wanted_classes(count, len(pipe.id2label) if labelled else 1)
+    labels, numbers = (
+        wanted_classes(count, len(pipe.id2label), settings.class_weights) if labelled else wanted_classes(count, 1)
+    )
     scheduler = settings.make_scheduler(pipe)
     settings = settings.resolved(pipe)
     folder = Path(cache_dir or default_cache()) / _key(pipe, scheduler, settings)
@@ -285,22 +319,27 @@ def draw_images(
     )
 
 
-def gan_labels(generator: GANGenerator, num_images: int) -> Tensor | None:
-    """The classes in turn, int64 (num_images,); None for a generator that does not take a class."""
+def gan_labels(generator: GANGenerator, num_images: int, class_weights: Sequence[float] = ()) -> Tensor | None:
+    """:func:`wanted_classes` int64 (num_images,); None for a generator that does not take a class."""
     num_classes = generator.config.num_classes
-    return None if num_classes is None else wanted_classes(num_images, num_classes)[0]
+    return None if num_classes is None else wanted_classes(num_images, num_classes, class_weights)[0]
 
 
 @torch.no_grad()
 def draw_gan_images(
-    generator: GANGenerator, num_images: int, seed: int = 0, chunk_size: int = _BATCH
+    generator: GANGenerator,
+    num_images: int,
+    seed: int = 0,
+    class_weights: Sequence[float] = (),
+    chunk_size: int = _BATCH,
 ) -> Iterator[Tensor]:
-    """Images of a generator, chunk by chunk, the classes in turn.
+    """Images of a generator, chunk by chunk.
 
     Args:
         generator: on its device.
         num_images: N.
         seed: the noise of an image depends on it and on the image's number alone.
+        class_weights: as for :func:`wanted_classes`, where the generator takes classes.
         chunk_size: images at a time; more of them change no image.
 
     Yields:
@@ -311,7 +350,7 @@ def draw_gan_images(
     """
     check_count("num_images", num_images)
     check_count("chunk_size", chunk_size)
-    labels = gan_labels(generator, num_images)
+    labels = gan_labels(generator, num_images, class_weights)
     for numbers in torch.arange(num_images).split(chunk_size):
         noise = [torch.randn(generator.config.latent_dim, generator=keyed_generator(seed, int(i))) for i in numbers]
         latents = torch.stack(noise).to(generator.device, generator.dtype)

@@ -1,8 +1,8 @@
 """What a set of images is worth: values by the judge, each with its number of images, and the floors beside them.
 
 A *value* is filed as ``{"value": ..., "num_images": ...}``, with ``"interval"`` (95 percent, Wilson) where it is a
-proportion of the images. Names that start with ``judge_`` are measured in the judge's features: they do not compare
-with values in Inception's.
+proportion of the images, or ``"range"`` (least and largest) where it is a mean of several draws. Names that start with
+``judge_`` are measured in the judge's features: they do not compare with values in Inception's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data.images import LabelledImages, to_model_range, to_uint8
+from ..sampling.arguments import check_choice
 from ..seeding import keyed_generator
 from .judge import Judge, Judgement
 from .metrics import (
@@ -27,11 +28,13 @@ from .metrics import (
     precision_recall_density_coverage,
 )
 from .records import fingerprint, identity, shown_name
+from .samples import wanted_classes
 
 __all__ = ["Reference", "check_enough", "floors", "measured", "proportion", "score_images"]
 
 _MIN_IMAGES_PER_CLASS = 10
 _BATCH = 500
+_FLOOR_DRAWS = 3
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,22 @@ class Reference:
         test: what generated images are compared with.
         judge: never the guide.
         dataset_name: of both sets, as records show it.
+        labels: mix of the classes that images are wanted to be, generated ones and those of the floors:
+            ``"reference"``, that of the test set, or ``"uniform"``. A Frechet distance also counts the difference of
+            the mixes, so with uniform labels perfect images are the farther from the test set the less uniform it is.
 
     Raises:
-        ValueError: the judge knows other classes than the data set has.
+        ValueError: the judge knows other classes than the data set has, or there is no such mix.
     """
 
     train: LabelledImages
     test: LabelledImages
     judge: Judge
     dataset_name: str = "unnamed"
+    labels: str = "reference"
 
     def __post_init__(self) -> None:
+        check_choice("labels", self.labels, ("reference", "uniform"))
         if self.judge.class_names != self.test.class_names:
             raise ValueError(
                 f"The judge names the classes {', '.join(self.judge.class_names)}, the data set "
@@ -69,6 +77,29 @@ class Reference:
     def held_out_distances(self) -> Tensor:
         """Distance (M,) of each test image to its nearest training image, measured once for all runs."""
         return nearest_neighbours(self.test.images, self.train.images)[0]
+
+    @property
+    def class_weights(self) -> tuple[int, ...]:
+        """How often each class is wanted, in proportion; the images of each class in the test set, or ones."""
+        counts = torch.bincount(self.test.labels, minlength=len(self.test.class_names)).tolist()
+        return tuple(counts) if self.labels == "reference" else (1,) * len(counts)
+
+    def real_images(self, images: LabelledImages, num_images: int, draw: int = 0) -> LabelledImages:
+        """Real images with the wanted mix of labels.
+
+        Args:
+            images: to choose from, without repetition as long as there are enough of a class.
+            num_images: how many.
+            draw: different ones have no image in common, as long as there are enough of a class.
+        """
+        labels, numbers = wanted_classes(num_images, len(images.class_names), self.class_weights)
+        chosen = torch.empty_like(labels)
+        for label in labels.unique().tolist():
+            own = (images.labels == label).nonzero().flatten()
+            own = own[torch.randperm(len(own), generator=keyed_generator(0, "floor", label))]
+            wanted = labels == label
+            chosen[wanted] = own[(draw * int(wanted.sum()) + numbers[wanted]) % len(own)]
+        return LabelledImages(images.images[chosen], labels, images.class_names)
 
     @cached_property
     def identities(self) -> dict[str, dict[str, str]]:
@@ -168,35 +199,42 @@ def score_images(
 
 
 @torch.no_grad()
-def floors(reference: Reference, vae: Any | None, num_images: int, seed: int = 0) -> dict[str, Any]:
-    """What perfect images would reach, by the same code and with as many images as there are.
+def floors(reference: Reference, vae: Any | None, num_images: int) -> dict[str, Any]:
+    """What perfect images would reach, by the same code, with as many images and the same mix of labels.
 
     Args:
         reference: real images and the judge.
         vae: of the pipeline; None leaves the reconstructions out.
         num_images: N of the set that the floors stand beside.
-        seed: of the choice of training images.
 
     Returns:
-        Sets of values: ``judge`` (its accuracy on the test set), ``real_training_images`` (a random N of them, against
-        the test set; no accuracy, as the judge was trained on them) and ``vae_reconstructions`` (of the first N test
-        images, from the posterior mean, against the whole test set).
+        Sets of values: ``judge`` (its accuracy on the test set), ``real_training_images`` (means of three draws of N,
+        disjoint where there are enough, against the test set; no accuracy, as the judge was trained on them) and
+        ``vae_reconstructions`` (of N test images, from the posterior mean, against the whole test set).
     """
-    train, test = reference.train, reference.test
+    test = reference.test
     hits = int((reference.judgement.probabilities.argmax(dim=1) == test.labels).sum())
     found: dict[str, Any] = {"judge": {"accuracy": proportion(hits, len(test))}}
-    chosen = torch.randperm(len(train), generator=keyed_generator(seed, "floor"))[:num_images]
-    real = reference.judge(train.images[chosen], batch_size=_BATCH).features
-    found["real_training_images"] = _distances(reference.judgement.features, real)
+    draws = []
+    for draw in range(_FLOOR_DRAWS):
+        real = reference.real_images(reference.train, num_images, draw)
+        draws.append(_distances(reference.judgement.features, reference.judge(real.images, batch_size=_BATCH).features))
+    found["real_training_images"] = {
+        name: _mean([values[name]["value"] for values in draws], num_images) for name in draws[0]
+    }
     if vae is not None:
-        batches = test.images[:num_images].split(_BATCH)
+        originals = reference.real_images(test, min(num_images, len(test)))
         decoded = (
-            to_uint8(vae(to_model_range(batch).to(vae.device, vae.dtype)).sample.float().cpu()) for batch in batches
+            to_uint8(vae(to_model_range(batch).to(vae.device, vae.dtype)).sample.float().cpu())
+            for batch in originals.images.split(_BATCH)
         )
-        found["vae_reconstructions"] = score_images(
-            decoded, test.labels[:num_images], reference, check_memorisation=False
-        )
+        found["vae_reconstructions"] = score_images(decoded, originals.labels, reference, check_memorisation=False)
     return found
+
+
+def _mean(values: list[float], num_images: int) -> dict[str, Any]:
+    """The mean of a value over draws of N images, with its range."""
+    return {**measured(sum(values) / len(values), num_images), "range": [min(values), max(values)]}
 
 
 def _distances(real: Tensor, fake: Tensor) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def measure_runs(
 
     Args:
         pipe: on its device; networks and data are the same for all runs.
-        runs: settings by name, such as :func:`grid` makes them.
+        runs: settings by name, such as :func:`grid` makes them; classes are wanted in the mix of the reference.
         reference: real images and the judge.
         output: file of measurements.
         cache_dir: of samples.
@@ -182,9 +182,10 @@ def measure_runs(
     name_of_model = getattr(pipe.config, "_name_or_path", None)
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
     hashes = {kind: found["fingerprint"] for kind, found in identities.items()}
-    floor_of = _known_floors(filed, hashes, with_cas)
+    floor_of = _known_floors(filed, hashes, reference.class_weights, with_cas)
     hidden = None if progress and state.is_main_process and len(runs) > 1 else True
     for name, settings in tqdm(runs.items(), desc="runs", unit="run", disable=hidden):
+        settings = replace(settings, class_weights=reference.class_weights)
         resolved, scheduler_config = settings.resolved(pipe), public_config(settings.make_scheduler(pipe))
         key = fingerprint(hashes, resolved.to_dict(), scheduler_config, with_cas, versions())
         if not again and filed.get(name, {}).get("key") == key:
@@ -291,12 +292,14 @@ def draw_autoencoder(vae: Any, training_images: Tensor, num_images: int, seed: i
     return SystemImages(images, None, seconds, _count(vae.decoder), "N(0, I)" if variational else "fitted Gaussian")
 
 
-def draw_gan(generator: Any, num_images: int, seed: int = 0) -> SystemImages:
-    """Images of a GAN's generator, the classes in turn where it takes them."""
+def draw_gan(generator: Any, num_images: int, seed: int = 0, class_weights: Sequence[float] = ()) -> SystemImages:
+    """Images of a GAN's generator, of the classes in these proportions where it takes them."""
     started = time.perf_counter()
-    images = torch.cat(list(draw_gan_images(generator, num_images, seed, _CHUNK)))
+    images = torch.cat(list(draw_gan_images(generator, num_images, seed, class_weights, _CHUNK)))
     seconds = time.perf_counter() - started
-    return SystemImages(images, gan_labels(generator, num_images), seconds, _count(generator), "one pass")
+    return SystemImages(
+        images, gan_labels(generator, num_images, class_weights), seconds, _count(generator), "one pass"
+    )
 
 
 def draw_pipeline(pipe: Any, settings: SamplingSettings, cache_dir: Any = None) -> SystemImages:
@@ -386,13 +389,14 @@ def seconds_per_thousand(record: Mapping[str, Any]) -> float:
 
 
 def _known_floors(
-    filed: Mapping[str, Mapping[str, Any]], hashes: Mapping[str, str], with_cas: bool
+    filed: Mapping[str, Mapping[str, Any]], hashes: Mapping[str, str], class_weights: Sequence[float], with_cas: bool
 ) -> dict[int, dict[str, Any]]:
-    """Floors that a filed run with the same networks, judge and data has, by number of images: they are its too."""
+    """Floors that a filed run with the same networks, judge, data and mix of labels has, by number of images."""
     known = {}
     for record in filed.values():
         same = all(record.get(kind, {}).get("fingerprint") == found for kind, found in hashes.items())
-        if same and record["versions"] == versions() and "floors" in record:
+        same &= record["settings"].get("class_weights") == list(class_weights) and record["versions"] == versions()
+        if same and "floors" in record:
             if "classification_accuracy_score" in record["floors"]["real_training_images"] or not with_cas:
                 known[record["settings"]["num_images"]] = record["floors"]
     return known
@@ -402,9 +406,9 @@ def _floors(reference: Reference, vae: Any, num_images: int, with_cas: bool, pro
     """The floors of sets of N images, with the score that not every command asks for."""
     found = floors(reference, vae, num_images)
     if with_cas:
-        train = reference.train
+        real = reference.real_images(reference.train, num_images)
         found["real_training_images"]["classification_accuracy_score"] = classification_accuracy_score(
-            train.images[:num_images], train.labels[:num_images], reference.test, progress=progress
+            real.images, real.labels, reference.test, progress=progress
         )
     return found
 
