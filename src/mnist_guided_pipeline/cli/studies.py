@@ -93,7 +93,7 @@ def sampling(
             steps = axes["num_inference_steps"][0]
             measure({f"{study}/scheduler=DDPMScheduler,adds_noise=False": replace(base, num_inference_steps=steps)})
     check_sweep(records, study)
-    print(render_view(records, study, "named"))
+    print(render_view(records, study))
     if figure is None:
         return
     if name == "mean-only":
@@ -361,7 +361,8 @@ def guide(
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
     record = make_record(identities, settings, figures, pipe.device)
     write_run(options.output, name, record)
-    print(render_view({name: record}, name, "guide"))
+    for part in figures:
+        print(render_view({name: record}, name, part))
     if figure is not None:
         from ..figures.curves import guide_report_figure
 
@@ -393,9 +394,9 @@ def schedulers(
     table = measure_schedulers(pipe, reference, options.num_images, options.seed)
     settings = {"num_images": options.num_images, "seed": options.seed}
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
-    record = make_record(identities, settings, table, pipe.device)
+    record = make_record(identities, settings, {"rows": table}, pipe.device)
     write_run(options.output, "scheduler-table", record)
-    print(render_view({"scheduler-table": record}, "scheduler-table", "schedulers"))
+    print(render_view({"scheduler-table": record}, "scheduler-table", "rows"))
 
 
 def likelihood(
