@@ -1,7 +1,7 @@
-"""Judged digits, and a way to type a command: fixtures that ``conftest.py`` shares with all tests."""
+"""Fixtures that ``conftest.py`` shares with all tests: judged digits, and commands as they are typed."""
 
-import shlex
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -54,13 +54,16 @@ def typed(monkeypatch):
 
 
 @pytest.fixture
-def refused(typed, capsys):
-    """The one line of an error that ends the program with status 2."""
+def refused(capsys) -> Callable[..., str]:
+    """Run a command that must end with status 2 and one line on standard error; returns the line."""
 
-    def run(line: str, *words: object) -> str:
+    def run(*arguments: object) -> str:
+        capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            typed(*shlex.split(line), *words)
+            main(list(map(str, arguments)))
         assert stop.value.code == 2
-        return " ".join(capsys.readouterr().err.split())
+        printed = capsys.readouterr().err
+        assert printed.startswith("error: ") and printed.count("\n") == 1
+        return printed
 
     return run

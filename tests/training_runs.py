@@ -22,13 +22,13 @@ from safetensors.torch import load_file
 import mnist_guided_pipeline.training.config as configs
 from mnist_guided_pipeline.training.config import TrainingConfig
 from mnist_guided_pipeline.training.history import read_history
-from mnist_guided_pipeline.training.runtime import finish, make_accelerator
+from mnist_guided_pipeline.training.launch import end, make_accelerator
 
 SCRIPTS = Path(__file__).parents[1] / "training"
 sys.path.insert(0, str(SCRIPTS))
 
-UPDATES = 50
-CHECKPOINT = 20  # in the middle of an epoch of 15 updates
+UPDATES = 24
+CHECKPOINT = 10  # in the middle of an epoch of 15 updates
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "vae": ("VAEConfig", {"network": "MLPVAE", "network_config": '{"latent_dim": 4, "hidden_size": 16}'}),
     "denoiser": (
@@ -58,7 +58,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make_config(name: str, data: str | Path, folder: Path, **changes: Any) -> TrainingConfig:
-    """Settings of one script for 50 updates of 8 images."""
+    """Settings of one script for a few updates of 8 images."""
     class_name, settings = NETWORKS[name]
     common = {
         "output_dir": str(folder),
@@ -80,11 +80,12 @@ def make_config(name: str, data: str | Path, folder: Path, **changes: Any) -> Tr
 def train(name: str, config: TrainingConfig) -> None:
     """Run a script's ``main``, and end as its ``launch`` does."""
     accelerator = make_accelerator(config)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         importlib.import_module(f"train_{name}").main(config, accelerator)
     finally:
-        signal.signal(signal.SIGTERM, handler)  # a script that fails ends its process
+        for number, handler in handlers.items():  # a script that fails ends its process
+            signal.signal(number, handler)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
 
@@ -117,7 +118,7 @@ def run_plan(plan: list[dict[str, Any]]) -> None:
         accelerator.wait_for_everyone()
         with contextlib.suppress(SystemExit):  # the end of a dry run
             train(entry["name"], config)
-    finish(make_accelerator(config))
+    end(make_accelerator(config))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python training/run_faults.py --dataset_name ylecun/mnist --output_dir runs/studies/faults
 
-The right system has the networks of the preset ``seed``: a small VAE, and an unconditional denoiser guided by a
+The right system has the networks of the preset ``notebook``: a small VAE, and an unconditional denoiser guided by a
 classifier, on T = 1000 linear betas from 1e-4 to 0.02. A fault changes one thing and nothing else: data, seeds, updates
 and the noise of the images are the same. Faults 4 and 5 are of the denoiser alone, and stand beside denoisers that are
 class-conditional. What has finished is kept, so the same command continues an interrupted run.
@@ -40,13 +40,13 @@ from mnist_guided_pipeline.sampling.noise import noise_level
 from mnist_guided_pipeline.storage.atomic import write_manifest
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig
+from mnist_guided_pipeline.training.launch import plain_errors
 from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS, PRESETS
-from mnist_guided_pipeline.training.safeguards import plain_errors
 from run_study import make_pipeline, train_once
 
 Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
-_PRESET = "seed"
+_PRESET = "notebook"
 _COLUMNS = {
     "accuracy": "accuracy",
     "judge_fid": "judge-FID",

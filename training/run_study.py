@@ -33,8 +33,7 @@ from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import DenoiserConfig, TrainingConfig, VAEConfig
 from mnist_guided_pipeline.training.history import training_seconds
-from mnist_guided_pipeline.training.runtime import make_accelerator
-from mnist_guided_pipeline.training.safeguards import plain_errors
+from mnist_guided_pipeline.training.launch import make_accelerator, plain_errors
 from mnist_guided_pipeline.weights import DEFAULT_FOLDER
 from train_pipeline import is_finished
 

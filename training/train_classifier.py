@@ -1,4 +1,4 @@
-"""Train a noise-aware classifier p(y | x, t), the guide, on the samples and the noise law of a denoiser.
+"""Train a noise-aware classifier p(y | x, t), the guide, on the samples and the noise schedule of a denoiser.
 
     python training/train_classifier.py --vae_path runs/vae --denoiser_path runs/denoiser \
         --score_matching_weight 1 --output_dir runs/classifier
@@ -25,27 +25,11 @@ from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.pipelines import load_network
-from mnist_guided_pipeline.storage.push import save_result, start_push
-from mnist_guided_pipeline.training.batches import Batches
-from mnist_guided_pipeline.training.checkpoints import (
-    TrainingState,
-    averaged_weights,
-    make_ema,
-    put_averaged_weights,
-)
 from mnist_guided_pipeline.training.config import ClassifierConfig
+from mnist_guided_pipeline.training.launch import check_num_classes, launch, load_splits
 from mnist_guided_pipeline.training.losses import guided_denoising_loss
 from mnist_guided_pipeline.training.noise import TrainingNoise
-from mnist_guided_pipeline.training.progress import Progress, checkpoint_when_due
-from mnist_guided_pipeline.training.runtime import (
-    begin,
-    launch,
-    load_splits,
-    make_optimizer,
-    make_stream,
-    run_settings,
-)
-from mnist_guided_pipeline.training.sharding import clip_gradients, prepare
+from mnist_guided_pipeline.training.run import Run
 
 
 class Objective(torch.nn.Module):
@@ -72,17 +56,11 @@ class Objective(torch.nn.Module):
 
 
 def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
-    """Train, then save the averaged weights."""
+    """Train, then save the averaged weights and the scheduler."""
     device = accelerator.device
-    if accelerator.is_main_process:
-        start_push(config)
-    train, test = load_splits(config, accelerator)
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
     denoiser = load_network(config.denoiser_path, "denoiser").to(device) if config.denoiser_path else None
-    samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
-    test_samples = clean_samples(test, vae, progress=False).to(device)
-
-    noise_law = TrainingNoise(config)
+    train, test = load_splits(config, accelerator)
     num_classes = len(train.class_names)
     if config.random_label_share > 0 and denoiser is not None and denoiser.config.num_classes != num_classes:
         raise ValueError(
@@ -90,115 +68,66 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
             f"the data set, but {config.denoiser_path!r} has num_classes {denoiser.config.num_classes}: train one with "
             "num_classes in its network_config, or leave out random_label_share."
         )
-    network_class = getattr(mgp, config.network)
-    classifier = network_class(
-        **{
-            "sample_shape": samples.sample_shape,
-            "num_classes": num_classes,
-            **noise_law.arguments_of(network_class),
-            **config.network_arguments,
-        }
-    )
-    stream = make_stream(config, accelerator, len(train))
-    total_updates = config.total_updates(stream.updates_per_epoch)
-    optimizer, schedule = make_optimizer(config, classifier, total_updates)
-    model, optimizer = prepare(accelerator, Objective(classifier), optimizer)
-    parameters = list(classifier.parameters())
-    ema = make_ema(classifier, config.ema_decay) if config.use_ema else None
-    state = TrainingState(
-        run_settings(config, stream),
-        {"classifier": classifier},
-        {"classifier": ema} if ema else {},
-        {"classifier": optimizer},
-        {"classifier": schedule},
-        accelerator.scaler,
-    )
-    begin(config, accelerator, state)
-
+    samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
+    test_samples = clean_samples(test, vae, progress=False).to(device)
     labels = train.labels.to(device)
+
+    noise_schedule = TrainingNoise(config)
+    network_class = getattr(mgp, config.network)
+    arguments = {"sample_shape": samples.sample_shape, "num_classes": num_classes}
+    arguments |= noise_schedule.arguments_of(network_class) | config.network_arguments
+    classifier = network_class(**arguments)
+    check_num_classes(config, classifier.config.num_classes, train)
+    run = Run(config, accelerator, len(train), {"classifier": classifier}, {"classifier": Objective(classifier)})
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)
-        levels = noise_law.draw(len(indices), generator)
+        levels = noise_schedule.draw(len(indices), generator)
         wanted = train.labels[indices]
         if config.random_label_share > 0:
             random = torch.rand(len(indices), generator=generator) < config.random_label_share
             wanted = torch.where(random, torch.randint(num_classes, wanted.shape, generator=generator), wanted)
         return indices, posterior_noise, noise, levels, wanted
 
-    def prepare_inputs(
+    def prepare(
         indices: Tensor, posterior_noise: Tensor, noise: Tensor, levels: Tensor, wanted: Tensor
     ) -> tuple[Tensor, ...]:
         z0 = samples.draw(indices, posterior_noise)
-        level = noise_law.levels(levels, z0)
+        level = noise_schedule.levels(levels, z0)
         target = prediction_target(z0, noise, level, config.prediction_type)
-        return add_noise(z0, noise, level), noise_law.timesteps(levels, device), labels[indices], wanted, target, *level
+        times = noise_schedule.timesteps(levels, device)
+        return add_noise(z0, noise, level), times, labels[indices], wanted, target, *level
 
-    batches = Batches(stream, device, total_updates, draw, prepare_inputs)
-    progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
-    validate_every = config.validation_steps or stream.updates_per_epoch
-    model.train()
-    while state.update < total_updates:
-        stream.seed_dropout(state.update, device)
-        for noisy, times, classes, wanted, target, alpha, sigma in batches.of(state.update):
-            guided: tuple[Any, ...] = ()
-            with accelerator.autocast():
-                if denoiser is not None and config.score_matching_weight > 0:
-                    with torch.no_grad():
-                        prediction = denoiser(noisy, times, return_dict=False)[0].float()
-                        if config.random_label_share > 0:
-                            conditional = denoiser(noisy, times, wanted, return_dict=False)[0].float()
-                            other = (wanted != classes).reshape(-1, *(1,) * (target.ndim - 1))
-                            target = torch.where(other, conditional, target)
-                    guided = (prediction, wanted, target, NoiseLevel(alpha, sigma), config.prediction_type)
-                cross_entropy, score_matching = model(noisy, times, classes, *guided)
-            loss = cross_entropy
-            if score_matching is not None:
-                loss = loss + config.score_matching_weight * score_matching
-            accelerator.backward(loss)
-        grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if ema:
-            ema.step(parameters)
-        state.update += 1
-        progress.update(
-            state.update,
-            {
-                "loss": loss.detach(),
-                "cross_entropy": cross_entropy.detach(),
-                "score_matching": None if score_matching is None else score_matching.detach(),
-                "lr": schedule.get_last_lr()[0],
-                "grad_norm": grad_norm,
-            },
-        )
-        if state.update % validate_every == 0 or state.update == total_updates:
-            with averaged_weights(ema, classifier):
-                figures = validate(classifier, denoiser, test_samples, test.labels, noise_law, config)
-            accelerator.log(figures, step=state.update)
-            progress.write(
-                f"update {state.update}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            )
-        checkpoint_when_due(config, accelerator, state, progress)
-    progress.close()
-
-    put_averaged_weights(ema, classifier)
-    if accelerator.is_main_process:
-        classifier.save_pretrained(config.output_dir)
-        noise_law.scheduler.save_pretrained(f"{config.output_dir}/scheduler")
-        save_result(config)
+    for noisy, times, classes, wanted, target, alpha, sigma in run.batches(draw, prepare):
+        guided: tuple[Any, ...] = ()
+        with accelerator.autocast():
+            if denoiser is not None and config.score_matching_weight > 0:
+                with torch.no_grad():
+                    prediction = denoiser(noisy, times, return_dict=False)[0].float()
+                    if config.random_label_share > 0:
+                        conditional = denoiser(noisy, times, wanted, return_dict=False)[0].float()
+                        other = (wanted != classes).reshape(-1, *(1,) * (target.ndim - 1))
+                        target = torch.where(other, conditional, target)
+                guided = (prediction, wanted, target, NoiseLevel(alpha, sigma), config.prediction_type)
+            cross_entropy, score_matching = run.model(noisy, times, classes, *guided)
+        loss, values = cross_entropy, {"cross_entropy": cross_entropy}
+        if score_matching is not None:
+            loss = loss + config.score_matching_weight * score_matching
+            values["score_matching"] = score_matching
+        if run.step(loss, **values):
+            run.validate(lambda: validate(classifier, denoiser, test_samples, test.labels, noise_schedule, config))
+    run.finish(classifier, scheduler=noise_schedule.scheduler)
 
 
 def validate(
     classifier: ModelMixin,
     denoiser: ModelMixin | None,
     samples: PosteriorTable,
-    labels: torch.Tensor,
-    noise_law: TrainingNoise,
+    labels: Tensor,
+    noise_schedule: TrainingNoise,
     config: ClassifierConfig,
     num_ranges: int = 10,
-) -> dict[str, float]:
+) -> dict[str, float | Tensor]:
     """Accuracy on the test set in equal ranges of the timestep, and the guided denoising loss with a denoiser.
 
     The same noise is used every time.
@@ -208,14 +137,14 @@ def validate(
     generator = keyed_generator(config.seed, "validation")
     count = len(labels)
     posterior_noise, noise = torch.randn(2, count, *samples.sample_shape, generator=generator).to(device)
-    levels = noise_law.spread(count)
+    levels = noise_schedule.spread(count)
     z0 = samples.draw(torch.arange(count), posterior_noise)
-    correct: list[torch.Tensor] = []
-    unguided: list[torch.Tensor] = []
-    guided: list[torch.Tensor] = []
+    correct: list[Tensor] = []
+    unguided: list[Tensor] = []
+    guided: list[Tensor] = []
     for rows in torch.arange(count).split(1000):
-        level = noise_law.levels(levels[rows], z0)
-        times, targets = noise_law.timesteps(levels[rows], device), labels[rows].to(device)
+        level = noise_schedule.levels(levels[rows], z0)
+        times, targets = noise_schedule.timesteps(levels[rows], device), labels[rows].to(device)
         noisy = add_noise(z0[rows], noise[rows], level).requires_grad_()
         logits = classifier(noisy, times).logits
         correct.append((logits.argmax(dim=1) == targets).float().detach().cpu())
@@ -229,13 +158,13 @@ def validate(
                 )
                 losses.append(loss.detach().cpu())
     classifier.train()
-    figures = {}
+    values: dict[str, float | Tensor] = {}
     for index, chunk in enumerate(torch.cat(correct).tensor_split(num_ranges)):
-        figures[f"test/accuracy_t{index}of{num_ranges}"] = chunk.mean().item()
+        values[f"test/accuracy_t{index}of{num_ranges}"] = chunk.mean().item()
     if denoiser is not None:
-        figures["test/denoising_loss_unguided"] = torch.stack(unguided).mean().item()
-        figures["test/denoising_loss_guided"] = torch.stack(guided).mean().item()
-    return figures
+        values["test/denoising_loss_unguided"] = torch.stack(unguided).mean().item()
+        values["test/denoising_loss_guided"] = torch.stack(guided).mean().item()
+    return values
 
 
 if __name__ == "__main__":

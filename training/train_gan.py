@@ -1,7 +1,7 @@
 """Train a generator against a discriminator, on 28x28 grey images.
 
     python training/train_gan.py --dataset_name ylecun/mnist --preset default --output_dir runs/gan
-    python training/train_gan.py --dataset_name ylecun/mnist --preset text --output_dir runs/gan-text
+    python training/train_gan.py --dataset_name ylecun/mnist --preset notebook --output_dir runs/gan-notebook
 
 The result in output_dir is a plain folder for ``GANGenerator.from_pretrained``; the discriminator that it was trained
 against is beside it in ``discriminator/``.
@@ -12,32 +12,16 @@ Every update is one step of the discriminator, then one of the generator against
 import torch
 from accelerate import Accelerator
 from diffusers import ModelMixin
+from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import LabelledImages, to_model_range, to_uint8
 from mnist_guided_pipeline.seeding import keyed_generator
-from mnist_guided_pipeline.storage.push import save_result, start_push
-from mnist_guided_pipeline.training.batches import Batches
-from mnist_guided_pipeline.training.checkpoints import (
-    TrainingState,
-    averaged_weights,
-    make_ema,
-    put_averaged_weights,
-)
 from mnist_guided_pipeline.training.config import GANConfig
+from mnist_guided_pipeline.training.launch import check_num_classes, launch, load_splits
 from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, r1_penalty
 from mnist_guided_pipeline.training.presets import GAN_PRESETS
-from mnist_guided_pipeline.training.progress import Progress, checkpoint_when_due
-from mnist_guided_pipeline.training.runtime import (
-    begin,
-    launch,
-    load_splits,
-    make_optimizer,
-    make_stream,
-    run_settings,
-)
-from mnist_guided_pipeline.training.sharding import clip_gradients, prepare
-from mnist_guided_pipeline.training.tracking import log_images
+from mnist_guided_pipeline.training.run import Run
 
 
 class Objective(torch.nn.Module):
@@ -47,9 +31,7 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.discriminator: ModelMixin = discriminator
 
-    def forward(
-        self, images: torch.Tensor, labels: torch.Tensor | None, r1_gamma: float = 0.0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, images: Tensor, labels: Tensor | None, r1_gamma: float = 0.0) -> tuple[Tensor, Tensor]:
         """Images in [-1, 1] and their labels to logits (B,) and the R1 penalty ()."""
         if r1_gamma == 0:
             logits = self.discriminator(images, labels).logits
@@ -62,111 +44,56 @@ class Objective(torch.nn.Module):
 
 def main(config: GANConfig, accelerator: Accelerator) -> None:
     """Train, then save the generator's averaged weights and the discriminator."""
-    device = accelerator.device
-    if accelerator.is_main_process:
-        start_push(config)
     train, test = load_splits(config, accelerator)
     generator = getattr(mgp, config.network)(**config.network_arguments)
     num_classes, latent_dim = generator.config.num_classes, generator.config.latent_dim
-    if num_classes is not None and num_classes != len(train.class_names):
-        raise ValueError(
-            f"network_config has num_classes {num_classes}, the data set has {len(train.class_names)} classes: give "
-            "that number, or leave it out for a generator that is not told the class."
-        )
+    check_num_classes(config, num_classes, train)
     discriminator = mgp.GANDiscriminator(**{"num_classes": num_classes, **config.discriminator_arguments})
-    stream = make_stream(config, accelerator, len(train))
-    total_updates = config.total_updates(stream.updates_per_epoch)
-    generator_optimizer, generator_schedule = make_optimizer(config, generator, total_updates)
-    discriminator_optimizer, discriminator_schedule = make_optimizer(config, discriminator, total_updates)
-    generator_model, generator_optimizer = prepare(accelerator, generator, generator_optimizer)
-    discriminator_model, discriminator_optimizer = prepare(
-        accelerator, Objective(discriminator), discriminator_optimizer
-    )
-    frozen_discriminator = accelerator.unwrap_model(discriminator_model)  # no gradients of it are exchanged
-    ema = make_ema(generator, config.ema_decay) if config.use_ema else None
-    state = TrainingState(
-        run_settings(config, stream),
-        {"generator": generator, "discriminator": discriminator},
-        {"generator": ema} if ema else {},
-        {"generator": generator_optimizer, "discriminator": discriminator_optimizer},
-        {"generator": generator_schedule, "discriminator": discriminator_schedule},
-        accelerator.scaler,
-    )
-    begin(config, accelerator, state)
+    networks = {"generator": generator, "discriminator": discriminator}
+    run = Run(config, accelerator, len(train), networks, {"discriminator": Objective(discriminator)})
+    critic = run.learners["discriminator"]
+    frozen_critic = accelerator.unwrap_model(critic.model)  # no gradients of it are exchanged
+    pixels, all_labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
 
-    pixels = train.images.to(device)
-    all_labels = train.labels.to(device)
-
-    def draw(indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         return indices, *torch.randn(2, len(indices), latent_dim, generator=generator)
 
-    batches = Batches(stream, device, total_updates, draw)
-    progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
-    validate_every = config.validation_steps or stream.updates_per_epoch
-    generator_model.train()
-    discriminator_model.train()
-    while state.update < total_updates:
+    for parts in run.updates(draw):
         discriminator.requires_grad_(True)
-        for rows, noise, _ in batches.of(state.update):
+        for rows, noise, _ in parts:
             labels = all_labels[rows] if num_classes is not None else None  # the generated images have them too
             real = to_model_range(pixels.index_select(0, rows))
             with accelerator.autocast():
                 with torch.no_grad():
-                    fake = generator_model(noise, labels, return_dict=False)[0]
-                logits_real, r1 = discriminator_model(real, labels, config.r1_gamma)
-                logits_fake, _ = discriminator_model(fake, labels)
+                    fake = run.model(noise, labels, return_dict=False)[0]
+                logits_real, r1 = critic.model(real, labels, config.r1_gamma)
+                logits_fake, _ = critic.model(fake, labels)
             d_loss = discriminator_loss(logits_real, logits_fake)
             accelerator.backward(d_loss + r1)
-        d_norm = clip_gradients(accelerator, discriminator_model.parameters(), config.max_grad_norm)
-        discriminator_optimizer.step()
-        discriminator_optimizer.zero_grad()
+        d_norm = critic.step()
 
         discriminator.requires_grad_(False)  # the generator's loss passes through it and leaves it as it is
-        for rows, _, noise in batches.of(state.update):
+        for rows, _, noise in parts:
             labels = all_labels[rows] if num_classes is not None else None
             with accelerator.autocast():
-                fake = generator_model(noise, labels, return_dict=False)[0]
-                g_loss = generator_loss(frozen_discriminator(fake, labels)[0])
+                fake = run.model(noise, labels, return_dict=False)[0]
+                g_loss = generator_loss(frozen_critic(fake, labels)[0])
             accelerator.backward(g_loss)
-        g_norm = clip_gradients(accelerator, generator_model.parameters(), config.max_grad_norm)
-        generator_optimizer.step()
-        generator_optimizer.zero_grad()
+        g_norm = run.learners["generator"].step()
 
-        generator_schedule.step()
-        discriminator_schedule.step()
-        if ema:
-            ema.step(generator.parameters())
-        state.update += 1
-        progress.update(
-            state.update,
+        run.log(
             {
                 "discriminator_loss": d_loss.detach(),
                 "generator_loss": g_loss.detach(),
                 "r1": r1.detach(),
                 "logits_real": logits_real.detach().mean(),
                 "logits_fake": logits_fake.detach().mean(),
-                "lr": generator_schedule.get_last_lr()[0],
                 "discriminator_grad_norm": d_norm,
                 "generator_grad_norm": g_norm,
-            },
+            }
         )
-        if state.update % validate_every == 0 or state.update == total_updates:
-            with averaged_weights(ema, generator), averaged_weights(None, discriminator):
-                figures, pictures = validate(generator, discriminator, test, config)
-            accelerator.log(figures, step=state.update)
-            log_images(accelerator, "samples", pictures, state.update)
-            progress.write(
-                f"update {state.update}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            )
-        checkpoint_when_due(config, accelerator, state, progress)
-    progress.close()
-
-    put_averaged_weights(ema, generator)
-    put_averaged_weights(None, discriminator)
-    if accelerator.is_main_process:
-        generator.save_pretrained(config.output_dir)
-        discriminator.save_pretrained(f"{config.output_dir}/discriminator")
-        save_result(config)
+        run.validate(lambda: validate(generator, discriminator, test, config))
+    run.finish(generator, discriminator=discriminator)
 
 
 @torch.no_grad()
@@ -176,7 +103,7 @@ def validate(
     test: LabelledImages,
     config: GANConfig,
     num_shown: int = 64,
-) -> tuple[dict[str, float], torch.Tensor]:
+) -> dict[str, float | Tensor]:
     """Mean logits of test images and of as many generated ones, and generated images of the same noise every time.
 
     Real images of the training set alone cannot show a discriminator that learns them by heart: then the logits of
@@ -194,7 +121,7 @@ def validate(
         logits += torch.stack(sums).cpu()
         shown.append(to_uint8(fake[:num_shown]).cpu())
     names = ("test/logits_real", "test/logits_fake")
-    return dict(zip(names, (logits / count).tolist(), strict=True)), torch.cat(shown)[:num_shown]
+    return dict(zip(names, (logits / count).tolist(), strict=True)) | {"samples": torch.cat(shown)[:num_shown]}
 
 
 if __name__ == "__main__":

@@ -18,107 +18,43 @@ import math
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from torch import Tensor
 from torch.optim.swa_utils import update_bn
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
 from mnist_guided_pipeline.data.images import IMAGE_SIZE, LabelledImages, to_model_range, to_unit_range
-from mnist_guided_pipeline.storage.push import save_result, start_push
-from mnist_guided_pipeline.training.batches import Batches
-from mnist_guided_pipeline.training.checkpoints import (
-    TrainingState,
-    averaged_weights,
-    make_ema,
-    put_averaged_weights,
-)
+from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.training.config import JudgeConfig
-from mnist_guided_pipeline.training.progress import Progress, checkpoint_when_due
-from mnist_guided_pipeline.training.runtime import (
-    begin,
-    launch,
-    load_splits,
-    make_optimizer,
-    make_stream,
-    run_settings,
-)
-from mnist_guided_pipeline.training.sharding import clip_gradients, prepare
-from mnist_guided_pipeline.training.tracking import log_images
+from mnist_guided_pipeline.training.launch import launch, load_splits
+from mnist_guided_pipeline.training.run import Run
 
 
 def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights in half precision."""
-    if accelerator.is_main_process:
-        start_push(config)
     train, test = load_splits(config, accelerator)
+    label2id = {name: index for index, name in train.id2label.items()}
     judge = ResNetForImageClassification(
-        ResNetConfig(
-            num_channels=1,
-            id2label=train.id2label,
-            label2id={name: index for index, name in train.id2label.items()},
-            **config.network_arguments,
-        )
+        ResNetConfig(num_channels=1, id2label=train.id2label, label2id=label2id, **config.network_arguments)
     )
-    stream = make_stream(config, accelerator, len(train))
-    total_updates = config.total_updates(stream.updates_per_epoch)
-    optimizer, schedule = make_optimizer(config, judge, total_updates)
-    model, optimizer = prepare(accelerator, judge, optimizer)
-    parameters = list(judge.parameters())
-    ema = make_ema(judge, config.ema_decay) if config.use_ema else None
-    state = TrainingState(
-        run_settings(config, stream) | {"norm_batch_size": config.norm_batch_size or config.train_batch_size},
-        {"judge": judge},
-        {"judge": ema} if ema else {},
-        {"judge": optimizer},
-        {"judge": schedule},
-        accelerator.scaler,
-    )
-    begin(config, accelerator, state)
-
     norm_batch_size = config.norm_batch_size or config.train_batch_size
-    passes_of_a_batch = config.train_batch_size // norm_batch_size
+    run = Run(config, accelerator, len(train), {"judge": judge}, settings={"norm_batch_size": norm_batch_size})
     pixels, labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
 
-    def draw(indices: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         return indices, torch.rand(len(indices), 5, generator=generator) * 2.0 - 1.0
 
-    batches = Batches(stream, accelerator.device, total_updates, draw, part_size=norm_batch_size)
-    progress = Progress(accelerator, total_updates, state.update, stream.global_batch_size)
-    validate_every = config.validation_steps or stream.updates_per_epoch
-    model.train()
-    while state.update < total_updates:
-        for rows, draws in batches.of(state.update):
-            images = augment(to_unit_range(pixels.index_select(0, rows)), draws, config)
-            with accelerator.autocast():
-                logits = model(images * 2.0 - 1.0).logits
-            loss = F.cross_entropy(logits.float(), labels[rows])
-            accelerator.backward(loss / passes_of_a_batch)
-        grad_norm = clip_gradients(accelerator, parameters, config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if ema:
-            ema.step(parameters)
-        state.update += 1
-        readings = {"loss": loss.detach(), "lr": schedule.get_last_lr()[0], "grad_norm": grad_norm}
-        progress.update(state.update, readings)
-        if state.update % validate_every == 0 or state.update == total_updates:
-            with averaged_weights(ema, judge):
-                figures = validate(judge, train, test)
-            accelerator.log(figures, step=state.update)
-            shown = (images[:8, 0] * 255.0).round().to(torch.uint8)
-            log_images(accelerator, "train/augmented", shown, state.update)
-            summary = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            progress.write(f"update {state.update}: {summary}")
-        checkpoint_when_due(config, accelerator, state, progress)
-    progress.close()
-
-    put_averaged_weights(ema, judge)
+    for rows, draws in run.batches(draw, part_size=norm_batch_size):
+        images = augment(to_unit_range(pixels.index_select(0, rows)), draws, config)
+        with accelerator.autocast():
+            logits = run.model(images * 2.0 - 1.0).logits
+        if run.step(F.cross_entropy(logits.float(), labels[rows])):
+            run.validate(lambda: validate(judge, train, test, config))
     if accelerator.is_main_process:
         measure_batch_norm(judge, train)
-        judge.eval().half().save_pretrained(config.output_dir)
-        save_result(config)
+    run.finish(judge.eval().half())
 
 
-def augment(images: torch.Tensor, draws: torch.Tensor, config: JudgeConfig) -> torch.Tensor:
+def augment(images: Tensor, draws: Tensor, config: JudgeConfig) -> Tensor:
     """Rotate, shear, scale and shift every image by its own amounts, with one resampling for the whole batch.
 
     Args:
@@ -146,16 +82,21 @@ def measure_batch_norm(judge: PreTrainedModel, train: LabelledImages) -> None:
 
 
 @torch.no_grad()
-def validate(judge: PreTrainedModel, train: LabelledImages, test: LabelledImages) -> dict[str, float]:
-    """Accuracy and cross-entropy on the test set."""
+def validate(
+    judge: PreTrainedModel, train: LabelledImages, test: LabelledImages, config: JudgeConfig
+) -> dict[str, float | Tensor]:
+    """Accuracy and cross-entropy on the test set, and eight training images as the judge may see them."""
     measure_batch_norm(judge, train)
     judge.eval()
     batches = (to_model_range(batch).to(judge.device) for batch in test.images.split(1000))
     logits = torch.cat([judge(batch).logits for batch in batches]).float().cpu()
     judge.train()
+    draws = torch.rand(8, 5, generator=keyed_generator(config.seed, "validation")) * 2.0 - 1.0
+    augmented = augment(to_unit_range(train.images[:8].cpu()), draws, config)
     return {
         "test/accuracy": (logits.argmax(dim=1) == test.labels).double().mean().item(),
         "test/cross_entropy": F.cross_entropy(logits, test.labels).item(),
+        "train/augmented": (augmented[:, 0] * 255.0).round().to(torch.uint8),
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -173,4 +174,4 @@ class TestCommand:
     def test_refusals_end_with_one_line(self, folder, refused, tmp_path, settings, options, message):
         (folder / "train_config.json").write_text(json.dumps(settings))
         line = f"study likelihood --model {folder} --dataset_name nowhere --output {tmp_path}/m.json {options}"
-        assert message in refused(line)
+        assert message in refused(*shlex.split(line))

@@ -194,8 +194,8 @@ class TestFigure:
         with PILImage.open("scales.png") as picture:
             assert picture.size[0] > 1000
         draw = "figure sweep --metrics sweep.jsonl --output a.png --name"
-        assert "no run or group 'steps'" in refused(f"{draw} steps")
-        assert "there is no file" in refused("figure sweep --metrics no.json --name scales --output a.png")
+        assert "no run or group 'steps'" in refused(*f"{draw} steps".split())
+        assert "there is no file" in refused(*"figure sweep --metrics no.json --name scales --output a.png".split())
 
 
 class TestMeanOnly:
@@ -293,18 +293,16 @@ class TestSamplingStudies:
 
     def test_mistakes(self, study, refused, tmp_path, digits_folder, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        assert "colours" in refused("study sampling --name colours")
-        assert "num_images must be at least 100" in refused(
-            "study sampling --name eta --num_images 50 --dataset_name", digits_folder
-        )
-        assert "is not the folder of a judge" in refused("study sampling --name scale --judge .")
+        few = "study sampling --name eta --num_images 50 --dataset_name".split()
+        assert "num_images must be at least 100" in refused(*few, digits_folder)
+        assert "is not the folder of a judge" in refused(*"study sampling --name scale --judge .".split())
         (tmp_path / "eta.png").write_text("mine")
-        assert "exists; overwrite it with --force" in refused("study sampling --name eta --figure eta.png")
+        assert "exists; overwrite it with --force" in refused(*"study sampling --name eta --figure eta.png".split())
         assert (tmp_path / "eta.png").read_text() == "mine"
         features = Features({"image": Image(), "label": ClassLabel(names=["shirt", "boot"])})
         for split in ("train", "test"):
             write_split(tmp_path / "clothes", split, [PILImage.new("L", (28, 28))] * 2, [0, 1], features)
-        line = refused("study sampling --name eta --dataset_name clothes")
+        line = refused(*"study sampling --name eta --dataset_name clothes".split())
         assert "The judge names the classes 0, 1, 2" in line and "the data set shirt, boot" in line
         assert not (tmp_path / "metrics.json").exists()
 
@@ -341,8 +339,8 @@ class TestSystems:
 
     def test_mistakes(self, refused, tmp_path):
         systems = f"study systems --output {tmp_path}/m.json --model"
-        assert "no model_index.json" in refused(systems, tmp_path)
-        assert "neither a folder nor a Hub id" in refused(systems, "./nothing")
+        assert "no model_index.json" in refused(*systems.split(), tmp_path)
+        assert "neither a folder nor a Hub id" in refused(*systems.split(), "./nothing")
 
 
 class TestFaults:

@@ -13,12 +13,11 @@ import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
-from hub_client import images
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.storage import export as module
 from mnist_guided_pipeline.storage.atomic import IntegrityError, read_manifest, verify_manifest
 from mnist_guided_pipeline.storage.export import export_pipeline, remote_modules
-from tiny import make
+from tiny import images, make
 
 PACKAGE = Path(mgp.__file__).parent
 Pipeline = mgp.ClassifierGuidedLatentPipeline

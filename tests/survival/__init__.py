@@ -1,1 +1,1 @@
-"""Ways to stop, starve and damage a training, and what is left of it; ``reliability.py`` counts."""
+"""Ways to stop and starve a training, and what is left of it; ``reliability.py`` counts."""

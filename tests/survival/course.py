@@ -18,15 +18,15 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mnist_guided_pipeline.training.checkpoints import TrainingState
-from mnist_guided_pipeline.training.runtime import launch
+from mnist_guided_pipeline.training.launch import launch
 from training_runs import make_config, weights
 
 from .processes import fork_ranks, wait
 
 POINTS = "points:moons"  # no files, so that a run is nothing but updates and saving
-POINT_SETTINGS = {  # all that has a state or draws random numbers: dropout, of labels too, an average, a warm-up
+POINT_SETTINGS = {  # all that has a state or draws random numbers: dropped labels, an average, a warm-up
     "network": "ResidualMLPDenoiser",
-    "network_config": '{"hidden_size": 64, "num_layers": 1, "condition_dim": 16, "num_classes": 2, "dropout": 0.1}',
+    "network_config": '{"hidden_size": 64, "num_layers": 1, "condition_dim": 16, "num_classes": 2}',
     "label_dropout": 0.2,
     "max_train_steps": 100,
     "checkpointing_steps": 7,
@@ -111,7 +111,7 @@ def after_saving(update: int, action: Callable[[], object]) -> None:
 
     def save_and_act(state: TrainingState, *arguments: Any, **options: Any) -> Path:
         folder = save(state, *arguments, **options)
-        if state.update == update and options.get("write", True):
+        if state.update == update:
             action()
         return folder
 

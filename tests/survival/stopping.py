@@ -56,18 +56,21 @@ def killed_runs(course: Course, tries: int, dice: random.Random, moment: Moment,
 
 
 def terminated_runs(course: Course, tries: int, dice: random.Random) -> Iterator[bool]:
-    """Send SIGTERM to some processes of a run: all of them save, say so, and end with status 0; then resume it."""
+    """Ask some processes of a run to stop: all of them save, say so, and end as a signal ends; then resume it."""
     left = tries
     for folder in _folders(course, 2 * tries):
         if not left:
             return
         children = course.start(folder)
         while_training(course, folder, dice)
-        send(signal.SIGTERM, dice.sample(children, dice.randint(1, len(children))))
+        asked = dice.choice((signal.SIGTERM, signal.SIGINT))
+        send(asked, dice.sample(children, dice.randint(1, len(children))))
         statuses, printed = wait(children), course.log.read_text()
-        stopped = "Stopped by SIGTERM, saved" in printed
-        if stopped:
-            in_order = statuses == [0] * len(children) and not (folder / "train_config.json").exists()
+        stopped = f"Stopped by {asked.name}, saved" in printed
+        if stopped:  # the first to end is reason to send SIGTERM to the others, which are ending too
+            in_order = {128 + asked} <= set(statuses) <= {128 + asked, -signal.SIGTERM} and not (
+                folder / "train_config.json"
+            ).exists()
             named = any(str(saved) in printed for saved in checkpoint_folders(folder))
             good = in_order and named and course.goes_on(folder)
         else:  # it came after the last update, or a kill would do

@@ -7,8 +7,7 @@ import torch
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.training import batches as module
-from mnist_guided_pipeline.training.batches import Batches
-from mnist_guided_pipeline.training.streams import TrainingStream
+from mnist_guided_pipeline.training.batches import Batches, TrainingStream
 from training_runs import NETWORKS, make_config, train
 
 UPDATES = 130  # of 15 an epoch; chunks are of 50
@@ -95,16 +94,16 @@ def test_no_update_reads_from_the_device(digits_folder, tmp_path, monkeypatch, n
 
         monkeypatch.setattr(torch.Tensor, method, watched)
 
-    class Progress(script.Progress):
-        def update(self, step, values):
-            if 10 < step < 20:  # the first steps set the optimizer up, the last validates
+    class Run(script.Run):
+        def log(self, values):
+            if 10 <= self.state.update < 19:  # the first updates set the optimizer up, the last validates
                 between.extend(read)
             read.clear()
-            super().update(step, values)
-            (between if 10 < step < 20 else logged).extend(read)
+            super().log(values)
+            (between if 10 < self.state.update < 20 else logged).extend(read)
             read.clear()
 
-    monkeypatch.setattr(script, "Progress", Progress)
+    monkeypatch.setattr(script, "Run", Run)
     settings = {"max_train_steps": 20, "validation_steps": 20, "checkpointing_steps": None}
     if name == "classifier":
         mgp.MLPDenoiser((1, 28, 28), hidden_size=8).save_pretrained(tmp_path / "denoiser")

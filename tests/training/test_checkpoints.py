@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from mnist_guided_pipeline.storage.atomic import IntegrityError, write_manifest
-from mnist_guided_pipeline.training.checkpoints import averaged_weights, checkpoint_folders
-from mnist_guided_pipeline.training.safeguards import NonFiniteError
+from mnist_guided_pipeline.training.checkpoints import NonFiniteError, averaged_weights, checkpoint_folders
 from tiny import Run
 
 
@@ -177,7 +176,7 @@ def test_other_settings_are_refused_naming_both_values(tmp_path):
 
 
 def test_settings_that_do_not_change_the_run_may_differ(tmp_path):
-    Run().state.save(tmp_path)
+    Run(of_an_earlier_version=True).state.save(tmp_path)
     assert Run(output_dir="there", report_to="none").state.resume(tmp_path, "latest")
 
 

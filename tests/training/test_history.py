@@ -5,8 +5,13 @@ import shutil
 
 from accelerate import Accelerator
 
-from mnist_guided_pipeline.training.history import HISTORY_FILE, HistoryTracker, read_history, training_seconds
-from mnist_guided_pipeline.training.tracking import start_trackers
+from mnist_guided_pipeline.training.history import (
+    HISTORY_FILE,
+    HistoryTracker,
+    read_history,
+    start_trackers,
+    training_seconds,
+)
 
 
 def start(folder, step=0) -> Accelerator:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+from training_runs import make_config, train
+
 FOLDER = Path(__file__).parents[2] / "training" / "accelerate"
 EXPECTED = {  # processes, machines
     "cpu": (2, 1),
     "one_gpu": (1, 1),
     "several_gpus": (4, 1),
     "several_machines": (8, 2),
-    "fsdp": (4, 1),
 }
 
 
@@ -27,6 +28,12 @@ def test_accelerate_reads_it(name):
     config = load_config_from_file(str(FOLDER / f"{name}.yaml"))
     assert (config.num_processes, config.num_machines) == EXPECTED[name]
     assert (config.distributed_type.value == "NO") == (config.num_processes == 1)
+
+
+def test_a_launcher_that_cuts_networks_into_shards_is_refused(digits_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="cuts networks into shards .* Launch with training/accelerate/several_gpus"):
+        train("vae", make_config("vae", digits_folder, tmp_path))
 
 
 def test_the_one_for_cpus_starts_two_processes_that_train_together(digits_folder, tmp_path):

@@ -10,19 +10,19 @@ from safetensors.torch import load_file
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import load_images, to_unit_range
+from mnist_guided_pipeline.training.batches import TrainingStream
+from mnist_guided_pipeline.training.checkpoints import NonFiniteError
 from mnist_guided_pipeline.training.presets import PRESETS
-from mnist_guided_pipeline.training.safeguards import NonFiniteError
-from mnist_guided_pipeline.training.streams import TrainingStream
 from training_runs import history, make_config, train
 
 NOTEBOOK = {
-    name: getattr(PRESETS["seed"].vae, name)
+    name: getattr(PRESETS["notebook"].vae, name)
     for name in ("lr_scheduler", "lr_warmup_steps", "adam_beta2", "max_grad_norm", "use_ema", "learning_rate")
 }
 
 
 def test_the_preset_trains_as_a_notebook_does(digits_folder, tmp_path):
-    seed = dataclasses.asdict(PRESETS["seed"].vae)
+    seed = dataclasses.asdict(PRESETS["notebook"].vae)
     kept = {name: seed[name] for name in ("reconstruction", "kl_weight")}
     config = make_config("vae", digits_folder, tmp_path, checkpointing_steps=None, **NOTEBOOK, **kept)
     train("vae", config)

@@ -1,7 +1,7 @@
 """Speed of training: the scripts beside a notebook's loops, with the same networks, data, batch size and epochs.
 
-The scripts train by the preset ``seed``, whose optimizer is the loops' own. They do what the loops do, and watch for
-values that are not finite, log and validate besides.
+The scripts train by the preset ``notebook``, whose optimizer is the loops' own. They do what the loops do, and watch
+for values that are not finite, log and validate besides.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .loops import plain_classifier_training, plain_denoiser_training, plain_vae
 
 __all__ = ["benchmark_training"]
 
-_PRESET = "seed"
+_PRESET = "notebook"
 _BATCH = 128
 _KL_WEIGHT = 0.1
 _LOGGED_AT_ONCE = 50  # the scripts log the mean speed of this many updates

@@ -94,6 +94,7 @@ def generate(
     rows += [f"not {names[index]}" for index in resolve_labels(unwanted, names).tolist()] if unwanted else []
     rows = rows or [""]
     check_range("class_labels", len(rows), 1, MOST_IMAGES)
+    steps = len(timesteps or sigmas) or num_inference_steps or pipe.sampling_defaults["num_inference_steps"]
     loaded = time.perf_counter()
     images = pipe(
         wanted or None,
@@ -115,7 +116,7 @@ def generate(
     in_rows = [images[start : start + num_images_per_label] for start in range(0, len(images), num_images_per_label)]
     save_figure(image_rows(in_rows, rows), output)
     print(
-        f"{output}: {len(images)} images by {type(pipe.scheduler).__name__} in {pipe.num_timesteps} steps; "
+        f"{output}: {len(images)} images by {type(pipe.scheduler).__name__} in {steps} steps; "
         f"sampling took {sampled - loaded:.1f} s, with loading and writing {time.perf_counter() - started:.1f} s."
     )
 

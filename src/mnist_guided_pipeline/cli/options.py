@@ -116,14 +116,12 @@ def check_range(name: str, value: int, low: int, high: float = float("inf")) -> 
 
 def check_model(model: str | None, *holds: str, what: str = "pipeline") -> None:
     """A folder must hold one of these files; anything that cannot be a folder is left to the Hub."""
+    from ..storage.places import find_folder
+
+    folder = None if model is None else find_folder(model, "--model")
     holds = holds or ("model_index.json",)
-    if model is None:
-        return
-    if os.path.isdir(model):
-        if not any(os.path.isfile(os.path.join(model, name)) for name in holds):
-            raise FileNotFoundError(f"--model {model!r} has no {holds[0]}: it is not the folder of a {what}.")
-    elif model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise FileNotFoundError(f"--model {model!r} is neither a folder nor a Hub id such as 'user/name'.")
+    if folder is not None and not any((folder / name).is_file() for name in holds):
+        raise FileNotFoundError(f"--model {model!r} has no {holds[0]}: it is not the folder of a {what}.")
 
 
 def load_pipeline(model: str | None, device: str | None, dtype: DataType = "float32") -> Any:

@@ -102,7 +102,7 @@ def points(
             panels = [(f"step {step}" if step else "noise", place) for step, place in zip(shown, places, strict=True)]
             save_figure(point_panels(panels, labels.numpy(), data.class_names, real, _view(data)), output)
         print(f"{output}: {len(shown)} {'frames' if film else 'panels'} of {len(labels)} points.")
-    print(f"{output}: {type(pipe.scheduler).__name__} in {pipe.num_timesteps} steps.")
+    print(f"{output}: {type(pipe.scheduler).__name__} in {len(trajectory) - 1} steps.")
 
 
 def load_points_pipeline(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ..storage.places import public_name
 from .evaluate import MeasuringOptions
 from .options import (
     check_model,
@@ -141,7 +142,6 @@ def systems(
     from ..evaluation.tables import render_view
     from ..models.gan import GANGenerator
     from ..storage.pipelines import load_network
-    from ..storage.places import public_name
     from ..training.history import training_seconds
 
     reference = options.reference()
@@ -297,7 +297,7 @@ def points(
         seconds = time.perf_counter() - started
         floor = agreement(data, real_points(data, labels, seed=1), labels)
         trained = training_seconds(path)
-        rows[name] = {"points": len(labels), "steps": pipe.num_timesteps}
+        rows[name] = {"points": len(labels), "steps": len(trajectory) - 1}
         for value, of_samples in agreement(data, trajectory[-1], labels).items():
             rows[name] |= {value: of_samples, f"{value}, real points": floor[value]}
         rows[name] |= {"seconds": seconds} | ({} if trained is None else {"training_minutes": trained / 60.0})
@@ -438,7 +438,6 @@ def likelihood(
     from ..evaluation.autoencoders import binarise, check_has_likelihood, image_likelihood, mean_value
     from ..evaluation.records import check_name, identity, make_record, read_runs, write_run
     from ..evaluation.tables import render_view
-    from ..storage.places import public_name
 
     check_has_likelihood(network, training_settings(model).get("reconstruction"))
     name = name or f"likelihood/{public_name(model)}-{binarisation}"

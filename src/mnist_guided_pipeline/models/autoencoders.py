@@ -34,13 +34,14 @@ class LatentGaussian(DiagonalGaussianDistribution):
     """A diagonal Gaussian over latents of any shape; diffusers' own sums its KL over images only."""
 
     def kl(self, other: DiagonalGaussianDistribution | None = None) -> Tensor:
-        """KL divergence in nats (B,), to ``other`` or to the standard Gaussian."""
+        """KL divergence in nats (B,), to ``other`` or to the standard Gaussian, in float32."""
         if self.deterministic:
             return self.mean.new_zeros(self.mean.shape[0])
+        mean, logvar = self.mean.float(), self.logvar.float()
         if other is None:
-            terms = self.mean**2 + self.var - 1.0 - self.logvar
+            terms = mean**2 + logvar.exp() - 1.0 - logvar
         else:
-            terms = (self.mean - other.mean) ** 2 / other.var + self.var / other.var - 1.0 - self.logvar + other.logvar
+            terms = (mean - other.mean) ** 2 / other.var + logvar.exp() / other.var - 1.0 - logvar + other.logvar
         return 0.5 * terms.flatten(1).sum(dim=1)
 
 

@@ -1,25 +1,101 @@
-"""What the updates train on, prepared for many of them at once.
+"""Which examples and which random numbers an update trains on: pure functions of (seed, update).
 
-The random numbers of every update are still its own (``streams``), so how many updates are prepared together changes
-no number. It changes what they cost: a few large operations and copies take the place of many small ones, which for
-small networks take longer than the network itself; and the copies come from pinned memory, so that neither the host
-nor an accelerator waits for the other.
+Nothing here depends on how many processes there are, how the batch is cut, or whether the run was stopped in between.
+Every process draws the numbers of the *global* batch and uses its own slices, so
+
+* one process with batch 8, two with batch 4, and batch 4 with two accumulation steps train on the same numbers;
+* a resumed run needs one integer, the update, and no saved generator.
+
+A permutation keyed by (seed, epoch) takes the place of a shuffling data loader, as the data live in memory.
+
+What many updates train on is prepared at once, which changes no number but what they cost: a few large operations and
+copies take the place of many small ones, which for small networks take longer than the network itself; and the copies
+come from pinned memory, so that neither the host nor an accelerator waits for the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .streams import TrainingStream
+from ..seeding import keyed_generator
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "Draw", "Prepare", "TrainingStream"]
+
+Draw = Callable[[Tensor, torch.Generator], Sequence[Tensor]]
+"""From the examples int64 (global_batch_size,) and the generator of one update to tensors (global_batch_size, ...)."""
+
+Prepare = Callable[..., Sequence[Tensor | None]]
+"""From those tensors, of any number of examples (N, ...) and on the device, to what the loop takes, (N, ...) each."""
 
 _MOST_UPDATES = 50
 _MOST_BYTES = 2**20  # of drawn numbers: what is made of them should stay in a processor's cache
+
+
+class TrainingStream:
+    """The order of the examples and the random numbers of every update.
+
+    Args:
+        num_examples: size of the training set.
+        batch_size: examples a process takes at a time.
+        accumulation_steps: micro-batches of an update, in every process.
+        num_processes: number of processes.
+        process_index: this process, from 0.
+        seed: the run's seed.
+
+    Raises:
+        ValueError: the training set is smaller than one global batch.
+    """
+
+    def __init__(
+        self,
+        num_examples: int,
+        batch_size: int,
+        *,
+        accumulation_steps: int = 1,
+        num_processes: int = 1,
+        process_index: int = 0,
+        seed: int = 0,
+    ):
+        self.global_batch_size = batch_size * accumulation_steps * num_processes
+        if num_examples < self.global_batch_size:
+            raise ValueError(
+                f"The training set has {num_examples} examples, fewer than one update takes: train_batch_size "
+                f"{batch_size} x gradient_accumulation_steps {accumulation_steps} x {num_processes} processes = "
+                f"{self.global_batch_size}. Lower train_batch_size."
+            )
+        self.num_examples = num_examples
+        self.batch_size = batch_size
+        self.accumulation_steps = accumulation_steps
+        self.num_processes = num_processes
+        self.process_index = process_index
+        self.seed = seed
+        self.updates_per_epoch = num_examples // self.global_batch_size
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def indices(self, update: int) -> Tensor:
+        """The examples of an update's global batch, int64 (global_batch_size,); no example twice an epoch."""
+        epoch, position = divmod(update, self.updates_per_epoch)
+        if epoch != self._epoch:
+            generator = keyed_generator(self.seed, "epoch", epoch)
+            self._permutation = torch.randperm(self.num_examples, generator=generator)
+            self._epoch = epoch
+        start = position * self.global_batch_size
+        return self._permutation[start : start + self.global_batch_size]
+
+    def generator(self, update: int) -> torch.Generator:
+        """A fresh CPU generator for the random numbers of an update's global batch."""
+        return keyed_generator(self.seed, "update", update)
+
+    def slices(self) -> Iterator[slice]:
+        """This process's micro-batches, as slices of the global batch."""
+        for step in range(self.accumulation_steps):
+            start = (step * self.num_processes + self.process_index) * self.batch_size
+            yield slice(start, start + self.batch_size)
 
 
 class Batches:
@@ -42,8 +118,8 @@ class Batches:
         stream: TrainingStream,
         device: torch.device,
         total_updates: int,
-        draw: Callable[[Tensor, torch.Generator], Sequence[Tensor]],
-        prepare: Callable[..., Sequence[Tensor | None]] | None = None,
+        draw: Draw,
+        prepare: Prepare | None = None,
         part_size: int | None = None,
     ):
         self.stream = stream
@@ -81,7 +157,7 @@ class Batches:
         tensors = self.draw(self.stream.indices(update), self.stream.generator(update))
         if self.stream.num_processes == 1:
             return list(tensors)
-        return [torch.cat([tensor[part] for part in self.stream.parts()]) for tensor in tensors]
+        return [torch.cat([tensor[part] for part in self.stream.slices()]) for tensor in tensors]
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder ``checkpoint-<update>`` of safetensors and JSON, written atomically with a manifest. It holds
 the weights, their moving average, the optimizer's moments, the learning-rate schedule and one integer, the number of
-updates made. That is all: which examples and which noise come next follow from that integer (``streams``). No pickle
+updates made. That is all: which examples and which noise come next follow from that integer (``batches``). No pickle
 is written or read.
 """
 
@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..storage.atomic import IntegrityError, atomic_folder, verify_manifest
-from .averages import MovingAverage
-from .safeguards import NonFiniteError
-from .sharding import local, shard_like, whole
 
 __all__ = [
+    "NonFiniteError",
     "TrainingState",
     "averaged_weights",
     "checkpoint_folders",
     "make_ema",
     "newest_checkpoint",
-    "put_averaged_weights",
     "read_averaged_weights",
     "update_of",
 ]
@@ -44,6 +41,21 @@ logger = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
+class NonFiniteError(ArithmeticError):
+    """A loss, a gradient or a weight is infinite or not a number."""
+
+
+class MovingAverage(EMAModel):
+    """diffusers' average, updated in one pass over the weights: a third of the time, the same numbers."""
+
+    @torch.no_grad()
+    def step(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Move the average towards ``parameters``; those that are not trained are already there."""
+        self.optimization_step += 1
+        self.cur_decay_value = self.get_decay(self.optimization_step)
+        torch._foreach_lerp_(self.shadow_params, list(parameters), 1 - self.cur_decay_value)
+
+
 def make_ema(model: nn.Module, decay: float) -> EMAModel:
     """An average in float32 whose decay warms up, so that short runs are averaged sensibly too."""
     return MovingAverage(model.parameters(), decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
@@ -51,35 +63,17 @@ def make_ema(model: nn.Module, decay: float) -> EMAModel:
 
 @contextlib.contextmanager
 def averaged_weights(ema: EMAModel | None, model: nn.Module) -> Iterator[None]:
-    """:func:`put_averaged_weights` for the block; the trained ones come back even after an error."""
-    trained = dict(model.named_parameters())
-    put_averaged_weights(ema, model)
+    """The averaged weights in ``model`` for the block; the trained ones come back even after an error."""
+    parameters = list(model.parameters())
+    if ema is None:
+        yield
+        return
+    ema.store(parameters)
+    ema.copy_to(parameters)
     try:
         yield
     finally:
-        _put_parameters(model, trained)
-
-
-def put_averaged_weights(ema: EMAModel | None, model: nn.Module) -> None:
-    """Put the averaged weights, or without an average the trained ones, in the place of the parameters of ``model``.
-
-    Where the launcher cuts weights into shards the model then has whole ones, in every process: all of them must call.
-    """
-    trained = dict(model.named_parameters())
-    tensors = ema.shadow_params if ema else trained.values()
-    _put_parameters(
-        model,
-        {
-            name: nn.Parameter(whole(tensor.detach()), parameter.requires_grad)
-            for (name, parameter), tensor in zip(trained.items(), tensors, strict=True)
-        },
-    )
-
-
-def _put_parameters(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
-    for name, parameter in parameters.items():
-        owner, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(owner), attribute, parameter)
+        ema.restore(parameters)
 
 
 def read_averaged_weights(checkpoint: str | Path, name: str, model: nn.Module) -> None:
@@ -99,13 +93,11 @@ def read_averaged_weights(checkpoint: str | Path, name: str, model: nn.Module) -
         key: (shadow.get(str(index)), parameter) for index, (key, parameter) in enumerate(model.named_parameters())
     }
     fitting = {
-        key: nn.Parameter(tensor.to(old), old.requires_grad)
-        for key, (tensor, old) in averaged.items()
-        if tensor is not None and tensor.shape == old.shape
+        key: tensor for key, (tensor, old) in averaged.items() if tensor is not None and tensor.shape == old.shape
     }
     if len(fitting) < len(averaged):
         raise ValueError(f"{checkpoint} has no averaged weights of this {type(model).__name__}: it is of another run.")
-    _put_parameters(model, fitting)
+    model.load_state_dict(fitting, strict=False)
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[Path]:
@@ -174,20 +166,18 @@ class TrainingState:
     def tensors(self) -> dict[str, list[Tensor]]:
         """What this process holds: weights, averages and the optimizers' moments."""
         moments = [optimizer.state_dict()["state"].values() for optimizer in self.optimizers.values()]
-        held = {
+        return {
             "weights": [tensor for network in self.networks.values() for tensor in network.state_dict().values()],
             "averages": [tensor for ema in self.emas.values() for tensor in ema.shadow_params],
             "optimizers": [tensor for states in moments for entries in states for tensor in entries.values()],
         }
-        return {group: [local(tensor) for tensor in tensors] for group, tensors in held.items()}
 
-    def save(self, output_dir: str | Path, total_limit: int | None = None, write: bool = True) -> Path:
+    def save(self, output_dir: str | Path, total_limit: int | None = None) -> Path:
         """Write ``checkpoint-<update>``, then remove the oldest beyond ``total_limit``, and what killed runs left.
 
         Args:
             output_dir: the run's folder.
             total_limit: how many checkpoints to keep.
-            write: all processes must call, as each may hold a part, and one of them writes.
 
         Returns:
             The checkpoint.
@@ -202,8 +192,6 @@ class TrainingState:
                 if tensor.is_floating_point() and not tensor.isfinite().all():
                     raise NonFiniteError(f"{key} of {name} is not finite at update {self.update}; it was not saved.")
         folder = Path(output_dir) / f"checkpoint-{self.update}"
-        if not write:
-            return folder
         try:
             with atomic_folder(folder) as partial:
                 for name, tensors in files.items():
@@ -262,11 +250,10 @@ class TrainingState:
 
     def _load(self, files: dict[str, dict[str, Tensor]], scalars: dict[str, Any]) -> None:
         for name, network in self.networks.items():
-            held = network.state_dict()
-            network.load_state_dict({key: shard_like(tensor, held[key]) for key, tensor in files[name].items()})
+            network.load_state_dict(files[name])
         for name, ema in self.emas.items():
             shadow = files[f"{name}.ema"]
-            tensors = [shard_like(shadow[str(i)], old) for i, old in enumerate(ema.shadow_params)]
+            tensors = [_like(old, shadow[str(index)]) for index, old in enumerate(ema.shadow_params)]
             ema.load_state_dict({**scalars["emas"][name], "shadow_params": tensors})
         for name, optimizer in self.optimizers.items():
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -293,6 +280,7 @@ _FREE_SETTINGS = {  # may differ between a run and its continuation
     "hub_model_id",
     "hub_private_repo",
     "tracker_project_name",
+    "force",
     "dry_run",
     "max_eval_samples",
     "train_batch_size",  # only their product with the number of processes matters, global_batch_size
@@ -301,10 +289,10 @@ _FREE_SETTINGS = {  # may differ between a run and its continuation
 
 
 def _compare_settings(folder: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
-    for name in sorted(saved.keys() | current.keys()):
-        if name not in _FREE_SETTINGS and saved.get(name) != current.get(name):
+    for name in sorted(current):  # what only the checkpoint has are settings of earlier versions
+        if name not in _FREE_SETTINGS and saved.get(name) != current[name]:
             raise ValueError(
-                f"{folder} was made with {name} = {saved.get(name)!r}, this run has {current.get(name)!r}. Resume with "
+                f"{folder} was made with {name} = {saved.get(name)!r}, this run has {current[name]!r}. Resume with "
                 "the same settings, or start afresh in another output_dir."
             )
 
@@ -331,7 +319,7 @@ def _verify(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
 
 
 def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: whole(tensor.detach()).contiguous() for name, tensor in state.items()}
+    return {name: tensor.detach().contiguous() for name, tensor in state.items()}
 
 
 def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -341,10 +329,16 @@ def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dic
 
 
 def _join_optimizer(tensors: dict[str, Tensor], parameters: list[Tensor]) -> dict[int, dict[str, Tensor]]:
-    """An optimizer's state from named tensors; moments are cut as their parameter is."""
+    """An optimizer's state from named tensors."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        moment = tensor.shape == parameters[int(index)].shape  # the other is the number of steps
-        state.setdefault(int(index), {})[key] = shard_like(tensor, parameters[int(index)]) if moment else tensor
+        parameter = parameters[int(index)]
+        moment = tensor.shape == parameter.shape  # the other is the number of steps
+        state.setdefault(int(index), {})[key] = _like(parameter, tensor) if moment else tensor
     return state
+
+
+def _like(place: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor in the memory format and on the device of another of its shape."""
+    return torch.empty_like(place).copy_(tensor)

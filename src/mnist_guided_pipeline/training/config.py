@@ -1,7 +1,7 @@
 """Settings of the training scripts: dataclasses that are the command line, the presets and ``train_config.json``.
 
-Flag names follow diffusers' training scripts. ``command_line`` reads them, and :meth:`TrainingConfig.check` refuses
-what contradicts itself before any work.
+Flag names follow diffusers' training scripts; ``--train_batch_size`` and ``--train-batch-size`` are alike. The bounds
+of a setting stand beside it, and ``check`` refuses what is outside of them or contradicts itself, before any work.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import dataclasses
 import importlib.util
 import json
 import os
-import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import torch
 
 from ..data.points import check_point_set, is_point_set
-from ..storage.places import find_folder
+from .checkpoints import checkpoint_folders
 
 __all__ = [
     "AdversarialConfig",
     "ClassifierConfig",
+    "CommonConfig",
     "DecoderConfig",
     "DenoiserConfig",
     "GANConfig",
@@ -31,108 +32,141 @@ __all__ = [
     "LatentTrainingConfig",
     "TrainingConfig",
     "VAEConfig",
+    "parse",
 ]
 
 Config = TypeVar("Config", bound="TrainingConfig")
 
+_RETIRED = ("torch_compile",)
+"""Settings of earlier versions, in the files of their runs."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a setting must be, unless it is None; stands in the ``Annotated`` type of its field."""
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except json.JSONDecodeError:
+        return False
+
+
+POSITIVE = Bound("be positive", lambda value: value > 0)
+NOT_NEGATIVE = Bound("not be negative", lambda value: value >= 0)
+AT_LEAST_2 = Bound("be at least 2", lambda value: value >= 2)
+SHARE = Bound("be in [0, 1)", lambda value: 0 <= value < 1)
+JSON_OBJECT = Bound("be a JSON object such as '{\"hidden_size\": 256}'", _is_json_object)
+
 
 @dataclass
-class TrainingConfig:
-    """What every training script takes."""
-
-    trains_on_points: ClassVar[bool] = False
+class CommonConfig:
+    """What every run takes, of one network or of a whole pipeline."""
 
     output_dir: str
-    """Folder for the trained network, its checkpoints and logs."""
-    network: str = ""
-    """Class of the network."""
-    network_config: str = "{}"
-    """Its constructor's arguments, as a JSON object; what the data decide is filled in."""
-    dataset_name: str = "ylecun/mnist"
-    """Hub id, or a folder with the same parquet files; for points in the plane, a name such as points:dino."""
-    dataset_config_name: str | None = None
-    """Configuration of the data set, where it has several."""
-    cache_dir: str | None = None
-    """Where data sets are cached."""
+    """Folder for the result, its checkpoints and logs."""
     image_column: str = "image"
     """Column of the images."""
     label_column: str = "label"
     """Column of the classes."""
-    max_train_samples: int | None = None
+    cache_dir: str | None = None
+    """Where data sets are cached."""
+    max_train_samples: Annotated[int | None, POSITIVE] = None
     """Train on the first this many images."""
-    max_eval_samples: int | None = None
+    max_eval_samples: Annotated[int | None, POSITIVE] = None
     """Validate on the first this many images of the test split."""
     seed: int = 0
     """Seed of the initial weights, the order of the data and all noise."""
-    train_batch_size: int = 128
-    """Images a process takes at a time."""
-    gradient_accumulation_steps: int = 1
-    """Batches that make one update."""
-    num_train_epochs: int = 20
-    """Passes over the training set."""
-    max_train_steps: int | None = None
-    """Updates in all; takes the place of num_train_epochs."""
-    learning_rate: float = 1e-3
-    """Peak learning rate."""
-    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    """Shape of the learning rate over the updates."""
-    lr_warmup_steps: int = 100
-    """Updates over which the learning rate rises from zero; where left out, no more than there are."""
-    adam_beta1: float = 0.9
-    """Decay of AdamW's first moment."""
-    adam_beta2: float = 0.99
-    """Decay of AdamW's second moment."""
-    adam_weight_decay: float = 0.0
-    """Decoupled weight decay."""
-    adam_epsilon: float = 1e-8
-    """AdamW's epsilon."""
-    max_grad_norm: float | None = 1.0
-    """Gradients are scaled down to this norm; None leaves them as they are."""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """Compute type of the forward and backward pass."""
-    torch_compile: bool = False
-    """Compile the forward and backward pass before the first update; needs a C++ compiler."""
-    use_ema: bool = True
-    """Keep and save an exponential moving average of the weights."""
-    ema_decay: float = 0.999
-    """Largest decay of the average; it warms up to it."""
-    checkpointing_steps: int | None = None
+    checkpointing_steps: Annotated[int | None, POSITIVE] = None
     """Updates between checkpoints; None for none but the result."""
-    checkpoints_total_limit: int | None = 2
-    """Newest checkpoints that are kept."""
-    resume_from_checkpoint: str | None = None
-    """'latest', or the path of a checkpoint."""
-    validation_steps: int | None = None
-    """Updates between validations; None for one an epoch."""
+    checkpoints_total_limit: Annotated[int | None, POSITIVE] = 2
+    """Newest checkpoints that are kept; None for all."""
     report_to: Literal["tensorboard", "wandb", "trackio", "all", "none"] = "tensorboard"
     """Tracker of scalars and images."""
-    logging_dir: str = "logs"
-    """Folder of the tracker, inside output_dir."""
-    tracker_project_name: str = "mnist-guided"
-    """Project name at the tracker."""
     push_to_hub: bool = False
     """Upload the result to the Hugging Face Hub; the repository is made before the training starts."""
     hub_model_id: str | None = None
     """Hub id such as user/name; the name of output_dir if None."""
     hub_private_repo: bool = False
     """Make a new repository private."""
+    force: bool = False
+    """Replace the finished result that is in output_dir."""
     dry_run: bool = False
     """Print the resolved settings, make some updates to measure time and memory, print these, and write nothing."""
 
     def check(self) -> None:
-        """Refuse settings that contradict themselves.
+        """Refuse settings that are out of bounds or contradict themselves.
 
         Raises:
             ValueError: naming the setting, its value and what would do.
         """
-        try:
-            well_formed = isinstance(self.network_arguments, dict)
-        except json.JSONDecodeError:
-            well_formed = False
-        if not well_formed:
-            raise ValueError(
-                f"network_config must be a JSON object such as '{{\"hidden_size\": 256}}', got {self.network_config!r}."
-            )
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            for bound in getattr(hint, "__metadata__", ()):
+                value = getattr(self, name)
+                if isinstance(bound, Bound) and value is not None and not bound.holds(value):
+                    raise ValueError(f"{name} must {bound.wanted}, got {value!r}.")
+
+
+@dataclass
+class TrainingConfig(CommonConfig):
+    """What every script that trains one network takes."""
+
+    trains_on_points: ClassVar[bool] = False
+
+    network: str = ""
+    """Class of the network."""
+    network_config: Annotated[str, JSON_OBJECT] = "{}"
+    """Its constructor's arguments, as a JSON object; what the data decide is filled in."""
+    dataset_name: str = "ylecun/mnist"
+    """Hub id, or a folder with the same parquet files; for points in the plane, a name such as points:dino."""
+    dataset_config_name: str | None = None
+    """Configuration of the data set, where it has several."""
+    train_batch_size: Annotated[int, POSITIVE] = 128
+    """Images a process takes at a time."""
+    gradient_accumulation_steps: Annotated[int, POSITIVE] = 1
+    """Batches that make one update."""
+    num_train_epochs: Annotated[int, POSITIVE] = 20
+    """Passes over the training set."""
+    max_train_steps: Annotated[int | None, POSITIVE] = None
+    """Updates in all; takes the place of num_train_epochs."""
+    learning_rate: Annotated[float, POSITIVE] = 1e-3
+    """Peak learning rate."""
+    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """Shape of the learning rate over the updates; constant has no warm-up."""
+    lr_warmup_steps: Annotated[int, NOT_NEGATIVE] = 100
+    """Updates over which the learning rate rises from zero; where left out, no more than there are."""
+    adam_beta1: Annotated[float, SHARE] = 0.9
+    """Decay of AdamW's first moment."""
+    adam_beta2: Annotated[float, SHARE] = 0.99
+    """Decay of AdamW's second moment."""
+    adam_weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Decoupled weight decay."""
+    adam_epsilon: Annotated[float, NOT_NEGATIVE] = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: Annotated[float | None, POSITIVE] = 1.0
+    """Gradients are scaled down to this norm; None leaves them as they are."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """Compute type of the forward and backward pass."""
+    use_ema: bool = True
+    """Keep and save an exponential moving average of the weights."""
+    ema_decay: Annotated[float, SHARE] = 0.999
+    """Largest decay of the average; it warms up to it."""
+    resume_from_checkpoint: str | None = None
+    """'latest', or the path of a checkpoint."""
+    validation_steps: Annotated[int | None, POSITIVE] = None
+    """Updates between validations; None for one an epoch."""
+    logging_dir: str = "logs"
+    """Folder of the tracker, inside output_dir."""
+    tracker_project_name: str = "mnist-guided"
+    """Project name at the tracker."""
+
+    def check(self) -> None:
+        """See :meth:`CommonConfig.check`."""
+        super().check()
         if is_point_set(self.dataset_name):
             if not self.trains_on_points:
                 raise ValueError(
@@ -140,72 +174,36 @@ class TrainingConfig:
                     "images; give a Hub id such as 'ylecun/mnist', or a folder with the same parquet files."
                 )
             check_point_set(self.dataset_name)
-        positive = (
-            "train_batch_size",
-            "gradient_accumulation_steps",
-            "num_train_epochs",
-            "max_train_steps",
-            "max_train_samples",
-            "max_eval_samples",
-            "checkpointing_steps",
-            "checkpoints_total_limit",
-            "validation_steps",
-            "learning_rate",
-            "max_grad_norm",
-        )
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
-        if self.lr_warmup_steps < 0:
-            raise ValueError(f"lr_warmup_steps must not be negative, got {self.lr_warmup_steps}.")
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}; turn EMA off with --no_use_ema.")
         if self.resume_from_checkpoint not in (None, "latest") and not os.path.isdir(self.resume_from_checkpoint):
             raise ValueError(
                 f"resume_from_checkpoint {self.resume_from_checkpoint!r} is not a folder; "
                 "give the path of a checkpoint, or 'latest'."
             )
+        if not (self.resume_from_checkpoint or self.dry_run):
+            self._check_output_dir()
         if self.max_train_steps is not None:
             self.warmup_updates(self.max_train_steps)
         package = self.report_to
         if package not in ("all", "none") and importlib.util.find_spec(package) is None:
-            mend = "python -m pip install -e '.[training]'" if package == "tensorboard" else f"pip install {package}"
-            raise ValueError(f"report_to {package!r} needs the package {package}: {mend}, or --report_to none.")
+            fix = "python -m pip install -e '.[training]'" if package == "tensorboard" else f"pip install {package}"
+            raise ValueError(f"report_to {package!r} needs the package {package}: {fix}, or --report_to none.")
         on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         if self.mixed_precision == "fp16" and (on_cpu or not torch.accelerator.is_available()):
             raise ValueError("mixed_precision 'fp16' needs a GPU, and this runs on the CPU; give 'bf16' or 'no'.")
-        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-        if self.torch_compile and not shutil.which(compiler):
-            raise ValueError(
-                f"torch_compile needs the C++ compiler {compiler}, which is not there; install it, name another in the "
-                "environment variable CXX, or leave out torch_compile."
-            )
 
-    def check_given(self, given: Collection[str]) -> None:
-        """Refuse flags that would be without effect beside others.
-
-        Args:
-            given: names of the settings on the command line, such as ``no_use_ema``; defaults and presets do not count.
-
-        Raises:
-            ValueError: naming both settings and their values.
-        """
-        if "ema_decay" in given and not self.use_ema:
-            raise ValueError(f"ema_decay {self.ema_decay} contradicts use_ema False; leave out one of them.")
-        if "max_train_steps" in given and "num_train_epochs" in given:
+    def _check_output_dir(self) -> None:
+        """Refuse to write over an earlier run."""
+        if found := checkpoint_folders(self.output_dir):
             raise ValueError(
-                f"max_train_steps {self.max_train_steps} and num_train_epochs {self.num_train_epochs} both say how "
-                "long to train; leave out one of them."
+                f"output_dir {self.output_dir!r} holds {found[-1].name} of an earlier run. Go on from it with "
+                "--resume_from_checkpoint latest, remove it, or choose another output_dir."
             )
-        if "lr_warmup_steps" in given and self.lr_warmup_steps and self.lr_scheduler == "constant":
+        results = [name for name in ("model_index.json", "config.json") if Path(self.output_dir, name).exists()]
+        if results and not self.force:
             raise ValueError(
-                f"lr_warmup_steps {self.lr_warmup_steps} contradicts lr_scheduler 'constant', which has no warm-up; "
-                "give 'constant_with_warmup'."
+                f"output_dir {self.output_dir!r} holds the {results[0]} of a finished result. Choose another "
+                "output_dir, or replace it with --force."
             )
-        for name in ("hub_model_id", "hub_private_repo"):
-            if name in given and not self.push_to_hub:
-                raise ValueError(f"{name} {getattr(self, name)} is for push_to_hub, which is False; add --push_to_hub.")
 
     @property
     def network_arguments(self) -> dict[str, Any]:
@@ -237,7 +235,7 @@ class TrainingConfig:
     @classmethod
     def from_json(cls: type[Config], text: str) -> Config:
         """The inverse of :meth:`to_json`; unknown settings are an error."""
-        return cls(**json.loads(text))
+        return cls(**{name: value for name, value in dict(json.loads(text)).items() if name not in _RETIRED})
 
 
 @dataclass
@@ -248,16 +246,14 @@ class VAEConfig(TrainingConfig):
     """Class of the autoencoder."""
     reconstruction: Literal["bce", "mse"] = "bce"
     """Reconstruction term, summed over pixels."""
-    kl_weight: float | None = None
+    kl_weight: Annotated[float | None, NOT_NEGATIVE] = None
     """Weight of the KL term, summed over dimensions; 1 if left out. A plain autoencoder has no such term."""
-    kl_warmup_steps: int = 0
+    kl_warmup_steps: Annotated[int, NOT_NEGATIVE] = 0
     """Updates over which the KL weight rises from zero."""
 
     def check(self) -> None:
-        """See :meth:`TrainingConfig.check`."""
+        """See :meth:`CommonConfig.check`."""
         super().check()
-        if self.kl_weight is not None and self.kl_weight < 0:
-            raise ValueError(f"kl_weight must not be negative, got {self.kl_weight}.")
         if self.network_arguments.get("variational", True):
             return
         for name, value in (("kl_weight", self.kl_weight), ("kl_warmup_steps", self.kl_warmup_steps or None)):
@@ -272,36 +268,16 @@ class VAEConfig(TrainingConfig):
 class AdversarialConfig(TrainingConfig):
     """What the scripts with a discriminator share; the optimizer's settings are those of both networks."""
 
-    discriminator_config: str = "{}"
+    discriminator_config: Annotated[str, JSON_OBJECT] = "{}"
     """Arguments of GANDiscriminator, as a JSON object; its num_classes are filled in."""
-    r1_gamma: float = 1.0
+    r1_gamma: Annotated[float, NOT_NEGATIVE] = 1.0
     """Weight of the R1 penalty; 0 for none."""
-    train_batch_size: int = 64
+    train_batch_size: Annotated[int, POSITIVE] = 64
     """Images a process takes at a time."""
-    adam_beta1: float = 0.0
+    adam_beta1: Annotated[float, SHARE] = 0.0
     """Decay of AdamW's first moment; momentum makes the two networks circle each other."""
-    max_grad_norm: float | None = 10.0
+    max_grad_norm: Annotated[float | None, POSITIVE] = 10.0
     """Gradients of either network are scaled down to this norm; None leaves them as they are."""
-
-    def check(self) -> None:
-        """See :meth:`TrainingConfig.check`."""
-        super().check()
-        try:
-            well_formed = isinstance(self.discriminator_arguments, dict)
-        except json.JSONDecodeError:
-            well_formed = False
-        if not well_formed:
-            raise ValueError(
-                "discriminator_config must be a JSON object such as '{\"num_features\": 256}', got "
-                f"{self.discriminator_config!r}."
-            )
-        if not self.r1_gamma >= 0:
-            raise ValueError(f"r1_gamma must not be negative, got {self.r1_gamma}; 0 turns the penalty off.")
-        if self.r1_gamma > 0 and self.torch_compile:
-            raise ValueError(
-                f"r1_gamma {self.r1_gamma} takes second derivatives, which torch_compile {self.torch_compile} does not "
-                "do; leave out one of them."
-            )
 
     @property
     def discriminator_arguments(self) -> dict[str, Any]:
@@ -317,7 +293,7 @@ class GANConfig(AdversarialConfig):
     """Class of the generator."""
 
     def check(self) -> None:
-        """See :meth:`TrainingConfig.check`."""
+        """See :meth:`CommonConfig.check`."""
         super().check()
         classes = self.network_arguments.get("num_classes")
         if self.discriminator_arguments.get("num_classes", classes) != classes:
@@ -335,41 +311,30 @@ class DecoderConfig(AdversarialConfig):
     """Folder or Hub id of the VAE whose decoder to sharpen."""
     reconstruction: Literal["bce", "mse"] = "bce"
     """Reconstruction term, as in train_vae.py."""
-    reconstruction_weight: float = 10.0
-    """Weight of the reconstruction term, a pixel, beside the adversarial loss."""
-    r1_gamma: float = 0.1
+    reconstruction_weight: Annotated[float, POSITIVE] = 10.0
+    """Weight of the reconstruction term, per pixel, beside the adversarial loss; it ties the image to the latent."""
+    r1_gamma: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the R1 penalty; 0 for none."""
 
     def check(self) -> None:
-        """See :meth:`TrainingConfig.check`."""
+        """See :meth:`CommonConfig.check`."""
         super().check()
         if not self.vae_path:
             raise ValueError("vae_path is missing: give the folder of train_vae.py, or a Hub id.")
         if self.network_arguments:
             raise ValueError(f"network_config {self.network_config!r} is without effect: vae_path has the networks.")
-        if not self.reconstruction_weight > 0:
-            raise ValueError(
-                f"reconstruction_weight must be positive, got {self.reconstruction_weight}: without it the image need "
-                "not be the one that the latent is of."
-            )
-
-    def check_given(self, given: Collection[str]) -> None:
-        """See :meth:`TrainingConfig.check_given`."""
-        super().check_given(given)
-        if "vae_path" in given:  # train_pipeline.py makes its own later
-            _check_network_path("vae_path", self.vae_path)
 
 
 @dataclass
 class LatentTrainingConfig(TrainingConfig):
-    """What the denoiser and the classifier share: the space and the noise law."""
+    """What the denoiser and the classifier share: the space and the noise schedule."""
 
     trains_on_points: ClassVar[bool] = True
 
     vae_path: str | None = None
     """Folder or Hub id of the VAE in whose latent space to work; None for pixel space."""
-    num_train_timesteps: int = 1000
-    """Timesteps T of the noise law."""
+    num_train_timesteps: Annotated[int, AT_LEAST_2] = 1000
+    """Timesteps T of the noise schedule."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "squaredcos_cap_v2"
     """How the noise grows with the timestep."""
     beta_start: float = 1e-4
@@ -377,42 +342,21 @@ class LatentTrainingConfig(TrainingConfig):
     beta_end: float = 0.02
     """Last beta, for the schedules that have one."""
     prediction_type: Literal["epsilon", "sample", "v_prediction", "flow_prediction"] = "v_prediction"
-    """What the denoiser predicts; flow_prediction trains a velocity for the FlowMatch schedulers, on straight lines."""
+    """What the denoiser predicts; flow_prediction trains a velocity for the FlowMatch schedulers, on straight lines,
+    which have no betas."""
 
     def check(self) -> None:
-        """See :meth:`TrainingConfig.check`."""
+        """See :meth:`CommonConfig.check`."""
         super().check()
         if self.vae_path is not None and is_point_set(self.dataset_name):
             raise ValueError(
                 f"vae_path {self.vae_path!r} contradicts dataset_name {self.dataset_name!r}: a VAE makes images, not "
                 "points in the plane. Leave out vae_path, or name a data set of images."
             )
-        if self.num_train_timesteps < 2:
-            raise ValueError(f"num_train_timesteps must be at least 2, got {self.num_train_timesteps}.")
         if not 0.0 < self.beta_start < self.beta_end < 1.0:
             raise ValueError(
                 f"beta_start {self.beta_start} and beta_end {self.beta_end} must satisfy 0 < beta_start < beta_end < 1."
             )
-
-    def check_given(self, given: Collection[str]) -> None:
-        """See :meth:`TrainingConfig.check_given`."""
-        super().check_given(given)
-        for name in {"vae_path", "denoiser_path"}.intersection(given):  # train_pipeline.py makes its own later
-            _check_network_path(name, getattr(self, name))
-        for name in ("beta_schedule", "beta_start", "beta_end"):
-            if name not in given:
-                continue
-            value = getattr(self, name)
-            if self.prediction_type == "flow_prediction":
-                raise ValueError(
-                    f"{name} {value!r} contradicts prediction_type 'flow_prediction', whose straight lines have no "
-                    f"betas; leave out {name}."
-                )
-            if name != "beta_schedule" and self.beta_schedule == "squaredcos_cap_v2":
-                raise ValueError(
-                    f"{name} {value!r} is without effect on beta_schedule 'squaredcos_cap_v2'; give another schedule, "
-                    f"or leave out {name}."
-                )
 
 
 @dataclass
@@ -423,33 +367,12 @@ class DenoiserConfig(LatentTrainingConfig):
         "MLPDenoiser", "ResidualMLPDenoiser", "FiLMConvDenoiser", "UNetDenoiser", "DiTDenoiser", "PointDenoiser"
     ] = "ResidualMLPDenoiser"
     """Class of the denoiser."""
-    snr_gamma: float | None = None
+    snr_gamma: Annotated[float | None, POSITIVE] = None
     """Clamp of min-SNR weighting, 5 in the paper; None for none."""
-    label_dropout: float = 0.1
+    label_dropout: Annotated[float, SHARE] = 0.1
     """Share of labels replaced by the null class, for a denoiser with num_classes."""
-    num_validation_images: int = 20
+    num_validation_images: Annotated[int, NOT_NEGATIVE] = 20
     """Images drawn at every validation for the tracker, from the same noise, as many of each class; 0 for none."""
-
-    def check(self) -> None:
-        """See :meth:`TrainingConfig.check`."""
-        super().check()
-        if self.snr_gamma is not None and not self.snr_gamma > 0:
-            raise ValueError(f"snr_gamma must be positive (5 in the paper), or None, got {self.snr_gamma}.")
-        if not 0.0 <= self.label_dropout < 1.0:
-            raise ValueError(f"label_dropout must be in [0, 1), got {self.label_dropout}.")
-        if self.num_validation_images < 0:
-            raise ValueError(
-                f"num_validation_images must not be negative, got {self.num_validation_images}; 0 draws none."
-            )
-
-    def check_given(self, given: Collection[str]) -> None:
-        """See :meth:`TrainingConfig.check_given`."""
-        super().check_given(given)
-        if "label_dropout" in given and self.label_dropout and self.network_arguments.get("num_classes") is None:
-            raise ValueError(
-                f"label_dropout {self.label_dropout} is for a denoiser with classes, but network_config "
-                f"{self.network_config!r} has no num_classes; add it, or leave out label_dropout."
-            )
 
 
 @dataclass
@@ -460,28 +383,19 @@ class ClassifierConfig(LatentTrainingConfig):
     """Class of the classifier."""
     denoiser_path: str | None = None
     """Folder or Hub id of the denoiser, for score_matching_weight."""
-    score_matching_weight: float = 0.0
+    score_matching_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of the guided denoising loss beside the cross-entropy."""
-    random_label_share: float = 0.0
+    random_label_share: Annotated[float, SHARE] = 0.0
     """Share of that loss that asks for a random class, with the denoiser's class-conditional prediction for truth."""
 
     def check(self) -> None:
-        """See :meth:`TrainingConfig.check`."""
+        """See :meth:`CommonConfig.check`."""
         super().check()
-        if self.score_matching_weight < 0:
-            raise ValueError(f"score_matching_weight must not be negative, got {self.score_matching_weight}.")
         if self.score_matching_weight > 0 and self.denoiser_path is None:
             raise ValueError(
                 f"score_matching_weight {self.score_matching_weight} needs denoiser_path: the loss compares the guided "
                 "prediction of that denoiser with the truth."
             )
-        if self.score_matching_weight > 0 and self.torch_compile:
-            raise ValueError(
-                f"score_matching_weight {self.score_matching_weight} takes second derivatives, which torch_compile "
-                f"{self.torch_compile} does not do; leave out one of them."
-            )
-        if not 0.0 <= self.random_label_share < 1.0:
-            raise ValueError(f"random_label_share must be in [0, 1), got {self.random_label_share}.")
         if self.random_label_share > 0 and self.score_matching_weight == 0:
             raise ValueError(
                 f"random_label_share {self.random_label_share} is a share of the guided denoising loss, whose "
@@ -495,47 +409,88 @@ class JudgeConfig(TrainingConfig):
 
     network: Literal["ResNetForImageClassification"] = "ResNetForImageClassification"
     """Class of the judge, from transformers."""
-    network_config: str = '{"embedding_size": 64, "hidden_sizes": [64, 128], "depths": [2, 2], "layer_type": "basic"}'
+    network_config: Annotated[str, JSON_OBJECT] = (
+        '{"embedding_size": 64, "hidden_sizes": [64, 128], "depths": [2, 2], "layer_type": "basic"}'
+    )
     """Arguments of its ResNetConfig, as a JSON object; channels and labels are filled in."""
-    norm_batch_size: int | None = None
+    norm_batch_size: Annotated[int | None, AT_LEAST_2] = None
     """Images that batch normalisation sees at a time, a divisor of train_batch_size, which it is if None. With the same
     number the weights are the same however a global batch is cut."""
-    max_rotation: float = 15.0
+    max_rotation: Annotated[float, NOT_NEGATIVE] = 15.0
     """Largest rotation of a training image, in degrees."""
-    max_shear: float = 0.2
+    max_shear: Annotated[float, NOT_NEGATIVE] = 0.2
     """Largest horizontal shear, as the tangent of its angle."""
-    max_scaling: float = 0.15
+    max_scaling: Annotated[float, SHARE] = 0.15
     """Largest relative change of size."""
-    max_shift: float = 2.0
+    max_shift: Annotated[float, NOT_NEGATIVE] = 2.0
     """Largest shift in either direction, in pixels."""
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, POSITIVE] = 2e-3
     """Peak learning rate."""
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "constant_with_warmup"
     """Shape of the learning rate over the updates; the average of the weights takes the place of its decay."""
-    adam_weight_decay: float = 0.05
+    adam_weight_decay: Annotated[float, NOT_NEGATIVE] = 0.05
     """Decoupled weight decay."""
 
     def check(self) -> None:
-        """See :meth:`TrainingConfig.check`."""
+        """See :meth:`CommonConfig.check`."""
         super().check()
-        if self.norm_batch_size is not None and (
-            self.norm_batch_size < 2 or self.train_batch_size % self.norm_batch_size
-        ):
+        if self.norm_batch_size is not None and self.train_batch_size % self.norm_batch_size:
             raise ValueError(
-                f"norm_batch_size {self.norm_batch_size} must be at least 2 and divide train_batch_size "
-                f"{self.train_batch_size}."
+                f"norm_batch_size {self.norm_batch_size} must divide train_batch_size {self.train_batch_size}."
             )
-        for name in ("max_rotation", "max_shear", "max_scaling", "max_shift"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}; 0 turns it off.")
-        if self.max_scaling >= 1:
-            raise ValueError(f"max_scaling must be below 1, got {self.max_scaling}; 0.15 is usual.")
 
 
-def _check_network_path(name: str, path: str | None) -> None:
-    """Refuse what cannot be loaded: a folder without a network, or what is neither a folder nor a Hub id."""
-    if path is None:
-        return
-    folder = find_folder(path, name)
-    if folder and not any((folder / file).is_file() for file in ("config.json", "model_index.json")):
-        raise ValueError(f"{name} {path!r} holds no config.json and no model_index.json: is its training finished?")
+@dataclass
+class _Start:
+    """Where settings start from."""
+
+    config: str | None = None
+    preset: str | None = None
+
+
+def parse(
+    config_class: type[Config], arguments: list[str] | None = None, presets: Mapping[str, Config] | None = None
+) -> Config:
+    """Read settings from the command line; what :meth:`TrainingConfig.check` refuses ends the program with status 2.
+
+    ``--config FILE`` takes the settings of a ``train_config.json`` for defaults, ``--preset NAME`` those of a table.
+
+    Args:
+        config_class: the settings; its fields are the flags.
+        arguments: the command line; that of the program if left out.
+        presets: the table of ``--preset``.
+    """
+    import tyro
+
+    description = "--config FILE starts from the train_config.json of an earlier run. Flags win over it."
+    if presets:
+        description = f"--preset NAME starts from a table of settings: {', '.join(presets)}. {description}"
+    start, flags = tyro.cli(_Start, args=arguments, add_help=False, return_unknown_args=True)
+    try:
+        default = _default(config_class, start, presets or {})
+        if default is not None:
+            default = dataclasses.replace(default, output_dir=tyro.MISSING)
+        config = tyro.cli(config_class, args=flags, description=description, default=default)
+        config.check()
+    except (ValueError, OSError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(2) from None
+    return config
+
+
+def _default(config_class: type[Config], start: _Start, presets: Mapping[str, Config]) -> Any:
+    """The settings that ``--config`` or ``--preset`` name; None, where neither is given."""
+    if start.config is not None and start.preset is not None:
+        raise ValueError(f"config {start.config!r} and preset {start.preset!r} are both a start; leave out one.")
+    if start.preset is not None:
+        if start.preset not in presets:
+            raise ValueError(f"preset must be one of {', '.join(presets) or 'none'}, got {start.preset!r}.")
+        return presets[start.preset]
+    if start.config is None:
+        return None
+    try:
+        default = config_class.from_json(Path(start.config).read_text())
+    except (TypeError, ValueError) as error:
+        name = config_class.__name__
+        raise ValueError(f"config {start.config!r} is not a train_config.json of {name}: {error}") from error
+    return dataclasses.replace(default, resume_from_checkpoint=None, force=False)

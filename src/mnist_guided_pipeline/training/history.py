@@ -1,4 +1,4 @@
-"""The history of a training run: ``history.jsonl`` in its folder, one JSON line a log event.
+"""What a training run logs: ``history.jsonl`` in its folder, one JSON line per log event, and any tracker that is on.
 
 Every line holds ``step``, the updates made, and named scalars. A run that resumes cuts what was logged after its
 checkpoint, so the file of a run that was killed and resumed reads as if it had never stopped.
@@ -11,11 +11,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, on_main_process
+from torch import Tensor
 
 from ..storage.atomic import atomic_write
 
-__all__ = ["HISTORY_FILE", "HistoryTracker", "read_history", "training_seconds"]
+__all__ = [
+    "HISTORY_FILE",
+    "HistoryTracker",
+    "log_images",
+    "read_history",
+    "start_trackers",
+    "takes_images",
+    "training_seconds",
+]
 
 HISTORY_FILE = "history.jsonl"
 
@@ -57,6 +67,34 @@ class HistoryTracker(GeneralTracker):
         numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
         with open(self.file, "a") as file:
             file.write(json.dumps({"step": step} | numbers) + "\n")
+
+
+def start_trackers(accelerator: Accelerator, project: str, settings: dict[str, Any], step: int = 0) -> None:
+    """Open the accelerator's trackers; settings that a tracker cannot hold become text.
+
+    ``step`` is the number of updates that the run has made before; the history is cut there.
+    """
+    plain = {
+        name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in settings.items()
+    }
+    accelerator.init_trackers(project, config=plain)
+    for tracker in accelerator.trackers:
+        if isinstance(tracker, HistoryTracker):
+            tracker.rewind(step)
+
+
+def takes_images(accelerator: Accelerator) -> bool:
+    """Whether a tracker of this process takes images."""
+    return accelerator.is_main_process and any(hasattr(tracker, "log_images") for tracker in accelerator.trackers)
+
+
+def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
+    """Log images uint8 (N, 28, 28) to every tracker that takes images."""
+    stacked = images.cpu()[..., None].expand(-1, -1, -1, 3).numpy()  # TensorBoard draws grids of RGB images only
+    for tracker in accelerator.trackers:
+        if hasattr(tracker, "log_images"):
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({name: stacked}, step=step, **layout)
 
 
 def read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:

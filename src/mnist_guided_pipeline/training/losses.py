@@ -1,4 +1,4 @@
-r"""Training losses: pure functions, each a mean over the batch in float32."""
+"""Training losses: pure functions, each a mean over the batch in float32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from ..sampling.noise import NoiseLevel
 __all__ = [
     "denoising_loss",
     "discriminator_loss",
-    "gaussian_kl",
     "generator_loss",
     "guided_denoising_loss",
     "min_snr_weight",
@@ -45,12 +44,6 @@ def reconstruction_loss(logits: Tensor, images: Tensor, kind: str) -> Tensor:
     else:
         raise ValueError(f"reconstruction must be 'bce' or 'mse', got {kind!r}.")
     return pixels.flatten(1).sum(dim=1)
-
-
-def gaussian_kl(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL divergence of N(mean, exp(logvar)) from the standard Gaussian, in nats, summed over dimensions; (B,)."""
-    mean, logvar = mean.float(), logvar.float()
-    return 0.5 * (mean**2 + logvar.exp() - 1.0 - logvar).flatten(1).sum(dim=1)
 
 
 def min_snr_weight(level: NoiseLevel, gamma: float, prediction_type: str) -> Tensor:

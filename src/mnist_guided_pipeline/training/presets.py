@@ -1,4 +1,4 @@
-"""Presets of ``training/train_pipeline.py``: a small table of settings for all three networks."""
+"""Presets of the training scripts: a preset is a row of settings, most of them another row with replacements."""
 
 from __future__ import annotations
 
@@ -16,326 +16,230 @@ class Preset(NamedTuple):
 
     Attributes:
         description: what it is for.
-        vae: first step; None where the denoiser works on the data themselves.
-        denoiser: second step.
-        classifier: third step, which also sees the denoiser; None for a pipeline without guidance.
-        sampling_defaults: the pipeline's own defaults, found by a sweep.
+        denoiser: the step that every pipeline has.
+        vae: comes first; None where the denoiser works on the data themselves.
         decoder: comes after ``vae`` and sharpens its decoder; None leaves it as the VAE's training made it.
+        classifier: comes last, and also sees the denoiser; None for a pipeline without guidance.
+        sampling_defaults: the pipeline's own defaults, found by a sweep.
     """
 
     description: str
-    vae: VAEConfig | None
     denoiser: DenoiserConfig
-    classifier: ClassifierConfig | None
-    sampling_defaults: dict[str, Any]
+    vae: VAEConfig | None = None
     decoder: DecoderConfig | None = None
+    classifier: ClassifierConfig | None = None
+    sampling_defaults: dict[str, Any] = {}
 
 
-def _json(**arguments: Any) -> str:
-    return json.dumps(arguments)
+def _of(network: str, **arguments: Any) -> dict[str, Any]:
+    """The two settings that say which network."""
+    return {"network": network, "network_config": json.dumps(arguments)}
 
 
-def _point_denoiser(dataset_name: str) -> DenoiserConfig:
-    return DenoiserConfig(
-        "",
-        network="PointDenoiser",
-        network_config=_json(hidden_size=128, num_layers=3),
-        dataset_name=dataset_name,
-        train_batch_size=512,
-        learning_rate=2e-3,
-        max_train_steps=5_000,
-        validation_steps=1_000,
-    )
+# The notebook: plain Adam, and DDPM's noise schedule
 
+_ADAM: dict[str, Any] = {"lr_scheduler": "constant", "lr_warmup_steps": 0, "adam_beta2": 0.999, "max_grad_norm": None}
+_ADAM["use_ema"] = False
+_DDPM: dict[str, Any] = {"prediction_type": "epsilon", "beta_schedule": "linear"}
+_T20: dict[str, Any] = {"num_train_timesteps": 20, "beta_schedule": "linear"}
 
-_PIXEL_CLASSIFIER = ClassifierConfig(
-    "",
-    network="ConvClassifier",
-    network_config=_json(patch_size=4, block_channels=[64]),
-    num_train_epochs=3,
-    score_matching_weight=20.0,
+_NOTEBOOK_VAE = VAEConfig("", **_of("MLPVAE", latent_dim=16, hidden_size=400), reconstruction="mse", kl_weight=0.1)
+_NOTEBOOK_VAE = replace(_NOTEBOOK_VAE, num_train_epochs=20, mixed_precision="bf16", **_ADAM)
+_NOTEBOOK_DENOISER = DenoiserConfig("", **_of("MLPDenoiser", hidden_size=256), learning_rate=2e-4, **_DDPM, **_ADAM)
+_NOTEBOOK_CLASSIFIER = ClassifierConfig("", **_of("MLPClassifier", hidden_size=256), num_train_epochs=10)
+_NOTEBOOK_CLASSIFIER = replace(_NOTEBOOK_CLASSIFIER, **_DDPM, **_ADAM)
+
+# What the package ships, and what is trained in its way
+
+_VAE = VAEConfig("", **_of("ConvVAE", latent_dim=32), kl_weight=0.3, learning_rate=2e-3, mixed_precision="bf16")
+_VAE = replace(_VAE, num_train_epochs=8)
+_SPATIAL_VAE = replace(_VAE, **_of("ConvVAE", latent_channels=2))  # 7x7 positions, as convolutions want them
+_DECODER = DecoderConfig(
+    "", discriminator_config=json.dumps({"hidden_channels": [32, 64]}), num_train_epochs=4, mixed_precision="bf16"
 )
+_DENOISER = DenoiserConfig(
+    "",
+    **_of("ResidualMLPDenoiser", hidden_size=512, num_layers=4, condition_dim=64, num_classes=10),
+    label_dropout=0.2,
+    train_batch_size=512,
+    learning_rate=2e-3,
+    num_train_epochs=150,
+    mixed_precision="bf16",
+)
+_CLASSIFIER = ClassifierConfig(
+    "",
+    **_of("ResidualMLPClassifier", hidden_size=320, num_layers=3, condition_dim=64),
+    train_batch_size=512,
+    learning_rate=2e-3,
+    num_train_epochs=36,
+    score_matching_weight=20.0,
+    random_label_share=0.5,
+)
+_LAPTOP = Preset(
+    "The networks of default, trained for a few minutes.",
+    replace(_DENOISER, num_train_epochs=20),
+    replace(_VAE, num_train_epochs=3),
+    replace(_DECODER, num_train_epochs=1),
+    replace(_CLASSIFIER, num_train_epochs=3),
+    {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 20},
+)
+_IMAGE_DENOISER = replace(_DENOISER, num_train_epochs=8, mixed_precision="no")  # of spatial latents
 
-_NOTEBOOK_OPTIMIZER: dict[str, Any] = {  # plain Adam
-    "lr_scheduler": "constant",
-    "lr_warmup_steps": 0,
-    "adam_beta2": 0.999,
-    "max_grad_norm": None,
-    "use_ema": False,
-}
+# Pixels and points
+
+_PIXEL_DENOISER = DenoiserConfig("", label_dropout=0.2, num_train_epochs=4)
+_PIXEL_CLASSIFIER = ClassifierConfig(
+    "", **_of("ConvClassifier", patch_size=4, block_channels=[64]), num_train_epochs=3, score_matching_weight=20.0
+)
+_POINTS: dict[str, Any] = {"learning_rate": 2e-3, "validation_steps": 1_000}
+_POINT_DENOISER = DenoiserConfig("", **_of("PointDenoiser", hidden_size=128, num_layers=3), **_POINTS)
+_POINT_DENOISER = replace(_POINT_DENOISER, train_batch_size=512, max_train_steps=5_000)
 
 PRESETS = {
     "debug": Preset(
         "A few updates of tiny networks, to see that everything runs.",
-        VAEConfig("", network="MLPVAE", network_config=_json(latent_dim=8, hidden_size=64), max_train_steps=30),
-        DenoiserConfig("", network="MLPDenoiser", network_config=_json(hidden_size=64), max_train_steps=30),
-        ClassifierConfig("", network="MLPClassifier", network_config=_json(hidden_size=64), max_train_steps=30),
-        {},
+        DenoiserConfig("", **_of("MLPDenoiser", hidden_size=64), max_train_steps=30),
+        VAEConfig("", **_of("MLPVAE", latent_dim=8, hidden_size=64), max_train_steps=30),
+        classifier=ClassifierConfig("", **_of("MLPClassifier", hidden_size=64), max_train_steps=30),
     ),
-    "seed": Preset(
-        "The networks and settings of the teaching notebook, on latents of unit variance and DDPM's noise law; at the "
-        "end of the cosine law there is too little signal for a prediction of epsilon.",
-        VAEConfig(
-            "",
-            network="MLPVAE",
-            network_config=_json(latent_dim=16, hidden_size=400),
-            reconstruction="mse",
-            kl_weight=0.1,
-            num_train_epochs=20,
-            mixed_precision="bf16",
-            **_NOTEBOOK_OPTIMIZER,
-        ),
-        DenoiserConfig(
-            "",
-            network="MLPDenoiser",
-            network_config=_json(hidden_size=256),
-            learning_rate=2e-4,
-            num_train_epochs=20,
-            prediction_type="epsilon",
-            beta_schedule="linear",
-            **_NOTEBOOK_OPTIMIZER,
-        ),
-        ClassifierConfig(
-            "",
-            network="MLPClassifier",
-            network_config=_json(hidden_size=256),
-            num_train_epochs=10,
-            prediction_type="epsilon",
-            beta_schedule="linear",
-            **_NOTEBOOK_OPTIMIZER,
-        ),
-        {"guidance_scale": 8.0, "guidance_interval": [0.0, 5.0], "num_inference_steps": 25},
+    "notebook": Preset(
+        "The networks and settings of the teaching notebook, on latents of unit variance and DDPM's noise schedule; at "
+        "the end of the cosine schedule there is too little signal for a prediction of epsilon.",
+        _NOTEBOOK_DENOISER,
+        _NOTEBOOK_VAE,
+        classifier=_NOTEBOOK_CLASSIFIER,
+        sampling_defaults={"guidance_scale": 8.0, "guidance_interval": [0.0, 5.0], "num_inference_steps": 25},
     ),
-    "default": Preset(
-        "What the package ships.",
-        VAEConfig(
-            "",
-            network="ConvVAE",
-            network_config=_json(latent_dim=32),
-            kl_weight=0.3,
-            learning_rate=2e-3,
-            num_train_epochs=8,
-            mixed_precision="bf16",
-        ),
-        DenoiserConfig(
-            "",
-            network="ResidualMLPDenoiser",
-            network_config=_json(hidden_size=512, num_layers=4, condition_dim=64, num_classes=10),
-            label_dropout=0.2,
-            train_batch_size=512,
-            learning_rate=2e-3,
-            num_train_epochs=150,
-            mixed_precision="bf16",
-        ),
-        ClassifierConfig(
-            "",
-            network="ResidualMLPClassifier",
-            network_config=_json(hidden_size=320, num_layers=3, condition_dim=64),
-            train_batch_size=512,
-            learning_rate=2e-3,
-            num_train_epochs=36,
-            score_matching_weight=20.0,
-            random_label_share=0.5,
-        ),
-        {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 20},
-        DecoderConfig(
-            "",
-            discriminator_config=_json(hidden_channels=[32, 64]),
-            num_train_epochs=4,
-            mixed_precision="bf16",
-        ),
-    ),
-    "pixel-mlp": Preset(
-        "Two-layer networks on the 784 pixels, without an autoencoder. They predict the clean image: the noise of 784 "
-        "pixels does not fit through the hidden layers.",
-        None,
-        DenoiserConfig(
-            "",
-            network="MLPDenoiser",
-            network_config=_json(hidden_size=1024, num_classes=10),
-            prediction_type="sample",
-            label_dropout=0.2,
-            train_batch_size=256,
-            num_train_epochs=40,
-            mixed_precision="bf16",
-        ),
-        ClassifierConfig(
-            "",
-            network="MLPClassifier",
-            network_config=_json(hidden_size=512),
-            prediction_type="sample",
-            train_batch_size=256,
-            num_train_epochs=10,
-            score_matching_weight=20.0,
-        ),
-        # beyond, the factor of the gradient is larger than it is exact
-        {"guidance_interval": [0.0, 20.0], "classifier_alone": {"guidance_interval": [0.0, 20.0]}},
-    ),
-    "pixel-film": Preset(
-        "A convolutional denoiser of pixels, modulated by FiLM.",
-        None,
-        DenoiserConfig(
-            "",
-            network="FiLMConvDenoiser",
-            network_config=_json(patch_size=4, channels=64, num_layers=5, num_classes=10),
-            label_dropout=0.2,
-            learning_rate=2e-3,
-            num_train_epochs=10,
-        ),
-        _PIXEL_CLASSIFIER,
-        {},
-    ),
-    "pixel-unet": Preset(
-        "A U-Net on pixels in patches of 4, 7x7 -> 4x4.",
-        None,
-        DenoiserConfig(
-            "",
-            network="UNetDenoiser",
-            network_config=_json(patch_size=4, block_channels=[48, 96], num_classes=10),
-            label_dropout=0.2,
-            learning_rate=2e-3,
-            num_train_epochs=4,
-        ),
-        _PIXEL_CLASSIFIER,
-        {},
-    ),
-    "pixel-dit": Preset(
-        "A diffusion transformer on pixels.",
-        None,
-        DenoiserConfig(
-            "",
-            network="DiTDenoiser",
-            network_config=_json(patch_size=7, hidden_size=128, num_layers=4, num_heads=4, num_classes=10),
-            label_dropout=0.2,
-            num_train_epochs=4,
-        ),
-        _PIXEL_CLASSIFIER,
-        {},
-    ),
-    "points-dino": Preset(
-        "Points in the plane that make a dinosaur: no autoencoder and, with one class, no classifier.",
-        None,
-        _point_denoiser("points:dino"),
-        None,
-        {"num_inference_steps": 50},
-    ),
-    "points-moons": Preset(
-        "Two half moons of points, a class each; good for any set of points with classes.",
-        None,
-        _point_denoiser("points:moons"),
-        ClassifierConfig(
-            "",
-            network="ResidualMLPClassifier",
-            network_config=_json(hidden_size=64, num_layers=2, condition_dim=32),
-            dataset_name="points:moons",
-            train_batch_size=256,
-            learning_rate=2e-3,
-            max_train_steps=2_000,
-            validation_steps=1_000,
-            score_matching_weight=1.0,
-        ),
-        {"num_inference_steps": 25},
-    ),
-}
-
-_SEED, _DEFAULT = PRESETS["seed"], PRESETS["default"]
-assert _DEFAULT.vae and _DEFAULT.decoder and _DEFAULT.classifier and _SEED.classifier  # for type checkers
-_LAPTOP = _DEFAULT._replace(
-    description="The networks of default, trained for a few minutes.",
-    vae=replace(_DEFAULT.vae, num_train_epochs=3),
-    decoder=replace(_DEFAULT.decoder, num_train_epochs=1),
-    denoiser=replace(_DEFAULT.denoiser, num_train_epochs=20),
-    classifier=replace(_DEFAULT.classifier, num_train_epochs=3),
-)
-assert _LAPTOP.vae and _LAPTOP.classifier  # likewise
-_SPATIAL = replace(_DEFAULT.vae, network_config=_json(latent_channels=2))  # 7x7 positions, as convolutions want them
-_TEXT_NOISE: dict[str, Any] = {"num_train_timesteps": 20, "beta_schedule": "linear"}
-
-PRESETS |= {
-    "laptop": _LAPTOP,
-    "text": _SEED._replace(
-        description="Like seed, on the notebook's own noise law: T = 20 with betas up to 0.02 leaves most of the "
-        "signal at its end. To compare with, not to use.",
-        denoiser=replace(_SEED.denoiser, **_TEXT_NOISE),
-        classifier=replace(_SEED.classifier, **_TEXT_NOISE),
+    "notebook-t20": Preset(
+        "Like notebook, on the notebook's own noise schedule: T = 20 with betas up to 0.02 leaves most of the signal "
+        "at its end. To compare with, not to use.",
+        replace(_NOTEBOOK_DENOISER, **_T20),
+        _NOTEBOOK_VAE,
+        classifier=replace(_NOTEBOOK_CLASSIFIER, **_T20),
         sampling_defaults={"guidance_scale": 7.0, "num_inference_steps": 20},
     ),
+    "default": _LAPTOP._replace(
+        description="What the package ships.", denoiser=_DENOISER, vae=_VAE, decoder=_DECODER, classifier=_CLASSIFIER
+    ),
+    "laptop": _LAPTOP,
     "latent-unet": _LAPTOP._replace(
         description="Like laptop, with a U-Net, 7x7 -> 4x4, on spatial latents.",
-        vae=replace(_SPATIAL, num_train_epochs=3),
+        vae=replace(_SPATIAL_VAE, num_train_epochs=3),
         denoiser=replace(
-            _DEFAULT.denoiser,
-            network="UNetDenoiser",
-            network_config=_json(patch_size=1, block_channels=[48, 96], attention=True, num_classes=10),
-            num_train_epochs=8,
-            mixed_precision="no",
+            _IMAGE_DENOISER,
+            **_of("UNetDenoiser", patch_size=1, block_channels=[48, 96], attention=True, num_classes=10),
         ),
     ),
     "latent-dit": _LAPTOP._replace(
         description="Like laptop, with a diffusion transformer of 49 tokens on spatial latents.",
-        vae=replace(_SPATIAL, num_train_epochs=3),
+        vae=replace(_SPATIAL_VAE, num_train_epochs=3),
         denoiser=replace(
-            _DEFAULT.denoiser,
-            network="DiTDenoiser",
-            network_config=_json(patch_size=1, hidden_size=96, num_layers=4, num_classes=10),
-            num_train_epochs=8,
-            mixed_precision="no",
+            _IMAGE_DENOISER, **_of("DiTDenoiser", patch_size=1, hidden_size=96, num_layers=4, num_classes=10)
         ),
     ),
     "latent-flow": _LAPTOP._replace(
         description="Like laptop, by flow matching: a velocity on straight lines, for the FlowMatch schedulers.",
-        denoiser=replace(_LAPTOP.denoiser, prediction_type="flow_prediction"),
-        classifier=replace(_LAPTOP.classifier, prediction_type="flow_prediction"),
+        denoiser=replace(_DENOISER, num_train_epochs=20, prediction_type="flow_prediction"),
+        classifier=replace(_CLASSIFIER, num_train_epochs=3, prediction_type="flow_prediction"),
+    ),
+    "pixel-mlp": Preset(
+        "Two-layer networks on the 784 pixels, without an autoencoder. They predict the clean image: the noise of 784 "
+        "pixels does not fit through the hidden layers.",
+        replace(
+            _PIXEL_DENOISER,
+            **_of("MLPDenoiser", hidden_size=1024, num_classes=10),
+            prediction_type="sample",
+            train_batch_size=256,
+            num_train_epochs=40,
+            mixed_precision="bf16",
+        ),
+        classifier=ClassifierConfig(
+            "",
+            **_of("MLPClassifier", hidden_size=512),
+            prediction_type="sample",
+            train_batch_size=256,
+            num_train_epochs=10,
+            score_matching_weight=20.0,
+        ),
+        sampling_defaults={
+            "guidance_interval": [0.0, 20.0]
+        },  # beyond, the gradient's factor is larger than it is exact
+    ),
+    "pixel-film": Preset(
+        "A convolutional denoiser of pixels, modulated by FiLM.",
+        replace(
+            _PIXEL_DENOISER,
+            **_of("FiLMConvDenoiser", patch_size=4, channels=64, num_layers=5, num_classes=10),
+            learning_rate=2e-3,
+            num_train_epochs=10,
+        ),
+        classifier=_PIXEL_CLASSIFIER,
+    ),
+    "pixel-unet": Preset(
+        "A U-Net on pixels in patches of 4, 7x7 -> 4x4.",
+        replace(
+            _PIXEL_DENOISER,
+            **_of("UNetDenoiser", patch_size=4, block_channels=[48, 96], num_classes=10),
+            learning_rate=2e-3,
+        ),
+        classifier=_PIXEL_CLASSIFIER,
+    ),
+    "pixel-dit": Preset(
+        "A diffusion transformer on pixels.",
+        replace(
+            _PIXEL_DENOISER,
+            **_of("DiTDenoiser", patch_size=7, hidden_size=128, num_layers=4, num_heads=4, num_classes=10),
+        ),
+        classifier=_PIXEL_CLASSIFIER,
+    ),
+    "points-dino": Preset(
+        "Points in the plane that make a dinosaur: no autoencoder and, with one class, no classifier.",
+        replace(_POINT_DENOISER, dataset_name="points:dino"),
+        sampling_defaults={"num_inference_steps": 50},
+    ),
+    "points-moons": Preset(
+        "Two half moons of points, one class each; good for any set of points with classes.",
+        replace(_POINT_DENOISER, dataset_name="points:moons"),
+        classifier=ClassifierConfig(
+            "",
+            **_of("ResidualMLPClassifier", hidden_size=64, num_layers=2, condition_dim=32),
+            dataset_name="points:moons",
+            train_batch_size=256,
+            max_train_steps=2_000,
+            score_matching_weight=1.0,
+            **_POINTS,
+        ),
+        sampling_defaults={"num_inference_steps": 25},
     ),
 }
 
+_CONV = VAEConfig("", **_of("ConvVAE", latent_dim=16, hidden_channels=[16, 32]), num_train_epochs=10)
+
 AUTOENCODER_PRESETS = {
     # 2-D latent, so that its whole space can be drawn
-    "manifold": VAEConfig(
-        "",
-        network="MLPVAE",
-        network_config=_json(latent_dim=2, hidden_size=500),
-        learning_rate=2e-3,
-        num_train_epochs=60,
-    ),
-    "mlp": VAEConfig("", network="MLPVAE", network_config=_json(latent_dim=16, hidden_size=400)),
-    "mlp-plain": VAEConfig(
-        "", network="MLPVAE", network_config=_json(latent_dim=16, hidden_size=400, variational=False)
-    ),
-    "conv": VAEConfig(
-        "",
-        network="ConvVAE",
-        network_config=_json(latent_dim=16, hidden_channels=[16, 32]),
-        num_train_epochs=10,
-    ),
-    "conv-plain": VAEConfig(
-        "",
-        network="ConvVAE",
-        network_config=_json(latent_dim=16, hidden_channels=[16, 32], variational=False),
-        num_train_epochs=10,
-    ),
-    "spatial": _SPATIAL,
-    "spatial-plain": replace(_SPATIAL, network_config=_json(latent_channels=2, variational=False), kl_weight=None),
+    "manifold": VAEConfig("", **_of("MLPVAE", latent_dim=2, hidden_size=500), learning_rate=2e-3, num_train_epochs=60),
+    "mlp": VAEConfig("", **_of("MLPVAE", latent_dim=16, hidden_size=400)),
+    "mlp-plain": VAEConfig("", **_of("MLPVAE", latent_dim=16, hidden_size=400, variational=False)),
+    "conv": _CONV,
+    "conv-plain": replace(_CONV, **_of("ConvVAE", latent_dim=16, hidden_channels=[16, 32], variational=False)),
+    "spatial": _SPATIAL_VAE,
+    "spatial-plain": replace(_SPATIAL_VAE, **_of("ConvVAE", latent_channels=2, variational=False), kl_weight=None),
 }
 """Of ``training/train_vae.py --preset NAME``; ``plain`` is an autoencoder without a KL term."""
 
 GAN_PRESETS = {
     "default": GANConfig(
-        "",
-        network_config=_json(num_classes=10),
-        r1_gamma=0.1,
-        num_train_epochs=8,
-        mixed_precision="bf16",
+        "", network_config=json.dumps({"num_classes": 10}), r1_gamma=0.1, num_train_epochs=8, mixed_precision="bf16"
     ),
     # the networks and the optimizer of the teaching notebook, which takes one step, trained to the end
-    "text": GANConfig(
+    "notebook": GANConfig(
         "",
-        network_config=_json(latent_dim=64, hidden_sizes=[128, 256]),
-        discriminator_config=_json(hidden_sizes=[256, 128]),
+        network_config=json.dumps({"latent_dim": 64, "hidden_sizes": [128, 256]}),
+        discriminator_config=json.dumps({"hidden_sizes": [256, 128]}),
         r1_gamma=0.0,
         learning_rate=2e-4,
         adam_beta1=0.5,
-        **_NOTEBOOK_OPTIMIZER,
+        **_ADAM,
     ),
 }
 """Of ``training/train_gan.py --preset NAME``."""

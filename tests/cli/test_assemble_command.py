@@ -86,7 +86,7 @@ def test_refuses_a_classifier_of_another_noise(command, trained, refused):
 
 def test_refuses_networks_of_other_shapes(command, trained, refused):
     mgp.MLPVAE(latent_dim=4, hidden_size=8).save_pretrained(trained["vae"])
-    assert "samples of shape (2, 7, 7), the VAE on (4,)" in refused(*command)
+    assert "samples of shape (2, 7, 7), the vae on (4,)" in refused(*command)
 
 
 def test_refuses_too_few_names(command, refused):
@@ -96,4 +96,4 @@ def test_refuses_too_few_names(command, refused):
 def test_refuses_missing_folders(command, trained, tmp_path, refused):
     assert "--vae: there is no folder" in refused(*command, "--vae", tmp_path / "nothing")
     line = refused(*command, "--denoiser", trained["vae"])
-    assert "has no scheduler/scheduler_config.json" in line
+    assert "holds a ConvVAE, a vae, where a denoiser is needed" in line
