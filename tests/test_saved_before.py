@@ -19,21 +19,28 @@ BEFORE = Path(__file__).parent / "saved_before"
 SCRIPT = Path(__file__).parents[1] / "training" / "train_denoiser.py"
 
 
-@pytest.mark.parametrize("folder", ["pipeline", "exported"])
-def test_pipelines_draw_the_same_images(folder):
-    pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(BEFORE / folder)
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    unpacked = tmp_path_factory.mktemp("saved")
+    shutil.unpack_archive(BEFORE / "exported.zip", unpacked)
+    return {"pipeline": BEFORE / "pipeline", "exported": unpacked / "exported"}
+
+
+@pytest.mark.parametrize("name", ["pipeline", "exported"])
+def test_pipelines_draw_the_same_images(name, folders):
+    pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folders[name])
     pipe.set_progress_bar_config(disable=True)
     expected = load_file(BEFORE / "expected.safetensors")
-    for name, output_type in (("latents", "latent"), ("images", "pt")):
+    for key, output_type in (("latents", "latent"), ("images", "pt")):
         generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
         drawn = pipe([3, 7], generator=generators, output_type=output_type).images
-        torch.testing.assert_close(drawn, expected[name])
+        torch.testing.assert_close(drawn, expected[key])
     assert pipe.id2label[3] == "digit 3"
 
 
-def test_exported_code_still_runs_alone(tmp_path):
+def test_exported_code_still_runs_alone(folders, tmp_path):
     program = Path(__file__).with_name("without_package.py")
-    arguments = [str(program), str(BEFORE / "exported"), str(tmp_path / "images.pt")]
+    arguments = [str(program), str(folders["exported"]), str(tmp_path / "images.pt")]
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert torch.load(tmp_path / "images.pt").shape == (2, 1, 28, 28)
