@@ -134,6 +134,8 @@ class TestLoading:
 
     def test_one_network_of_a_pipeline(self, folder):
         assert type(load_network(folder, "vae")) is type(load_network(folder, subfolder="vae")) is mgp.MLPVAE
+        with pytest.raises(ValueError, match="vae '.*denoiser' holds a MLPDenoiser, a denoiser, where a vae is needed"):
+            load_network(folder / "denoiser", "vae")
         assert load_network(folder, "vae", torch_dtype=torch.float16).dtype == torch.float16
         with_another_last_bit(folder / "vae" / WEIGHTS)
         with pytest.raises(IntegrityError, match="vae/.* is damaged"):

@@ -25,6 +25,7 @@ from .strict import (
     check_listed,
     check_network,
     check_pipeline,
+    check_role,
     installed_names,
     known_class,
     read_json,
@@ -161,13 +162,14 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
 
     Args:
         path: folder or Hub id of the network, or of a pipeline that holds it.
-        component: the network's name in a pipeline, such as ``"vae"``.
+        component: the network's name in a pipeline, such as ``"vae"``; a network of another role is refused.
         options: passed to ``from_pretrained``, such as ``torch_dtype``, ``variant``, ``subfolder`` or ``revision``.
 
     Raises:
         FileNotFoundError: the path is neither a folder nor a Hub id.
         IntegrityError: a file is missing, damaged or does not fit the others, or the network is not of this package;
             the message names it.
+        ValueError: the network has another role than ``component``.
     """
     variant = options.get("variant")
     root = find_folder(path)
@@ -182,7 +184,9 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
     network_class = known_class(config, "the network", [PACKAGE, str(read_json(config).get("_class_name"))])
     files = weight_files(folder, variant)
     check_listed(root, [config, *files])
-    check_network(folder, network_class, variant)
+    network = check_network(folder, network_class, variant)
+    if component is not None:
+        check_role(component, network, f"{component} {os.fspath(path)!r}")
     if variant and f".{variant}" not in files[0].name:
         options.pop("variant")  # this network has none, as in a pipeline where only some have
     return _copy_out(network_class.from_pretrained(folder, use_safetensors=True, **options))
