@@ -188,6 +188,12 @@ class TestSaving:
             make().save_pretrained(tmp_path / "file")
         assert (tmp_path / "file").read_text() == "mine"
 
+    def test_what_would_not_load_is_not_written(self, tmp_path):
+        for parts in ({"id2label": dict.fromkeys(range(10), "a")}, {"vae": mgp.MLPVAE(latent_dim=5, hidden_size=8)}):
+            with pytest.raises(ValueError, match="id2label must name|the vae on"):
+                make(**parts).save_pretrained(tmp_path / "pipe")
+        assert not list(tmp_path.iterdir())
+
     def test_a_failing_save_leaves_the_old(self, tmp_path, monkeypatch):
         make(0).save_pretrained(tmp_path / "pipe")
         before = {file: file.read_bytes() for file in (tmp_path / "pipe").rglob("*") if file.is_file()}

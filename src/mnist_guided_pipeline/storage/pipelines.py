@@ -22,6 +22,7 @@ from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, writ
 from .places import find_folder
 from .strict import (
     PACKAGE,
+    check_fit,
     check_listed,
     check_network,
     check_pipeline,
@@ -125,10 +126,15 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
 
         The folder is replaced as a whole: whoever reads it, after a crash too, finds the old pipeline or the new one.
         Files of it that are not the pipeline's stay. A manifest of SHA-256 sums is written, which loading compares.
+
+        Raises:
+            NotADirectoryError: ``save_directory`` is a file.
+            ValueError: the components do not fit one another, so what is written would not load.
         """
         target = Path(save_directory).resolve()
         if target.exists() and not target.is_dir():
             raise NotADirectoryError(f"save_directory {str(save_directory)!r} is a file; name a folder.")
+        check_fit(self.components, self.config.training_noise, self.id2label)  # what is saved will load
         if not safe_serialization:
             logger.warning("safe_serialization=False is not followed: weights are written as safetensors only.")
         hub_options = {name: kwargs.pop(name) for name in ("private", "token") if name in kwargs}
