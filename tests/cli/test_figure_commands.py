@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_picture(models, tmp_path, name, model):
         ("loss_curves", "wide", "", "has no history.jsonl with losses"),
         ("reconstructions", "wide", "--num_images 0", "--num_images must be from 1 to 250, got 0"),
         ("interpolation", "wide", "--num_steps 1", "--num_steps must be from 2 to 250, got 1"),
-        ("prior_samples", "denoiser", "", "holds a MLPDenoiser, which is no autoencoder"),
+        ("prior_samples", "denoiser", "", "holds a MLPDenoiser, a denoiser, where a vae is needed"),
         ("gan_samples", "discriminator", "", "holds a GANDiscriminator, not a GANGenerator"),
         ("gan_samples", "gan", "--num_columns 1000000", "--num_columns must be from 1 to 250"),
     ],

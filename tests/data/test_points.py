@@ -1,4 +1,4 @@
-"""Points in the plane: what is read is what is there, and a network for them trains."""
+"""Points in the plane: what is read is what is there."""
 
 import re
 
@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import DatasetError
 from mnist_guided_pipeline.data.points import JITTER, check_point_set, is_point_set, load_points
 from mnist_guided_pipeline.data.posteriors import clean_samples
-from mnist_guided_pipeline.evaluation.metrics import sliced_wasserstein
-from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig, JudgeConfig, VAEConfig, parse
 
 SHAPES = "dino away h_lines v_lines x_shape star high_lines dots circle bullseye slant_up slant_down wide_lines".split()
 MADE = {"points:moons": 2, "points:mixture": 8, "points:swiss-roll": 1}
@@ -162,60 +159,3 @@ class TestRefusals:
     def test_a_set_that_the_file_has_not(self, table):
         with pytest.raises(DatasetError, match="there is no set 'c'; there are a"):
             check_point_set(table(line_of("a", 12)) + "#c")
-
-    @pytest.mark.parametrize(
-        ("config_class", "options", "message"),
-        [
-            (DenoiserConfig, ["--vae_path", "runs/vae"], "vae_path 'runs/vae' contradicts dataset_name 'points:moons'"),
-            (ClassifierConfig, ["--vae_path", "runs/vae"], "vae_path 'runs/vae' contradicts dataset_name"),
-            (
-                VAEConfig,
-                [],
-                "dataset_name 'points:moons' is one of points in the plane, but this network is for images",
-            ),
-            (
-                JudgeConfig,
-                [],
-                "dataset_name 'points:moons' is one of points in the plane, but this network is for images",
-            ),
-            (DenoiserConfig, ["--dataset_name", "points:sun"], "dataset_name 'points:sun': there is no set 'sun'"),
-        ],
-    )
-    def test_settings(self, config_class, options, message, capsys):
-        with pytest.raises(SystemExit) as stop:
-            parse(config_class, ["--output_dir", "unused", "--dataset_name", "points:moons", *options])
-        assert stop.value.code == 2
-        assert message in capsys.readouterr().err
-
-    def test_points_are_no_images(self):
-        pipe = mgp.ClassifierGuidedLatentPipeline(
-            None, mgp.PointDenoiser(hidden_size=16), None, mgp.load_default().scheduler
-        )
-        with pytest.raises(ValueError, match="output_type 'pil' makes images, .* use output_type='latent'"):
-            pipe(None, 4)
-
-
-class TestSlicedWasserstein:
-    def test_translation_in_one_dimension(self):
-        points = np.random.default_rng(0).normal(size=(500, 1))
-        assert sliced_wasserstein(points, points + 0.7) == pytest.approx(0.7)
-
-    def test_translation_in_the_plane(self):
-        """Along a direction at an angle a the distance is |cos a|, whose mean over the circle is 2 / pi."""
-        points = np.random.default_rng(0).normal(size=(500, 2))
-        moved = sliced_wasserstein(points, points + np.array([3.0, 0.0]), directions=20_000)
-        assert moved == pytest.approx(3 * 2 / np.pi, rel=0.01)
-
-    def test_against_scipy(self):
-        scipy_stats = pytest.importorskip("scipy.stats")
-        first, second = np.random.default_rng(0).normal(size=(2, 300, 1))
-        expected = scipy_stats.wasserstein_distance(first[:, 0], second[:, 0])
-        assert sliced_wasserstein(first, second) == pytest.approx(expected)
-
-    def test_is_zero_for_the_same_points_in_another_order(self):
-        points = np.random.default_rng(0).normal(size=(100, 3))
-        assert sliced_wasserstein(points, points[::-1]) == pytest.approx(0.0)
-
-    def test_refuses_samples_of_other_sizes(self):
-        with pytest.raises(ValueError, match=r"one shape \(N, d\), got \(3, 2\) and \(4, 2\)"):
-            sliced_wasserstein(np.zeros((3, 2)), np.zeros((4, 2)))

@@ -216,3 +216,21 @@ class TestMemorisation:
         wins = scipy_stats.mannwhitneyu(first, second).statistic
         expected = (wins - 60 * 80 / 2) / math.sqrt(60 * 80 * 141 / 12)
         assert metrics.memorisation(generated, train, held_out).copying_z == pytest.approx(expected)
+
+
+class TestSlicedWasserstein:
+    def test_translation_in_the_plane(self):
+        """Along a direction at an angle a the distance is |cos a|, whose mean over the circle is 2 / pi."""
+        points = np.random.default_rng(0).normal(size=(500, 2))
+        moved = metrics.sliced_wasserstein(points, points + np.array([3.0, 0.0]), directions=20_000)
+        assert moved == pytest.approx(3 * 2 / np.pi, rel=0.01)
+        assert metrics.sliced_wasserstein(points, points[::-1]) == pytest.approx(0.0)
+
+    def test_equals_scipy_in_one_dimension(self):
+        first, second = np.random.default_rng(0).normal(size=(2, 300, 1))
+        expected = scipy_stats.wasserstein_distance(first[:, 0], second[:, 0])
+        assert metrics.sliced_wasserstein(first, second) == pytest.approx(expected)
+
+    def test_refuses_samples_of_other_sizes(self):
+        with pytest.raises(ValueError, match=r"one shape \(N, d\), got \(3, 2\) and \(4, 2\)"):
+            metrics.sliced_wasserstein(np.zeros((3, 2)), np.zeros((4, 2)))

@@ -80,7 +80,7 @@ class TestAtomicFolder:
         assert_holds(folder, "old")
 
     @pytest.mark.parametrize(("rename", "left"), [(1, "old"), (2, None), (3, "new")])
-    def test_a_process_killed_at_a_rename_is_mended_by_the_next(self, folder, rename, left):
+    def test_a_process_killed_at_a_rename_is_made_good_by_the_next(self, folder, rename, left):
         """Killed before the first rename, between both, and after them, while the backup is removed."""
         script = f"""
 import os, shutil, sys

@@ -134,6 +134,8 @@ class TestLoading:
 
     def test_one_network_of_a_pipeline(self, folder):
         assert type(load_network(folder, "vae")) is type(load_network(folder, subfolder="vae")) is mgp.MLPVAE
+        with pytest.raises(ValueError, match="vae '.*denoiser' holds a MLPDenoiser, a denoiser, where a vae is needed"):
+            load_network(folder / "denoiser", "vae")
         assert load_network(folder, "vae", torch_dtype=torch.float16).dtype == torch.float16
         with_another_last_bit(folder / "vae" / WEIGHTS)
         with pytest.raises(IntegrityError, match="vae/.* is damaged"):
@@ -185,6 +187,12 @@ class TestSaving:
         with pytest.raises(NotADirectoryError, match="is a file; name a folder"):
             make().save_pretrained(tmp_path / "file")
         assert (tmp_path / "file").read_text() == "mine"
+
+    def test_what_would_not_load_is_not_written(self, tmp_path):
+        for parts in ({"id2label": dict.fromkeys(range(10), "a")}, {"vae": mgp.MLPVAE(latent_dim=5, hidden_size=8)}):
+            with pytest.raises(ValueError, match="id2label must name|the vae on"):
+                make(**parts).save_pretrained(tmp_path / "pipe")
+        assert not list(tmp_path.iterdir())
 
     def test_a_failing_save_leaves_the_old(self, tmp_path, monkeypatch):
         make(0).save_pretrained(tmp_path / "pipe")

@@ -178,10 +178,7 @@ def load_autoencoder(model: str, device: str | None = None) -> Any:
     from ..storage.pipelines import load_network
 
     logging.disable_progress_bar()
-    vae = load_network(model, "vae")
-    if not hasattr(vae, "decode_logits"):
-        raise ValueError(f"--model {model!r} holds a {type(vae).__name__}, which is no autoencoder of this package.")
-    return vae.to(_usable(device))
+    return load_network(model, "vae").to(_usable(device))
 
 
 def training_settings(model: str) -> dict[str, Any]:

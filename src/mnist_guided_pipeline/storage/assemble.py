@@ -15,7 +15,7 @@ from ..sampling.schedulers import describe_noise
 from .atomic import write_listed
 from .pipelines import ClassifierGuidedLatentPipeline, load_network
 from .places import public_name
-from .strict import check_fit, check_role, known_class, read_json
+from .strict import check_fit, known_class, read_json
 
 __all__ = ["assemble_pipeline", "keep_recipes"]
 
@@ -61,8 +61,7 @@ def assemble_pipeline(
 
 
 def _loaded(name: str, folder: Folder) -> ModelMixin:
-    network = load_network(folder)
-    check_role(name, network, f"{name} {os.fspath(folder)!r}")
+    network = load_network(folder, name)
     network.register_to_config(_name_or_path=public_name(os.path.abspath(folder)))
     return network
 

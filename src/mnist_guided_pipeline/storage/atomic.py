@@ -37,11 +37,11 @@ class IntegrityError(OSError):
     Args:
         message: the file and what is wrong with it.
         file: the file, for whoever wants to fetch it again.
-        mend: what to do where the change was meant.
+        fix: what to do where the change was meant.
     """
 
-    def __init__(self, message: str, file: str | os.PathLike[str] | None = None, mend: str = ""):
-        super().__init__(message + mend)
+    def __init__(self, message: str, file: str | os.PathLike[str] | None = None, fix: str = ""):
+        super().__init__(message + fix)
         self.message = message
         self.file = None if file is None else Path(file)
 
@@ -170,17 +170,17 @@ def verify_manifest(folder: str | os.PathLike[str], names: Iterable[str] | None 
     for name in listed if names is None else names:
         file = folder / name
         if name not in listed:
-            raise IntegrityError(f"{file} is not listed in {MANIFEST}.", file, _mend(folder))
+            raise IntegrityError(f"{file} is not listed in {MANIFEST}.", file, _fix(folder))
         if not file.is_file():
             raise IntegrityError(f"{file} is missing, though {MANIFEST} lists it.", file)
         if _sha256(file) != listed[name]:
             raise IntegrityError(
-                f"{file} is damaged: its SHA-256 sum differs from the one in {MANIFEST}.", file, _mend(folder)
+                f"{file} is damaged: its SHA-256 sum differs from the one in {MANIFEST}.", file, _fix(folder)
             )
     return True
 
 
-def _mend(folder: Path) -> str:
+def _fix(folder: Path) -> str:
     """What to do where the change was meant."""
     return f" If you changed it yourself, run mnist_guided_pipeline.storage.atomic.write_manifest({str(folder)!r})."
 

@@ -22,9 +22,11 @@ from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, writ
 from .places import find_folder
 from .strict import (
     PACKAGE,
+    check_fit,
     check_listed,
     check_network,
     check_pipeline,
+    check_role,
     installed_names,
     known_class,
     read_json,
@@ -124,10 +126,15 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
 
         The folder is replaced as a whole: whoever reads it, after a crash too, finds the old pipeline or the new one.
         Files of it that are not the pipeline's stay. A manifest of SHA-256 sums is written, which loading compares.
+
+        Raises:
+            NotADirectoryError: ``save_directory`` is a file.
+            ValueError: the components do not fit one another, so what is written would not load.
         """
         target = Path(save_directory).resolve()
         if target.exists() and not target.is_dir():
             raise NotADirectoryError(f"save_directory {str(save_directory)!r} is a file; name a folder.")
+        check_fit(self.components, self.config.training_noise, self.id2label)  # what is saved will load
         if not safe_serialization:
             logger.warning("safe_serialization=False is not followed: weights are written as safetensors only.")
         hub_options = {name: kwargs.pop(name) for name in ("private", "token") if name in kwargs}
@@ -161,13 +168,14 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
 
     Args:
         path: folder or Hub id of the network, or of a pipeline that holds it.
-        component: the network's name in a pipeline, such as ``"vae"``.
+        component: the network's name in a pipeline, such as ``"vae"``; a network of another role is refused.
         options: passed to ``from_pretrained``, such as ``torch_dtype``, ``variant``, ``subfolder`` or ``revision``.
 
     Raises:
         FileNotFoundError: the path is neither a folder nor a Hub id.
         IntegrityError: a file is missing, damaged or does not fit the others, or the network is not of this package;
             the message names it.
+        ValueError: the network has another role than ``component``.
     """
     variant = options.get("variant")
     root = find_folder(path)
@@ -182,7 +190,9 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
     network_class = known_class(config, "the network", [PACKAGE, str(read_json(config).get("_class_name"))])
     files = weight_files(folder, variant)
     check_listed(root, [config, *files])
-    check_network(folder, network_class, variant)
+    network = check_network(folder, network_class, variant)
+    if component is not None:
+        check_role(component, network, f"{component} {os.fspath(path)!r}")
     if variant and f".{variant}" not in files[0].name:
         options.pop("variant")  # this network has none, as in a pipeline where only some have
     return _copy_out(network_class.from_pretrained(folder, use_safetensors=True, **options))
