@@ -72,16 +72,16 @@ class TrainingNoise:
         if left > MAX_TERMINAL_SIGNAL:
             warnings.warn(
                 f"The noise schedule leaves abar_T = {left:.2g} of the signal's variance at its last timestep, but "
-                "sampling starts from pure noise, which the network then never saw. Use --beta_schedule squaredcos_cap_v2, "
-                f"or more than {config.num_train_timesteps} timesteps, or a larger --beta_end than {config.beta_end:g}, "
-                f"until abar_T is below {MAX_TERMINAL_SIGNAL}.",
+                "sampling starts from pure noise, which the network then never saw. Use --beta_schedule "
+                f"squaredcos_cap_v2, or more than {config.num_train_timesteps} timesteps, or a larger --beta_end than "
+                f"{config.beta_end:g}, until abar_T is below {MAX_TERMINAL_SIGNAL}.",
                 stacklevel=2,
             )
         if config.prediction_type == "epsilon" and self.table.alpha[-1] < MIN_EPSILON_SIGNAL:
             warnings.warn(
                 f"The noise schedule ends at alpha = {float(self.table.alpha[-1]):.2g}, and samplers divide the error "
-                "of a predicted epsilon by alpha, so samples start far from the data. Use --prediction_type v_prediction, "
-                "or --beta_schedule linear.",
+                "of a predicted epsilon by alpha, so samples start far from the data. Use --prediction_type "
+                "v_prediction, or --beta_schedule linear.",
                 stacklevel=2,
             )
 
