@@ -21,6 +21,7 @@ from PIL import Image as PILImage  # noqa: E402
 import mnist_guided_pipeline as mgp  # noqa: E402
 from mnist_guided_pipeline.data.digits import bundled_digits  # noqa: E402
 
+pytest_plugins = ["judged"]
 CLASS_NAMES = [str(digit) for digit in range(10)]
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=CLASS_NAMES)})
 

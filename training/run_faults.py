@@ -5,38 +5,48 @@
 The right system has the networks of the preset ``notebook``: a small VAE, and an unconditional denoiser guided by a
 classifier, on T = 1000 linear betas from 1e-4 to 0.02. A fault changes one thing and nothing else: data, seeds, updates
 and the noise of the images are the same. Faults 4 and 5 are of the denoiser alone, and stand beside denoisers that are
-told the label. What has finished is kept, so the same command continues an interrupted run.
+class-conditional. What has finished is kept, so the same command continues an interrupted run.
+
+The pipeline has no switch for any fault: they are put in from outside, by a callback after each step (:func:`scaled`,
+:func:`clamped`), or around the function that brings images into model range (:func:`images_in_unit_range`).
 """
 
-import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
 import tyro
+from torch import Tensor
 
+import mnist_guided_pipeline.data.posteriors as posteriors
 import train_classifier
 import train_denoiser
 import train_vae
-from fault_hooks import clamped, draw, images_in_unit_range, scaled
-from mnist_guided_pipeline.cli.figures import check_figure, save_figure
-from mnist_guided_pipeline.data.images import load_images
-from mnist_guided_pipeline.evaluation.fingerprints import fingerprint
+from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
+from mnist_guided_pipeline.cli.options import save_figure
+from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
 from mnist_guided_pipeline.evaluation.guide import guide_hacking
-from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
-from mnist_guided_pipeline.evaluation.records import public_name, read_runs
-from mnist_guided_pipeline.evaluation.scheduler_table import oracle_error
-from mnist_guided_pipeline.evaluation.scores import Reference, check_enough, score_images
-from mnist_guided_pipeline.evaluation.studies import check_judge, file_table
+from mnist_guided_pipeline.evaluation.oracle import oracle_error
+from mnist_guided_pipeline.evaluation.records import fingerprint
+from mnist_guided_pipeline.evaluation.samples import draw_samples
+from mnist_guided_pipeline.evaluation.scores import score_images
+from mnist_guided_pipeline.evaluation.studies import file_table
 from mnist_guided_pipeline.evaluation.tables import render_view
 from mnist_guided_pipeline.figures.images import image_rows
+from mnist_guided_pipeline.sampling.noise import noise_level
 from mnist_guided_pipeline.storage.atomic import write_manifest
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig
 from mnist_guided_pipeline.training.launch import plain_errors
 from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS, PRESETS
 from run_study import make_pipeline, train_once
 
+Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+
+_PRESET = "notebook"
 _COLUMNS = {
     "accuracy": "accuracy",
     "judge_fid": "judge-FID",
@@ -48,55 +58,82 @@ _COLUMNS = {
 
 @dataclass
 class FaultsConfig:
-    """Settings of ``run_faults.py``."""
+    """Settings of ``run_faults.py``; the seed is that of every training and of the images."""
 
     output_dir: str
     """Folder of the trained networks."""
-    output: str = "metrics.json"
-    """File of measurements to add the table to; all other runs in it stay."""
-    figure: str | None = None
-    """Picture to write; study-faults.png in output_dir if left out."""
-    dataset_name: str = "ylecun/mnist"
-    """Hub id, or a folder with the same parquet files."""
-    judge: str | None = None
-    """Folder of a judge of these classes, from train_judge.py; the one shipped with the package if left out."""
+    figure: Path | None = None
+    """Figure to write; study-faults.png in output_dir if left out."""
     max_train_steps: int = 4_000
     """Updates of every training."""
     max_train_samples: int | None = None
     """Train on the first this many images."""
-    num_images: int = 1_000
-    """Images drawn of every system."""
     num_inference_steps: int = 100
-    """Steps of DDPM; the law of T = 20 timesteps has 20."""
+    """Steps of DDPM; the schedule of T = 20 timesteps has 20."""
     guidance_scale: float = 2.0
     """Of the right system."""
     high_scale: float = 8.0
     """At which guide and judge are compared."""
-    seed: int = 0
-    """Seed of every training and of the images."""
+    measuring: Annotated[MeasuringOptions, tyro.conf.arg(name="")] = MeasuringOptions(force=True)  # noqa: RUF009
+
+
+@contextmanager
+def images_in_unit_range() -> Iterator[None]:
+    """Inside, a denoiser of pixels is trained on images in [0, 1]."""
+    own, posteriors.to_model_range = posteriors.to_model_range, to_unit_range
+    try:
+        yield
+    finally:
+        posteriors.to_model_range = own
+
+
+def scaled(scale_at: Callable[[float], float]) -> Callback:
+    """A guidance scale of each step, from the sigma of its noise; the first step, in pure noise, is not guided."""
+
+    def set_scale(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if step + 1 < pipe.num_timesteps:
+            sigma = noise_level(pipe.scheduler, step + 1, pipe.scheduler.timesteps[step + 1]).sigma
+            pipe._guidance_scale = torch.tensor(scale_at(sigma))
+        return {}
+
+    return set_scale
+
+
+def clamped(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Latents cut to [-1, 1] after every step, as if they were images."""
+    return {"latents": tensors["latents"].clamp(-1.0, 1.0)}
 
 
 def main(config: FaultsConfig) -> None:
-    """Train what is not trained yet, then draw and measure every system, file the table and draw the picture."""
-    figure = Path(config.figure or Path(config.output_dir) / "study-faults.png")
+    """Train what is not trained yet, then draw and measure every system, file the table and draw the figure."""
+    options, s = config.measuring, config.guidance_scale
+    figure = config.figure or Path(config.output_dir) / "study-faults.png"
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    check_figure(figure, force=True)
-    read_runs(config.output)
-    train, test = load_images(config.dataset_name, "train"), load_images(config.dataset_name, "test")
-    judge = load_judge() if config.judge is None else Judge.from_pretrained(config.judge)
-    check_judge(judge, test.class_names)
-    check_enough(config.num_images, len(test.class_names))
-    pipes, latent_std = trained(config, test)
-    reference, systems, shown = Reference.of(train, test, judge), {}, {}
+    options.check(figure=figure)
+    reference = options.reference()
+    pipes, latent_std = trained(config, reference.test.id2label)
+    systems: dict[str, dict[str, Any]] = {}
+    shown = {}
 
-    def measure(name: str, pipe: Any, scale: float = config.guidance_scale, **options: Any) -> None:
-        steps = options.pop("steps", config.num_inference_steps)
-        images, labels = draw(pipe, config.num_images, config.seed, scale, steps, **options)
+    def measure(
+        name: str, pipe: Any, scale: float = s, callback: Callback | None = None, steps: int | None = None
+    ) -> None:
+        in_unit_range = pipe is pipes["unit"]
+        call = {
+            "guidance_scale": scale,
+            "num_inference_steps": steps or config.num_inference_steps,
+            "callback_on_step_end": callback,
+            "output_type": "latent" if in_unit_range else "pt",
+        }
+        pipe.set_progress_bar_config(disable=True)
+        parts = list(draw_samples(pipe, options.num_images, options.seed, call, reference.class_weights))
+        unit = torch.cat([samples for samples, _ in parts]).reshape(-1, 1, 28, 28).clamp(0.0, 1.0)
+        images, labels = to_uint8(unit * 2.0 - 1.0), torch.cat([labels for _, labels in parts])
         shown[name] = images[:20].numpy()
-        figures = score_images(images.split(500), labels, judge, reference, check_memorisation=False)
+        figures = score_images(images.split(500), labels, reference, check_memorisation=False)
         systems[name] = {column: figures[column] for column in _COLUMNS}
 
-    right, s = pipes["right"], config.guidance_scale
+    right = pipes["right"]
     measure("right", right)
     measure("without sqrt(1 - abar)", right, 0.0, callback=scaled(lambda sigma: s / sigma))
     measure("gradient subtracted", right, 0.0, callback=scaled(lambda sigma: -s))
@@ -105,7 +142,7 @@ def main(config: FaultsConfig) -> None:
     measure("T = 1000, 20 steps", right, steps=20)
     measure("T = 20", pipes["T=20"], steps=20)
     measure("pixels in [-1, 1]", pipes["pixels"], 0.0)
-    measure("pixels in [0, 1]", pipes["unit"], 0.0, unit_range=True)
+    measure("pixels in [0, 1]", pipes["unit"], 0.0)
     measure("normalised latents", pipes["normalised"], 0.0)
     measure("latents as they are", pipes["unnormalised"], 0.0)
     rows = {
@@ -129,36 +166,33 @@ def main(config: FaultsConfig) -> None:
         **dict(zip(("right", "with the fault"), (f"{error:.3f}" for error in exact), strict=True)),
     }
     right.register_to_config(sampling_defaults={"num_inference_steps": config.num_inference_steps})
-    by_scale = guide_hacking(right, judge, config.num_images, (config.high_scale,), seed=config.seed)[0]
+    by_scale = guide_hacking(right, reference.judge, options.num_images, (config.high_scale,), seed=options.seed)[0]
     rows["judging with the guide"] = {
         "shows in": f"accuracy at scale {config.high_scale:g}",
         "right": shown_as("accuracy", by_scale["judge_accuracy"]),
         "with the fault": shown_as("accuracy", by_scale["guide_accuracy"]),
     }
-    words = ["python", "training/run_faults.py", "--num_images", str(config.num_images), "--seed", str(config.seed)]
-    words += ["--judge", public_name(config.judge)] if config.judge else []
-    words += ["--dataset_name", public_name(config.dataset_name), "--output_dir", public_name(config.output_dir)]
-    words += ["--max_train_steps", str(config.max_train_steps)]
     networks = fingerprint(*(network for pipe in pipes.values() for network in (pipe.denoiser, pipe.classifier)))
-    settings = {"num_images": config.num_images, "seed": config.seed, "guidance_scale": s}
-    measured = (judge, (train, test), config.dataset_name, networks, settings)
+    settings = {"num_images": options.num_images, "seed": options.seed, "guidance_scale": s}
     for name, table in (("faults", rows), ("faults-figures", systems)):
-        record = file_table(config.output, name, shlex.join(words), table, *measured)
+        record = file_table(options.output, name, table, settings, networks, reference)
         print(render_view({name: record}, name, "rows"))
     save_figure(image_rows(list(shown.values()), list(shown)), figure)
     print(f"{figure}: a row of samples of each, of the same noise.")
 
 
-def shown_as(column: str, figure: dict[str, Any]) -> str:
-    """A figure in a cell of the short table."""
-    return f"{100 * figure['value']:.1f} %" if column == "accuracy" else f"{figure['value']:.3g}"
+def shown_as(column: str, value: dict[str, Any]) -> str:
+    """A value in a cell of the short table."""
+    return f"{100 * value['value']:.1f} %" if column == "accuracy" else f"{value['value']:.3g}"
 
 
-def trained(config: FaultsConfig, test: Any) -> tuple[dict[str, Any], float]:
+def trained(config: FaultsConfig, id2label: dict[int, str]) -> tuple[dict[str, Any], float]:
     """All pipelines by name, trained now or before; and the latents' deviation in the plain autoencoder."""
-    folder, preset = Path(config.output_dir), PRESETS["notebook"]
-    assert preset.vae and preset.classifier  # for type checkers: this preset has them
-    common = {name: getattr(config, name) for name in ("dataset_name", "seed", "max_train_steps", "max_train_samples")}
+    folder, preset = Path(config.output_dir), PRESETS[_PRESET]
+    if preset.vae is None or preset.classifier is None:
+        raise ValueError(f"preset {_PRESET!r} must have a VAE and a classifier.")
+    common: dict[str, Any] = {name: getattr(config, name) for name in ("max_train_steps", "max_train_samples")}
+    common |= {name: getattr(config.measuring, name) for name in ("dataset_name", "seed")}
     denoiser = replace(preset.denoiser, beta_schedule="linear", learning_rate=1e-3)
     classifier = replace(preset.classifier, beta_schedule="linear")
     conditional = replace(denoiser, network_config='{"hidden_size": 256, "num_classes": 10}')
@@ -184,13 +218,13 @@ def trained(config: FaultsConfig, test: Any) -> tuple[dict[str, Any], float]:
     with images_in_unit_range():
         unit = fit("denoiser-unit", of_pixels, None)
     pipes = {
-        "right": make_pipeline(vae, *right, test),
-        "T=20": make_pipeline(vae, *at_20, test),
-        "clean classifier": make_pipeline(vae, right[0], clean, test),
-        "pixels": make_pipeline(None, fit("denoiser-pixels", of_pixels, None), None, test),
-        "unit": make_pipeline(None, unit, None, test),
-        "normalised": make_pipeline(plain, fit("denoiser-plain", conditional, plain), None, test),
-        "unnormalised": make_pipeline(str(raw), fit("denoiser-raw", conditional, str(raw)), None, test),
+        "right": make_pipeline(vae, *right, id2label),
+        "T=20": make_pipeline(vae, *at_20, id2label),
+        "clean classifier": make_pipeline(vae, right[0], clean, id2label),
+        "pixels": make_pipeline(None, fit("denoiser-pixels", of_pixels, None), None, id2label),
+        "unit": make_pipeline(None, unit, None, id2label),
+        "normalised": make_pipeline(plain, fit("denoiser-plain", conditional, plain), None, id2label),
+        "unnormalised": make_pipeline(str(raw), fit("denoiser-raw", conditional, str(raw)), None, id2label),
     }
     return pipes, latent_std
 

@@ -1,19 +1,20 @@
-"""Train the variants of a study, measure them alike, print the table and save a picture.
+"""Train the variants of a study, measure them alike, print the table and save a figure.
 
     python training/run_study.py targets --dataset_name ylecun/mnist --output_dir runs/studies/targets
 
-Each variant trains in ``output_dir/variants`` by the scripts of this folder. What has finished with the same settings
-is kept, so the same command continues an interrupted study. ``study_variants.py`` says what is varied.
+Everything that a study does not vary is the same: data, seed, order of the images, number of updates, network, and the
+noise of every image that is drawn. Denoisers are small and class-conditional, so no classifier takes part. Each variant
+trains in ``output_dir/variants`` by the scripts of this folder. What has finished with the same settings is kept, so
+the same command continues an interrupted study.
 """
 
 import dataclasses
 import json
-import shlex
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import diffusers
 import tyro
@@ -21,126 +22,184 @@ import tyro
 import train_denoiser
 import train_vae
 from mnist_guided_pipeline import ClassifierGuidedLatentPipeline
-from mnist_guided_pipeline.cli.figures import check_figure, save_figure
-from mnist_guided_pipeline.data.images import LabelledImages, load_images
-from mnist_guided_pipeline.evaluation.fingerprints import fingerprint, pipeline_fingerprint
-from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
-from mnist_guided_pipeline.evaluation.records import public_name, read_runs
+from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
+from mnist_guided_pipeline.cli.options import save_figure
+from mnist_guided_pipeline.evaluation.records import fingerprint, pipeline_fingerprint
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings, draw_images
-from mnist_guided_pipeline.evaluation.scores import Reference, check_enough, floors, score_images
-from mnist_guided_pipeline.evaluation.scores import figure as figure_of
-from mnist_guided_pipeline.evaluation.studies import check_judge, file_table
+from mnist_guided_pipeline.evaluation.scores import floors, measured, score_images
+from mnist_guided_pipeline.evaluation.studies import file_table
 from mnist_guided_pipeline.evaluation.tables import render_view
 from mnist_guided_pipeline.figures.images import image_rows
-from mnist_guided_pipeline.storage.loading import load_network
-from mnist_guided_pipeline.training.config import TrainingConfig
+from mnist_guided_pipeline.storage.pipelines import load_network
+from mnist_guided_pipeline.training.config import DenoiserConfig, TrainingConfig, VAEConfig
 from mnist_guided_pipeline.training.history import training_seconds
 from mnist_guided_pipeline.training.launch import make_accelerator, plain_errors
 from mnist_guided_pipeline.weights import DEFAULT_FOLDER
-from study_variants import STUDIES, Variant
 from train_pipeline import is_finished
 
 _COLUMNS = ("accuracy", "judge_fid", "judge_recall", "judge_coverage", "images_per_second")
+_Drawings = dict[str, dict[str, Any]]
+_TWENTY_STEPS: _Drawings = {"": {"scheduler": "DPMSolverMultistepScheduler", "num_inference_steps": 20}}
+
+
+class Variant(NamedTuple):
+    """One trained system: its denoiser, an autoencoder of its own if any, and settings of the sampling by row name."""
+
+    denoiser: DenoiserConfig
+    vae: VAEConfig | None = None
+    drawings: _Drawings = _TWENTY_STEPS
+
+
+class Study(NamedTuple):
+    """What the table shows, its variants by name (which is a folder's name too), and whether they are of pixels."""
+
+    description: str
+    variants: dict[str, Variant]
+    on_pixels: bool = False
+
+
+def _denoiser(**changes: Any) -> DenoiserConfig:
+    network = {"hidden_size": 256, "num_layers": 3, "condition_dim": 64, "num_classes": 10}
+    settings: dict[str, Any] = {"network": "ResidualMLPDenoiser", "network_config": json.dumps(network)}
+    settings |= {"train_batch_size": 256, "max_train_steps": 2_000, "learning_rate": 2e-3}
+    return DenoiserConfig("", **settings | changes)
+
+
+def _vae(latent_dim: int) -> VAEConfig:
+    network = json.dumps({"latent_dim": latent_dim, "hidden_size": 400})
+    return VAEConfig("", network="MLPVAE", network_config=network, max_train_steps=2_500, learning_rate=2e-3)
+
+
+def _transformer(patch_size: int) -> DenoiserConfig:
+    network = {"patch_size": patch_size, "hidden_size": 64, "num_layers": 3, "num_heads": 4, "num_classes": 10}
+    settings = {"network": "DiTDenoiser", "network_config": json.dumps(network), "train_batch_size": 64}
+    return _denoiser(**settings, max_train_steps=1_500)
+
+
+def _all_steps(timesteps: int) -> _Drawings:
+    """The sampler that was trained for, a step per timestep, and another in twenty steps."""
+    return {
+        "DDPM in T steps": {"scheduler": "DDPMScheduler", "num_inference_steps": timesteps},
+        "DDIM in 20 steps": {"scheduler": "DDIMScheduler", "num_inference_steps": 20},
+    }
+
+
+_DDPM: _Drawings = {"": {"scheduler": "DDPMScheduler", "num_inference_steps": 100}}
+
+STUDIES = {
+    "targets": Study(
+        "What the denoiser predicts. epsilon, x0 and v share the linear noise schedule, which keeps a little signal at "
+        "its end; the cosine schedule has next to none there, and a prediction of epsilon is divided by it.",
+        {
+            "epsilon": Variant(_denoiser(prediction_type="epsilon", beta_schedule="linear")),
+            "x0": Variant(_denoiser(prediction_type="sample", beta_schedule="linear")),
+            "v": Variant(_denoiser(prediction_type="v_prediction", beta_schedule="linear")),
+            "v,snr_gamma=5": Variant(_denoiser(prediction_type="v_prediction", beta_schedule="linear", snr_gamma=5.0)),
+            "flow": Variant(_denoiser(prediction_type="flow_prediction")),
+            "epsilon,cosine": Variant(_denoiser(prediction_type="epsilon")),
+            "v,cosine": Variant(_denoiser(prediction_type="v_prediction")),
+        },
+    ),
+    "schedules": Study(
+        "How the noise grows over 1,000 timesteps, for a denoiser that predicts v.",
+        {  # of the samplers in diffusers, only DDPM's knows the sigmoid schedule
+            schedule: Variant(_denoiser(beta_schedule=schedule), drawings=_DDPM)
+            for schedule in ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+        },
+    ),
+    "timesteps": Study(
+        "The number of timesteps T, with betas up to 0.02 (linear) and with the cosine schedule, which ends in noise "
+        "at every T.",
+        {
+            f"T={timesteps},{name}": Variant(
+                _denoiser(num_train_timesteps=timesteps, beta_schedule=schedule), drawings=_all_steps(timesteps)
+            )
+            for name, schedule in (("linear", "linear"), ("cosine", "squaredcos_cap_v2"))
+            for timesteps in (20, 100, 200, 1000)
+        },
+    ),
+    "latent-dim": Study(
+        "The size of a vector latent: an autoencoder of its own and a denoiser on it.",
+        {f"latent={dim}": Variant(_denoiser(), _vae(dim)) for dim in (2, 4, 8, 16, 32)},
+    ),
+    "patch-size": Study(
+        "The patches of a small diffusion transformer on pixels, at equal updates.",
+        {f"patch={size}": Variant(_transformer(size)) for size in (7, 4, 2)},
+        on_pixels=True,
+    ),
+}
 
 
 @dataclass
 class StudyConfig:
-    """Settings of ``run_study.py``."""
+    """Settings of ``run_study.py``; the seed is that of every training and of the images."""
 
     name: tyro.conf.Positional[Literal[tuple(STUDIES)]]  # type: ignore[valid-type]
     """Which study."""
     output_dir: str
     """Folder of the trained variants and of the drawn images."""
-    output: str = "metrics.json"
-    """File of measurements to add the table to; all other runs in it stay."""
-    figure: str | None = None
-    """Picture to write, a row of samples a variant; study-NAME.png in output_dir if left out."""
-    dataset_name: str = "ylecun/mnist"
-    """Hub id, or a folder with the same parquet files."""
+    figure: Path | None = None
+    """Figure to write, a row of samples per variant; study-NAME.png in output_dir if left out."""
     vae_path: str = str(DEFAULT_FOLDER)
     """Autoencoder that the variants share, or a pipeline that has one; that of the shipped pipeline if left out."""
-    judge: str | None = None
-    """Folder of a judge of these classes, from train_judge.py; the one shipped with the package if left out."""
     max_train_steps: int | None = None
     """Updates of every training, in place of the study's own."""
     max_train_samples: int | None = None
     """Train on the first this many images."""
-    num_images: int = 1_000
-    """Images drawn of every variant."""
-    seed: int = 0
-    """Seed of every training and of the images."""
+    measuring: Annotated[MeasuringOptions, tyro.conf.arg(name="")] = MeasuringOptions(force=True)  # noqa: RUF009
 
 
 def main(config: StudyConfig) -> None:
     """Train what is not trained yet, then measure, file, print and draw."""
-    study = STUDIES[config.name]
-    figure = Path(config.figure or Path(config.output_dir) / f"study-{config.name}.png")
+    study, options = STUDIES[config.name], config.measuring
+    figure = config.figure or Path(config.output_dir) / f"study-{config.name}.png"
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    check_figure(figure, force=True)
-    read_runs(config.output)
-    splits = (load_images(config.dataset_name, "train"), load_images(config.dataset_name, "test"))
-    judge = load_judge() if config.judge is None else Judge.from_pretrained(config.judge)
-    check_judge(judge, splits[1].class_names)
-    check_enough(config.num_images, len(splits[1].class_names))
+    options.check(figure=figure)
+    reference = options.reference()
     print(study.description)
-    reference = Reference.of(*splits, judge)
     rows: dict[str, dict[str, Any]] = {}
     shown, networks = {}, []
     for name, variant in study.variants.items():
-        pipe, minutes = trained(config, name, variant, study.on_pixels, splits[1])
+        pipe, minutes = trained(config, name, variant, study.on_pixels, reference.test.id2label)
         networks.append(pipeline_fingerprint(pipe))
-        for drawing, options in variant.drawings.items():
-            settings = SamplingSettings(config.num_images, config.seed, **options)
-            drawn = draw_images(pipe, settings, f"{config.output_dir}/samples")
-            figures = score_images(drawn.chunks(), drawn.labels, judge, reference, check_memorisation=False)
-            figures["images_per_second"] = figure_of(config.num_images / drawn.seconds, config.num_images)
+        for drawing, call in variant.drawings.items():
+            settings = SamplingSettings(options.num_images, options.seed, reference.class_weights, **call)
+            drawn = draw_images(pipe, settings, options.cache_dir or f"{config.output_dir}/samples")
+            figures = score_images(drawn.chunks(), drawn.labels, reference, check_memorisation=False)
+            figures["images_per_second"] = measured(options.num_images / drawn.seconds, options.num_images)
             label = ", ".join(filter(None, (name.replace(",", ", "), drawing)))
             rows[label] = {column: figures[column] for column in _COLUMNS}
             if variant.vae is not None:
-                copies = floors(reference, judge, pipe.vae, config.num_images)["vae_reconstructions"]
+                copies = floors(reference, pipe.vae, options.num_images)["vae_reconstructions"]
                 rows[label]["judge-FID of reconstructions"] = copies["judge_fid"]
             if minutes is not None:
                 rows[label]["training_minutes"] = minutes
             shown[f"{label}: FID {figures['judge_fid']['value']:.2f}"] = next(drawn.chunks())[:20].numpy()
-    floor = floors(reference, judge, None, config.num_images)["real_training_images"]
+    floor = floors(reference, None, options.num_images)["real_training_images"]
     rows["real training images"] = {column: floor[column] for column in _COLUMNS if column in floor}
-    words = ["python", "training/run_study.py", config.name, "--num_images", str(config.num_images)]
-    words += ["--judge", public_name(config.judge)] if config.judge else []
-    words += ["--seed", str(config.seed), "--dataset_name", public_name(config.dataset_name)]
-    words += ["--output_dir", public_name(config.output_dir)]
-    if config.max_train_steps is not None:
-        words += ["--max_train_steps", str(config.max_train_steps)]
-    record = file_table(
-        config.output,
-        f"study-{config.name}",
-        shlex.join(words),
-        rows,
-        judge,
-        splits,
-        config.dataset_name,
-        fingerprint(networks),
-        {"num_images": config.num_images, "seed": config.seed, "description": study.description},
-    )
-    print(render_view({"study": record}, "study", "rows"))
+    settings_of_all = {"num_images": options.num_images, "seed": options.seed, "description": study.description}
+    name = f"study-{config.name}"
+    record = file_table(options.output, name, rows, settings_of_all, fingerprint(networks), reference)
+    print(render_view({name: record}, name, "rows"))
     save_figure(image_rows(list(shown.values()), list(shown)), figure)
     print(f"{figure}: a row of samples of each, of the same noise.")
 
 
 def trained(
-    config: StudyConfig, name: str, variant: Variant, on_pixels: bool, test: LabelledImages
+    config: StudyConfig, name: str, variant: Variant, on_pixels: bool, id2label: dict[int, str]
 ) -> tuple[ClassifierGuidedLatentPipeline, float | None]:
     """The pipeline of one variant, trained now or before, and the minutes that its denoiser took."""
     folder = Path(config.output_dir) / "variants" / name
-    changes = {"dataset_name": config.dataset_name, "seed": config.seed, "max_train_samples": config.max_train_samples}
+    changes: dict[str, Any] = {"dataset_name": config.measuring.dataset_name, "seed": config.measuring.seed}
+    changes["max_train_samples"] = config.max_train_samples
     if config.max_train_steps is not None:
         changes["max_train_steps"] = config.max_train_steps
     vae_path = None if on_pixels else config.vae_path
     if variant.vae is not None:
         vae_path = train_once(train_vae, variant.vae, folder / "vae", **changes)
     denoiser = train_once(train_denoiser, variant.denoiser, folder / "denoiser", vae_path=vae_path, **changes)
-    pipe = make_pipeline(vae_path, denoiser, None, test)
     seconds = training_seconds(denoiser)
-    return pipe, None if seconds is None else seconds / 60
+    return make_pipeline(vae_path, denoiser, None, id2label), None if seconds is None else seconds / 60
 
 
 def train_once(module: ModuleType, settings: TrainingConfig, folder: Path, **changes: Any) -> str:
@@ -160,7 +219,7 @@ def train_once(module: ModuleType, settings: TrainingConfig, folder: Path, **cha
         return str(folder)
     print(f"{folder}: training")
     accelerator = make_accelerator(settings)
-    with warnings.catch_warnings():  # laws that leave signal at their end are what some studies are about
+    with warnings.catch_warnings():  # schedules that leave signal at their end are what some studies are about
         warnings.filterwarnings("ignore", message="The noise schedule leaves")
         module.main(settings, accelerator)
     accelerator.free_memory()
@@ -168,16 +227,16 @@ def train_once(module: ModuleType, settings: TrainingConfig, folder: Path, **cha
 
 
 def make_pipeline(
-    vae_path: str | None, denoiser: str, classifier: str | None, test: LabelledImages
+    vae_path: str | None, denoiser: str, classifier: str | None, id2label: dict[int, str]
 ) -> ClassifierGuidedLatentPipeline:
-    """A pipeline of trained folders, without the checks of ``assembly.py``: some studies put together what is wrong."""
+    """A pipeline of trained folders, without the checks of ``assemble.py``: some studies put together what is wrong."""
     scheduler = json.loads((Path(denoiser) / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
     return ClassifierGuidedLatentPipeline(
         vae=load_network(vae_path, "vae") if vae_path else None,
         denoiser=load_network(denoiser),
         classifier=load_network(classifier) if classifier else None,
         scheduler=getattr(diffusers, scheduler).from_pretrained(denoiser, subfolder="scheduler"),
-        id2label=test.id2label,
+        id2label=id2label,
     )
 
 

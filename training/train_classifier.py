@@ -24,7 +24,7 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.seeding import keyed_generator
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import ClassifierConfig
 from mnist_guided_pipeline.training.launch import check_num_classes, launch, load_splits
 from mnist_guided_pipeline.training.losses import guided_denoising_loss

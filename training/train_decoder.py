@@ -27,7 +27,7 @@ from mnist_guided_pipeline.data.posteriors import PosteriorTable, encode_images
 from mnist_guided_pipeline.sampling.latents import denormalise
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.atomic import atomic_write
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import DecoderConfig
 from mnist_guided_pipeline.training.launch import launch, load_splits
 from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, reconstruction_loss

@@ -16,9 +16,9 @@ from mnist_guided_pipeline.data.images import LabelledImages
 from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
 from mnist_guided_pipeline.models.probe import check_label_effect
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
-from mnist_guided_pipeline.sampling.schedulers import scheduler_law
+from mnist_guided_pipeline.sampling.schedulers import scheduler_schedule
 from mnist_guided_pipeline.seeding import keyed_generator
-from mnist_guided_pipeline.storage.loading import load_network
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import DenoiserConfig
 from mnist_guided_pipeline.training.history import takes_images
 from mnist_guided_pipeline.training.launch import check_num_classes, launch, load_splits
@@ -131,7 +131,7 @@ def validation_samples(
     training = denoiser.training
     denoiser.eval()
     pipe = mgp.ClassifierGuidedLatentPipeline(vae, denoiser, None, scheduler)
-    flow = scheduler_law(scheduler) == "flow"
+    flow = scheduler_schedule(scheduler) == "flow"
     pipe.scheduler = pipe.make_scheduler(FlowMatchEulerDiscreteScheduler if flow else DDIMScheduler)
     pipe.set_progress_bar_config(disable=True)
     classes = denoiser.config.num_classes

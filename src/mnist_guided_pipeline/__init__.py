@@ -7,51 +7,12 @@ become known to diffusers, so that a saved pipeline names ``mnist_guided_pipelin
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
-
-    from .evaluation.judge import load_judge
-    from .models.autoencoders import MLPVAE, ConvVAE
-    from .models.conv_classifier import ConvClassifier
-    from .models.dit import DiTDenoiser
-    from .models.film_conv import FiLMConvDenoiser
-    from .models.gan import GANDiscriminator, GANGenerator
-    from .models.mixture import MixtureClassifier, MixtureDenoiser
-    from .models.mlp import MLPClassifier, MLPDenoiser
-    from .models.point_denoiser import PointDenoiser
-    from .models.residual_mlp import ResidualMLPClassifier, ResidualMLPDenoiser
-    from .models.unet import UNetDenoiser
-    from .storage.pipelines import ClassifierGuidedLatentPipeline, load_default
-
-__all__ = [
-    "ClassifierGuidedLatentPipeline",
-    "ConvClassifier",
-    "ConvVAE",
-    "DiTDenoiser",
-    "DiffusionPipeline",
-    "FiLMConvDenoiser",
-    "GANDiscriminator",
-    "GANGenerator",
-    "MLPClassifier",
-    "MLPDenoiser",
-    "MLPVAE",
-    "MixtureClassifier",
-    "MixtureDenoiser",
-    "ModelMixin",
-    "PointDenoiser",
-    "ResidualMLPClassifier",
-    "ResidualMLPDenoiser",
-    "SchedulerMixin",
-    "UNetDenoiser",
-    "load_default",
-    "load_judge",
-]
+from typing import Any
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    ".evaluation.judge": ("load_judge",),
     ".models.autoencoders": ("ConvVAE", "MLPVAE"),
     ".models.conv_classifier": ("ConvClassifier",),
     ".models.dit": ("DiTDenoiser",),
@@ -62,11 +23,12 @@ _HOMES = {
     ".models.point_denoiser": ("PointDenoiser",),
     ".models.residual_mlp": ("ResidualMLPClassifier", "ResidualMLPDenoiser"),
     ".models.unet": ("UNetDenoiser",),
+    ".sampling.denoiser": ("GuidedDenoiser",),
     ".storage.pipelines": ("ClassifierGuidedLatentPipeline", "load_default"),
-    ".evaluation.judge": ("load_judge",),
     "diffusers": ("DiffusionPipeline", "ModelMixin", "SchedulerMixin"),  # the bases by which diffusers tells classes
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""From a set of points to a film of them: training, figures, films that can be read back, and refusals."""
+"""From a set of points to a film of them: training, figures, and refusals."""
 
 import re
 import subprocess
@@ -12,12 +12,10 @@ from PIL import Image
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
-from mnist_guided_pipeline.cli.point_options import evenly_moved
+from mnist_guided_pipeline.cli.points import evenly_moved
 from mnist_guided_pipeline.data.points import load_points
 from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.tables import render_view
-from mnist_guided_pipeline.figures.animation import encode_animation
-from mnist_guided_pipeline.figures.points import point_frames, point_panels
 from mnist_guided_pipeline.training.history import training_seconds
 from mnist_guided_pipeline.weights import DEFAULT_FOLDER
 
@@ -43,7 +41,7 @@ for preset, dataset_name in (("points-dino", None), ("points-moons", "points:mix
         }}
     )
     output = {str(root)!r} + "/" + preset
-    train_pipeline.main(train_pipeline.PipelineConfig(output, preset, dataset_name, report_to="none"))
+    train_pipeline.main(train_pipeline.PipelineConfig(output_dir=output, preset=preset, dataset_name=dataset_name, report_to="none"))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -103,8 +101,9 @@ class TestFigures:
         assert real > 98
 
     def test_trajectory(self, runs, tmp_path, capsys):
-        figure("points-trajectory", "--model", runs["mixture"], "--output", tmp_path / "steps.png", "--num_panels", 3)
-        assert "1000 points" in capsys.readouterr().out
+        options = ("--show", "trajectory", "--num_frames", 3, "--num_points", 1000)
+        figure("points", "--model", runs["mixture"], "--output", tmp_path / "steps.png", *options)
+        assert "3 panels of 1000 points" in capsys.readouterr().out
         with Image.open(tmp_path / "steps.png") as picture:
             assert picture.width > 2 * picture.height
 
@@ -114,123 +113,17 @@ class TestFigures:
             pytest.importorskip("imageio_ffmpeg")
         output = tmp_path / f"dino.{suffix}"
         options = ("--num_frames", 8, "--num_inference_steps", 30, "--num_points", 200, "--fps", 10)
-        figure("points-animation", "--model", runs["dino"], "--output", output, *options)
+        figure("points", "--show", "animation", "--model", runs["dino"], "--output", output, *options)
         frames = int(re.search(r"(\d+) frames", capsys.readouterr().out).group(1))
         assert 4 <= frames <= 8
-        films = read_film(output, 480, 480)
-        assert len(films) == (frames if suffix == "gif" else frames + 15)  # an MP4 repeats the last for 1.5 s
-        assert np.abs(films[0].astype(int) - films[-1]).mean() > 1
-
-    def test_data_set_is_needed_where_the_folder_does_not_tell(self, runs, tmp_path, capsys):
-        mgp.ClassifierGuidedLatentPipeline.from_pretrained(runs["dino"]).save_pretrained(tmp_path / "bare")
-        options = ("points", "--model", tmp_path / "bare", "--output", tmp_path / "dino.png", "--num_points", 100)
-        assert "--dataset_name is needed" in refused(capsys, *options)
-        figure(*options, "--dataset_name", "points:dino")
-        assert (tmp_path / "dino.png").is_file()
-
-    @pytest.mark.parametrize(
-        ("model", "options", "message"),
-        [
-            ("dino", ["points", "--output", "a.png", "--guidance_scale", "2"], "has no classifier; leave it out"),
-            ("dino", ["points", "--output", "a.png", "--num_points", "0"], "--num_points must be at least 1"),
-            ("mixture", ["points", "--output", "a.png", "--num_points", "7"], "--num_points must be at least 8"),
-            (
-                "mixture",
-                ["points", "--output", "a.png", "--dataset_name", "points:moons"],
-                "has the classes upper, lower",
-            ),
-            ("dino", ["points", "--output", "a.png", "--dataset_name", "ylecun/mnist"], "is not one of points"),
-            (
-                "dino",
-                ["points-trajectory", "--output", "a.png", "--num_panels", "1"],
-                "--num_panels must be at least 2",
-            ),
-            ("dino", ["points-animation", "--output", "a.png"], "must end in .gif or .mp4"),
-            ("dino", ["points-animation", "--output", "a.gif", "--fps", "0"], "--fps must be from 1 to 50, got 0"),
-            ("dino", ["points-animation", "--output", "a.gif", "--num_frames", "1"], "--num_frames must be at least 2"),
-        ],
-    )
-    def test_refusals(self, runs, tmp_path, monkeypatch, capsys, model, options, message):
-        monkeypatch.chdir(tmp_path)
-        assert message in refused(capsys, *options, "--model", runs[model])
-        assert not list(tmp_path.iterdir())
-
-    def test_images_are_no_points(self, tiny_pipeline_folder, tmp_path, capsys):
-        options = ("--model", tiny_pipeline_folder, "--output", tmp_path / "a.png", "--dataset_name", "points:dino")
-        assert "makes samples of shape (4,), not points in the plane" in refused(capsys, "points", *options)
-
-    def test_mp4_without_its_packages_names_the_extra(self, runs, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr("mnist_guided_pipeline.figures.animation.find_spec", lambda name: None)
-        options = ("--model", runs["dino"], "--output", tmp_path / "a.mp4")
-        line = refused(capsys, "points-animation", *options)
-        assert "needs imageio and imageio_ffmpeg: pip install 'mnist-guided-pipeline[animation]'" in line
-
-
-def refused(capsys, *arguments: object) -> str:
-    """The one line of an error that ends the program with status 2."""
-    with pytest.raises(SystemExit) as stop:
-        figure(*arguments)
-    assert stop.value.code == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]
-
-
-def read_film(file: Path, height: int, width: int) -> list[np.ndarray]:
-    if file.suffix == ".gif":
-        with Image.open(file) as film:
-            frames = []
-            for index in range(film.n_frames):
-                film.seek(index)
-                frames.append(np.asarray(film.convert("RGB")))
-            return frames
-    import imageio_ffmpeg
-
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(file)]
-    pixels = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
-    return list(np.frombuffer(pixels.stdout, dtype=np.uint8).reshape(-1, height, width, 3))
-
-
-class TestFilm:
-    @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
-    def test_frames_come_back(self, tmp_path, suffix):
-        if suffix == ".mp4":
-            pytest.importorskip("imageio_ffmpeg")
-        shades = (0, 60, 120, 180, 240)
-        frames = [np.full((32, 48, 3), shade, dtype=np.uint8) for shade in shades]
-        (tmp_path / f"film{suffix}").write_bytes(encode_animation(frames, suffix, fps=10, hold=0.3))
-        film = read_film(tmp_path / f"film{suffix}", 32, 48)
-        expected = shades if suffix == ".gif" else (*shades, *[240] * 3)
-        assert [frame.shape for frame in film] == [(32, 48, 3)] * len(expected)
-        for frame, shade in zip(film, expected, strict=True):
-            assert np.abs(frame.astype(int) - shade).max() <= 4
-
-    def test_speed(self, tmp_path):
-        frames = [np.full((16, 16, 3), shade, dtype=np.uint8) for shade in (0, 100, 200)]
-        (tmp_path / "film.gif").write_bytes(encode_animation(frames, ".gif", fps=20, hold=1.5))
-        with Image.open(tmp_path / "film.gif") as film:
-            durations = []
-            for index in range(3):
-                film.seek(index)
-                film.load()
-                durations.append(film.info["duration"])
-        assert durations == [50, 50, 1500]
-
-
-class TestDrawing:
-    DATA = np.random.default_rng(0).normal(size=(100, 2))
-
-    def test_every_point_is_drawn_in_the_colour_of_its_class(self):
-        labels = np.arange(30) % 3
-        drawn = point_panels([("a", self.DATA[:30]), ("b", self.DATA[30:60])], labels, ["x", "y", "z"], self.DATA)
-        for axes, expected in zip(drawn.axes, (self.DATA[:30], self.DATA[30:60]), strict=True):
-            samples = axes.collections[1]
-            assert np.allclose(samples.get_offsets(), expected)
-            assert len(np.unique(samples.get_facecolors(), axis=0)) == 3
-        assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["x", "y", "z"]
-
-    def test_frames_are_as_many_as_steps_and_move(self):
-        frames = list(point_frames(np.stack([self.DATA, 0.1 * self.DATA]), np.zeros(100, dtype=int), self.DATA))
-        assert [frame.shape for frame in frames] == [(480, 480, 3)] * 2
-        assert (frames[0] != frames[1]).any()
+        film = read_film(output)
+        assert len(film) == (frames if suffix == "gif" else frames + 15)  # the last stays for 1.5 s more
+        assert np.abs(film[0].astype(int) - film[-1]).mean() > 1
+        if suffix == "gif":
+            with Image.open(output) as picture:
+                assert picture.info["duration"] == 100
+                picture.seek(frames - 1)
+                assert picture.info["duration"] == 1600
 
     def test_steps_are_chosen_by_how_far_samples_move(self):
         positions = torch.cat([torch.zeros(50), torch.arange(11.0)])
@@ -238,11 +131,55 @@ class TestDrawing:
         assert evenly_moved(trajectory, 6) == [0, 52, 54, 56, 58, 60]
         assert evenly_moved(trajectory[-3:], 50) == [0, 1, 2]
 
+    def test_data_set_is_needed_where_the_folder_does_not_tell(self, runs, tmp_path, refused):
+        mgp.ClassifierGuidedLatentPipeline.from_pretrained(runs["dino"]).save_pretrained(tmp_path / "bare")
+        options = ("points", "--model", tmp_path / "bare", "--output", tmp_path / "dino.png", "--num_points", 100)
+        assert "--dataset_name is needed" in refused("figure", *options)
+        figure(*options, "--dataset_name", "points:dino")
+        assert (tmp_path / "dino.png").is_file()
+
+    @pytest.mark.parametrize(
+        ("model", "options", "message"),
+        [
+            ("dino", "a.png --guidance_scale 2", "has no classifier; leave it out"),
+            ("dino", "a.png --num_points 0", "--num_points must be at least 1"),
+            ("mixture", "a.png --num_points 7", "--num_points must be at least 8"),
+            ("mixture", "a.png --dataset_name points:moons", "has the classes upper, lower"),
+            ("dino", "a.png --dataset_name ylecun/mnist", "is not one of points"),
+            ("dino", "a.png --show trajectory --num_frames 1", "--num_frames must be at least 2"),
+            ("mixture", "a.png --show trajectory --guidance_scale 0 1", "of a trajectory is one number, got 2"),
+            ("dino", "a.png --show animation", "must end in .gif, .mp4"),
+            ("dino", "a.gif --show animation --fps 0", "--fps must be from 1 to 50, got 0"),
+        ],
+    )
+    def test_refusals(self, runs, tmp_path, monkeypatch, refused, model, options, message):
+        monkeypatch.chdir(tmp_path)
+        assert message in refused("figure", "points", "--model", runs[model], "--output", *options.split())
+        assert not list(tmp_path.iterdir())
+
+    def test_images_are_no_points(self, tiny_pipeline_folder, tmp_path, refused):
+        options = ("--model", tiny_pipeline_folder, "--output", tmp_path / "a.png", "--dataset_name", "points:dino")
+        assert "makes samples of shape (4,), not points in the plane" in refused("figure", "points", *options)
+
+    def test_mp4_without_its_packages_names_the_extra(self, tmp_path, monkeypatch, refused):
+        monkeypatch.setattr(
+            "mnist_guided_pipeline.cli.options.find_spec", lambda name: None if "imageio" in name else True
+        )
+        line = refused("figure", "points", "--show", "animation", "--model", "a/b", "--output", tmp_path / "a.mp4")
+        assert "needs imageio and imageio_ffmpeg: pip install 'mnist-guided-pipeline[animation]'" in line
+
+
+def read_film(file: Path) -> list[np.ndarray]:
+    """The frames, each uint8 (480, 480, 3)."""
+    import imageio.v3
+
+    return list(imageio.v3.imread(file)) if file.suffix == ".mp4" else list(imageio.v3.imread(file, mode="RGB"))
+
 
 class TestStudy:
     def test_a_row_a_pipeline_with_its_floor(self, runs, tmp_path, capsys):
         output = tmp_path / "m.json"
-        main(["study", "points", *map(str, runs.values()), "--num_points", "200", "--output", str(output)])
+        main(["study", "points", "--model", *map(str, runs.values()), "--num_points", "200", "--output", str(output)])
         record = read_runs(output)["study-points"]
         rows = record["figures"]["rows"]
         assert list(rows) == [folder.name for folder in runs.values()]
@@ -251,19 +188,18 @@ class TestStudy:
             folder = next(path for path in runs.values() if path.name == name)
             assert row["training_minutes"] == pytest.approx(training_seconds(folder) / 60)
             assert row["points"] == 200 and row["seconds"] > 0
-        assert record["command"].startswith("mnist-guided study points ")
         assert render_view({"study-points": record}, "study-points", "rows") in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("models", "message"),
         [
-            ([], "takes the folder of at least one pipeline"),
-            (["a/x", "b/x"], "these must differ, got x, x"),
+            ([], "--model must name one model or several"),
+            (["a/x", "b/x"], "of different names, got x, x"),
             (["./nowhere"], "'./nowhere' is neither a folder nor a Hub id"),
             ([str(DEFAULT_FOLDER)], "has no steps/: study points takes folders that train_pipeline.py wrote"),
         ],
     )
     def test_refusals(self, tmp_path, capsys, models, message):
         with pytest.raises(SystemExit) as stop:
-            main(["study", "points", *models, "--output", str(tmp_path / "m.json")])
+            main(["study", "points", "--model", *models, "--output", str(tmp_path / "m.json")])
         assert stop.value.code == 2 and message in capsys.readouterr().err

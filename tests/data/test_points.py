@@ -10,7 +10,7 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import DatasetError
 from mnist_guided_pipeline.data.points import JITTER, check_point_set, is_point_set, load_points
 from mnist_guided_pipeline.data.posteriors import clean_samples
-from mnist_guided_pipeline.evaluation.wasserstein import sliced_wasserstein
+from mnist_guided_pipeline.evaluation.metrics import sliced_wasserstein
 from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig, JudgeConfig, VAEConfig, parse
 
 SHAPES = "dino away h_lines v_lines x_shape star high_lines dots circle bullseye slant_up slant_down wide_lines".split()

@@ -1,4 +1,4 @@
-"""The demo in headless Chromium: clicks, keys, strokes, bad values, a narrow screen, and no other host."""
+"""The demo in headless Chromium: clicks, strokes, bad values, two visitors, a narrow screen, and no other host."""
 
 import base64
 import json
@@ -114,19 +114,6 @@ class Page:
         self.one(selector).send_keys(Keys.CONTROL, "a")
         self.one(selector).send_keys(Keys.DELETE, text, Keys.TAB)
 
-    def choose(self, selector: str, name: str, of: int) -> None:
-        """Open a drop-down that has so many entries, and click the entry with this name."""
-        self.click(f"{selector} input")
-
-        def click_when_all_there():
-            # an entry has its text content before it is painted, and its visible text only afterwards
-            entries = {entry.get_attribute("textContent").split()[-1]: entry for entry in self.all("[role=option]")}
-            if len(entries) == of:
-                entries[name].click()
-                return True
-
-        self.until(click_when_all_there)
-
     def tab(self, name: str) -> None:
         next(tab for tab in self.all("button[role=tab]") if tab.text == name).click()
 
@@ -201,9 +188,6 @@ def test_a_click_generates_what_the_pipeline_generates(page):
     assert all("judge: 3" in caption.text for caption in page.all("#generate-gallery figcaption"))
     page.until(lambda: len(page.pictures("#generate-path")) == 16)
     page.until(lambda: page.pictures("#generate-beliefs"))
-
-
-def test_another_image_shows_its_own_path(page):
     first = page.pictures("#generate-path")
     page.click("#generate-gallery button[data-index='4']")
     page.until(lambda: page.pictures("#generate-path") != first)
@@ -211,19 +195,7 @@ def test_another_image_shows_its_own_path(page):
     assert page.one("#generate-gallery button[data-index='4']").get_attribute("aria-pressed") == "true"
 
 
-def test_another_scheduler_and_another_digit(page):
-    before = page.generated(8)
-    page.choose("#generate-scheduler", "EulerAncestralDiscrete", of=23)
-    for digit in "37":  # 3 was on, and goes off
-        next(label for label in page.all("#generate-digits label") if label.text.strip() == digit).click()
-    page.click("#generate-button")
-    shown = page.generated(8, before)
-    assert "--scheduler EulerAncestralDiscreteScheduler" in page.until(lambda: page.one(".command").text)
-    assert not set(shown) & set(before)
-    page.until(lambda: all("judge: 7" in caption.text for caption in page.all("#generate-gallery figcaption")))
-
-
-def test_a_bad_value_is_told_and_the_page_still_answers(page):
+def test_a_bad_value_is_reported_and_the_page_still_answers(page):
     page.open()
     page.fill("#generate-count input", "99")
     page.click("#generate-button")
@@ -233,21 +205,6 @@ def test_a_bad_value_is_told_and_the_page_still_answers(page):
     page.fill("#generate-count input", "2")
     page.click("#generate-button")
     page.generated(2)
-
-
-def test_the_keyboard_is_enough(page):
-    from selenium.webdriver import ActionChains, Keys
-
-    page.open()
-    for _ in range(40):
-        ActionChains(page.driver).send_keys(Keys.TAB).perform()
-        if page.driver.switch_to.active_element.get_attribute("id") == "generate-button":
-            break
-    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
-    before = page.generated(8)
-    page.fill("#generate-seed input", "12")
-    page.one("#generate-seed input").send_keys(Keys.ENTER)
-    page.generated(8, before)
 
 
 def test_two_visitors_at_once(page):
@@ -266,17 +223,6 @@ def test_two_visitors_at_once(page):
     page.driver.close()
     page.driver.switch_to.window(first)
     assert not set(of_first) & set(of_second)
-
-
-def test_two_settings_side_by_side(page):
-    page.tab("Compare")
-    page.click("#compare-button")
-    sides = [f"#compare-gallery-{side}" for side in "ab"]
-    page.until(lambda: all(len(page.pictures(side)) == 8 for side in sides))
-    assert page.pictures(sides[0]) != page.pictures(sides[1])
-    for side in "ab":
-        assert "of 8" in page.until(lambda side=side: page.one(f"#compare-verdict-{side}").text)
-    page.until(lambda: page.pictures("#compare-beliefs"))
 
 
 def test_a_drawn_digit_is_read(page):
@@ -304,6 +250,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(page):
     page.click("#compare-button")
     page.until(lambda: len(page.pictures("#compare-gallery-b")) == 8)
     page.until(lambda: page.pictures("#compare-beliefs"))
+    assert page.pictures("#compare-gallery-a") != page.pictures("#compare-gallery-b")
     assert page.fits()
     page.tab("Draw a digit")
     page.stroke(*SEVEN)

@@ -11,11 +11,16 @@ from PIL import Image
 from torch import nn
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.data.images import LabelledImages
-from mnist_guided_pipeline.evaluation.guide import guide_by_noise, guide_hacking, training_law
+from mnist_guided_pipeline.evaluation.guide import (
+    LEVELS,
+    compare_scores,
+    guide_by_noise,
+    guide_hacking,
+    train_on_mixture,
+    training_law,
+)
 from mnist_guided_pipeline.evaluation.judge import load_judge
-from mnist_guided_pipeline.evaluation.learned_scores import LEVELS, compare_scores, train_on_mixture
 from mnist_guided_pipeline.evaluation.oracle import COSINE, PLANE, exact_pipeline
 
 
@@ -137,18 +142,18 @@ class TestLearnedScores:
 
 class TestCommand:
     @pytest.fixture
-    def report(self, tiny_pipeline_folder, digits_folder, tmp_path):
+    def report(self, typed, tiny_pipeline_folder, digits_folder):
         pytest.importorskip("matplotlib")
-        few = ("--num_test_images", 30, "--num_images", 20, "--guidance_scale", 0, 2, "--num_updates", 5)
+        few = ("--num_test_images", 30, "--num_images", 100, "--guidance_scale", 0, 2, "--num_updates", 5)
 
         def run(*options: object) -> None:
             places = ("--model", tiny_pipeline_folder, "--dataset_name", digits_folder)
-            main(["figure", "guide-report", *map(str, (*places, *few, *options))])
+            typed("study", "guide", *places, *few, *options)
 
         return run
 
     def test_prints_draws_and_files(self, report, tmp_path, capsys):
-        report("--output", tmp_path / "guide.png", "--metrics", tmp_path / "metrics.json")
+        report("--figure", tmp_path / "guide.png", "--output", tmp_path / "metrics.json")
         printed = capsys.readouterr().out
         assert "gradient share" in printed and "accuracy by the judge" in printed and "relative error, gated" in printed
         with Image.open(tmp_path / "guide.png") as picture:
@@ -162,10 +167,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--output", "guide.txt"], "must end in the suffix of an image format"),
-            (["--num_images", "0"], "num_images must be"),
+            (["--figure", "guide.txt"], "must end in the suffix of an image format"),
+            (["--num_updates", "0"], "num_updates must be"),
             (["--guidance_scale", "-1"], "guidance_scale must be"),
-            (["--metrics", "nowhere/metrics.json"], "there is no folder"),
+            (["--output", "nowhere/metrics.json"], "there is no folder"),
         ],
     )
     def test_bad_options(self, report, tmp_path, monkeypatch, capsys, options, message):

@@ -2,14 +2,19 @@
 
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.cli import main
-from mnist_guided_pipeline.evaluation.likelihood import BINARISATIONS, binarise, check_has_likelihood, image_likelihood
+from mnist_guided_pipeline.evaluation.autoencoders import (
+    BINARISATIONS,
+    binarise,
+    check_has_likelihood,
+    image_likelihood,
+)
 from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.training.losses import reconstruction_loss
 
@@ -137,10 +142,11 @@ class TestCommand:
         (tmp_path / "tiny" / "train_config.json").write_text(json.dumps({"reconstruction": "bce"}))
         return tmp_path / "tiny"
 
-    def test_files_a_record_and_prints_it(self, folder, digits_folder, tmp_path, capsys):
+    def test_files_a_record_and_prints_it(self, folder, typed, digits_folder, tmp_path, capsys):
         output = tmp_path / "metrics.json"
-        options = ["--dataset_name", str(digits_folder), "--num_images", "20", "--output", str(output)]
-        main(["likelihood", str(folder), *options, "--binarisation", "threshold", "--num_importance_samples", "30"])
+        options = ["--dataset_name", digits_folder, "--num_images", 20, "--output", output]
+        options += ["--binarisation", "threshold", "--num_importance_samples", 30]
+        typed("study", "likelihood", "--model", folder, *options)
         (name, record), *_ = read_runs(output).items()
         assert name == "likelihood/tiny-threshold"
         assert record["settings"] == {
@@ -149,26 +155,23 @@ class TestCommand:
             "num_images": 20,
             "seed": 0,
         }
-        values = {key: figure["value"] for key, figure in record["figures"].items()}
+        rows = record["figures"]["rows"]
+        values = {key: row["value"] for key, row in rows.items()}
         assert values["negative_elbo"] == pytest.approx(values["reconstruction"] + values["kl"])
         assert values["negative_log_likelihood"] < values["negative_elbo"]
-        assert "--binarisation threshold" in record["command"]
+        assert rows["kl"]["standard_error"] > 0
         assert str(tmp_path) not in json.dumps(record)
-        assert f"{values['negative_log_likelihood']:.2f}" in capsys.readouterr().out
+        assert f"{values['negative_log_likelihood']:.4g}" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("settings", "options", "message"),
         [
-            ({"reconstruction": "mse"}, [], "trained with reconstruction 'mse'"),
-            ({}, ["--num_importance_samples", "0"], "--num_importance_samples must be at least 1"),
-            ({}, ["--name", "a b"], "name must be letters"),
+            ({"reconstruction": "mse"}, "", "trained with reconstruction 'mse'"),
+            ({}, "--num_importance_samples 0", "--num_importance_samples must be at least 1"),
+            ({}, "--name 'a b'", "name must be letters"),
         ],
     )
-    def test_refusals_end_with_one_line(self, folder, tmp_path, capsys, settings, options, message):
+    def test_refusals_end_with_one_line(self, folder, refused, tmp_path, settings, options, message):
         (folder / "train_config.json").write_text(json.dumps(settings))
-        with pytest.raises(SystemExit) as stop:
-            main(
-                ["likelihood", str(folder), "--dataset_name", "nowhere", "--output", str(tmp_path / "m.json"), *options]
-            )
-        assert stop.value.code == 2
-        assert message in capsys.readouterr().err
+        line = f"study likelihood --model {folder} --dataset_name nowhere --output {tmp_path}/m.json {options}"
+        assert message in refused(*shlex.split(line))

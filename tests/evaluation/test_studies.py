@@ -1,36 +1,32 @@
-"""Studies: DDPM without its noise against closed forms, faults that do what they say, and tables that are filed."""
+"""Studies: grids and lines, DDPM without its noise against closed forms, faults that do what they say, tables filed."""
 
 import json
-import shutil
 
 import pytest
 import torch
 from datasets import ClassLabel, Features, Image
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from PIL import Image as PILImage
 
 import mnist_guided_pipeline as mgp
 from conftest import write_split
-from mnist_guided_pipeline.cli import main
+from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
 from mnist_guided_pipeline.data.posteriors import encode_images
-from mnist_guided_pipeline.evaluation.fingerprints import fingerprint, public_config
-from mnist_guided_pipeline.evaluation.records import read_runs
+from mnist_guided_pipeline.evaluation.records import fingerprint, public_config, read_runs, write_run
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.studies import (
-    SPACINGS,
-    check_judge,
-    eta_runs,
+    GRIDS,
+    check_sweep,
+    grid,
     mean_only_scheduler,
-    scale_runs,
+    seconds_per_thousand,
+    sweep_lines,
+    varied_settings,
 )
 from mnist_guided_pipeline.evaluation.tables import render_document
-from mnist_guided_pipeline.evaluation.training_time import training_stages
-from mnist_guided_pipeline.training.checkpoints import read_averaged_weights
-from mnist_guided_pipeline.training.history import training_seconds
 from training_runs import SCRIPTS  # noqa: F401 - puts the training scripts on the path
 
 pytest.importorskip("matplotlib")
-pytest.importorskip("torchmetrics")
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -38,31 +34,168 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture
-def tiny(tiny_pipeline_folder):
-    pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tiny_pipeline_folder)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture
-def study(tiny_pipeline_folder, digits_folder, tmp_path):
+def study(typed, tiny_pipeline_folder, digits_folder, tmp_path):
     """Run a study of the tiny pipeline with its files in ``tmp_path``."""
 
     def run(name: str, *options: object) -> None:
-        folders = ["--model", str(tiny_pipeline_folder), "--dataset_name", str(digits_folder)]
-        folders += ["--output", str(tmp_path / "m.json"), "--cache_dir", str(tmp_path / "cache")]
-        folders += ["--figure", str(tmp_path / f"{name}.png"), "--num_images", "100"]
-        main(["study", name, *folders, *map(str, options)])
+        folders = ["--model", tiny_pipeline_folder, "--dataset_name", digits_folder]
+        folders += ["--output", tmp_path / "m.json", "--cache_dir", tmp_path / "cache"]
+        folders += ["--figure", tmp_path / f"{name}.png", "--num_images", 100]
+        typed("study", "sampling", "--name", name, *folders, *options)
 
     return run
 
 
-def refused(capsys, run, *arguments: object) -> str:
-    """The one line of an error that ends the program with status 2."""
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments)
-    assert stop.value.code == 2
-    return " ".join(capsys.readouterr().err.split())
+class TestGrid:
+    def test_is_named_by_what_varies(self):
+        base = SamplingSettings(num_images=10)
+        assert grid(base, {}) == {"default": base}
+        assert list(grid(base, {"guidance_scale": [2.0], "eta": ()}, "high")) == ["high"]
+        axes = {"scheduler": ["DDIMScheduler"], "num_inference_steps": [10, 20], "guidance_scale": [1.0, 2.5]}
+        runs = grid(base, axes, "sweep")
+        assert list(runs)[1] == "sweep/num_inference_steps=10,guidance_scale=2.5"
+        assert len(runs) == 4
+        assert runs["sweep/num_inference_steps=20,guidance_scale=1"] == SamplingSettings(
+            10, scheduler="DDIMScheduler", num_inference_steps=20, guidance_scale=1.0
+        )
+        options = ({}, {"use_karras_sigmas": True}, {"timestep_spacing": "leading"})
+        assert [name.partition("=")[2] for name in grid(base, {"scheduler_options": options})] == [
+            *("none", "use_karras_sigmas", "timestep_spacing=leading")
+        ]
+        with pytest.raises(ValueError, match="name must be letters"):
+            grid(base, {}, "two words")
+
+    def test_of_every_study_is_sound(self, tiny):
+        for name, axes in GRIDS.items():
+            runs = grid(SamplingSettings(100), axes, name)
+            assert len(runs) > 1
+            for settings in runs.values():
+                settings.make_scheduler(tiny)
+
+
+def record(fid: float, accuracy: float = 0.99, images: int = 2000, **settings) -> dict:
+    """What ``evaluate`` files of a run, as far as sweeps read it."""
+    chosen = {"num_images": images, "scheduler": "DDIMScheduler", "num_inference_steps": 20, "guidance_scale": 1.0}
+    return {
+        "settings": {**chosen, "guidance_interval": None, "cfg_scale": 1.0, "eta": 0.0, **settings},
+        "figures": {
+            "accuracy": {"value": accuracy, "interval": [accuracy - 0.005, accuracy + 0.005]},
+            "judge_fid": {"value": fid},
+            "judge_coverage": {"value": 0.9 - fid / 10},
+            "images_per_second": {"value": 400.0},
+        },
+        "floors": {
+            "judge": {"accuracy": {"value": 0.997}},
+            "vae_reconstructions": {"accuracy": {"value": 0.994}, "judge_fid": {"value": 0.08}},
+            "real_training_images": {"judge_fid": {"value": 0.03}},
+        },
+    }
+
+
+@pytest.fixture
+def scales() -> dict[str, dict]:
+    """Two schedulers over three scales: agreement grows with the scale, and the distance has a valley."""
+    figures = {0.0: (0.5, 0.96), 1.0: (0.2, 0.993), 4.0: (0.6, 0.999)}
+    names = ("DDIMScheduler", "DDPMScheduler")
+    return {
+        f"scales/scheduler={name},guidance_scale={scale:g}": record(fid, accuracy, scheduler=name, guidance_scale=scale)
+        for name in names
+        for scale, (fid, accuracy) in figures.items()
+    }
+
+
+class TestLines:
+    def test_what_varied(self, scales):
+        assert varied_settings(scales) == ["scheduler", "guidance_scale"]
+        older = record(0.1)
+        del older["settings"]["eta"]
+        assert varied_settings({"a": older, "b": record(0.2)}) == []
+
+    def test_a_line_for_each_set_of_other_settings(self, scales):
+        lines = sweep_lines(dict(reversed(scales.items())), "guidance_scale")
+        assert lines.keys() == {"DDIM", "DDPM"}
+        for line in lines.values():
+            assert [run["settings"]["guidance_scale"] for run in line] == [0.0, 1.0, 4.0]
+        one = sweep_lines({"a": record(0.1, num_inference_steps=5), "b": record(0.1)}, "num_inference_steps")
+        assert list(one) == [""]
+
+    def test_labels_name_steps_levels_and_options(self):
+        runs = {
+            str(index): record(0.1, **settings)
+            for index, settings in enumerate(
+                [
+                    {"guidance_interval": [None, 5.0], "guidance_scale": 2.0},
+                    {"num_inference_steps": 5, "guidance_rescale": 0.7},
+                    {"scheduler_options": {"use_karras_sigmas": True}},
+                ]
+            )
+        }
+        assert list(sweep_lines(runs, "guidance_scale")) == [
+            "none, 20 steps, levels 0-5, rescale 0",
+            "none, 5 steps, all levels, rescale 0.7",
+            "use karras sigmas, 20 steps, all levels, rescale 0",
+        ]
+
+    def test_time_is_of_a_thousand_images(self):
+        assert seconds_per_thousand(record(0.1)) == 2.5
+
+    def test_refuses_what_is_no_sweep(self, scales):
+        with pytest.raises(ValueError, match="it is one run"):
+            check_sweep({"a": record(0.1)}, "a")
+        with pytest.raises(ValueError, match="have 1000, 2000 images"):
+            check_sweep({**scales, "b": record(0.1, images=1000)}, "scales")
+        with pytest.raises(ValueError, match="'table' is not of it"):
+            check_sweep({**scales, "table": {"figures": {}, "settings": {}}}, "scales")
+
+
+class TestFigure:
+    @pytest.mark.parametrize(
+        ("varied", "titles"),
+        [
+            (
+                {"guidance_scale": [0.0, 1.0]},
+                ["Accuracy against distance, by guidance scale", "Variety against guidance scale"],
+            ),
+            ({"num_inference_steps": [5, 10]}, ["Quality against steps", "Quality against time"]),
+            ({"scheduler": ["A", "B"]}, ["Accuracy against distance", "Quality against time"]),
+            (
+                {"num_inference_steps": [5, 10], "guidance_scale": [0.0, 1.0]},
+                [
+                    "Quality against steps",
+                    "Quality against time",
+                    "Accuracy against distance, by guidance scale",
+                    "Variety against guidance scale",
+                ],
+            ),
+        ],
+    )
+    def test_axes_follow_from_what_varied(self, varied, titles):
+        from mnist_guided_pipeline.figures.curves import sweep_figure
+
+        pairs = zip(*varied.values(), strict=True)
+        runs = {f"s/{i}": record(0.1 + i, **dict(zip(varied, pair, strict=True))) for i, pair in enumerate(pairs)}
+        assert [axes.get_title(loc="left") for axes in sweep_figure(runs).axes] == titles
+
+    def test_draws_the_values(self, scales):
+        from mnist_guided_pipeline.figures.curves import sweep_figure
+
+        left, right = sweep_figure(scales).axes
+        lines = {line.get_label(): line for line in left.get_lines()}
+        assert lines["DDPM"].get_xdata().tolist() == [0.5, 0.2, 0.6]
+        assert lines["DDPM"].get_ydata().tolist() == [0.96, 0.993, 0.999]
+        assert [line.get_label() for line in right.get_lines()] == ["DDIM", "DDPM"]
+
+    def test_command_draws_a_filed_sweep(self, scales, typed, refused, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        for name, run in scales.items():
+            write_run("sweep.jsonl", name, run)
+        typed("figure", "sweep", "--metrics", "sweep.jsonl", "--name", "scales", "--output", "scales.png")
+        assert "6 runs of scales" in capsys.readouterr().out
+        with PILImage.open("scales.png") as picture:
+            assert picture.size[0] > 1000
+        draw = "figure sweep --metrics sweep.jsonl --output a.png --name"
+        assert "no run or group 'steps'" in refused(*f"{draw} steps".split())
+        assert "there is no file" in refused(*"figure sweep --metrics no.json --name scales --output a.png".split())
 
 
 class TestMeanOnly:
@@ -122,17 +255,7 @@ def gaussian_pipeline(prediction_type: str) -> mgp.ClassifierGuidedLatentPipelin
 
 
 class TestSamplingStudies:
-    def test_settings_differ_in_what_is_studied_alone(self):
-        base = SamplingSettings(100, seed=3, num_inference_steps=7)
-        etas = eta_runs(base, (0.0, 0.5), (4,))
-        assert etas["study-eta/num_inference_steps=4,eta=0.5"] == SamplingSettings(100, 3, "DDIMScheduler", 4, eta=0.5)
-        scales = scale_runs(base, (0.0, 2.0), (0.0, 1.0))
-        assert scales["study-scale/cfg_scale=0,guidance_scale=2"] == SamplingSettings(
-            100, 3, None, 7, guidance_scale=2.0, cfg_scale=0.0
-        )
-        assert len(scales) == 4
-
-    def test_steps_prints_files_draws_and_continues(self, study, tmp_path, capsys):
+    def test_prints_files_draws_and_continues(self, study, tmp_path, capsys):
         study("steps", "--num_inference_steps", 2, 3)
         printed = capsys.readouterr().out
         assert printed.count("| 100 generated") == 4
@@ -143,66 +266,49 @@ class TestSamplingStudies:
         ]
         with PILImage.open(tmp_path / "steps.png") as picture:
             assert picture.size[0] > 1000
-        study("steps", "--num_inference_steps", 2, 3, "--force")
+        (tmp_path / "steps.png").unlink()
+        study("steps", "--num_inference_steps", 2, 3)
         assert capsys.readouterr().out.count("already, kept") == 4
 
-    def test_mean_only_names_its_own_line(self, study, tmp_path, capsys):
+    def test_scale_leaves_out_what_the_denoiser_cannot_do(self, study, tmp_path):
+        study("scale", "--guidance_scale", 0, 2)
+        assert list(read_runs(tmp_path / "m.json")) == ["study-scale/guidance_scale=0", "study-scale/guidance_scale=2"]
+
+    def test_spacing_is_a_grid_of_scheduler_options(self, study, tmp_path, capsys):
+        study("spacing", "--num_inference_steps", 2)
+        records = read_runs(tmp_path / "m.json")
+        assert len(records) == len(GRIDS["spacing"]["scheduler_options"])
+        assert records["study-spacing/scheduler_options=use_karras_sigmas"]["scheduler_config"]["use_karras_sigmas"]
+        trailing = records["study-spacing/scheduler_options=timestep_spacing=trailing"]
+        assert not trailing["scheduler_config"]["use_karras_sigmas"]
+        assert trailing["command"].startswith("mnist-guided study sampling --name spacing")
+        assert (tmp_path / "spacing.png").is_file()
+
+    def test_mean_only_measures_what_no_setting_says(self, study, tmp_path, capsys):
         study("mean-only", "--num_inference_steps", 3)
         runs = read_runs(tmp_path / "m.json")
-        assert [run["settings"]["scheduler"] for run in runs.values()] == [
-            "DDPMScheduler",
-            "DDIMScheduler",
-            "DDPM without its noise",
-        ]
-        assert runs["study-mean-only/ddpm-mean-only"]["command"].startswith("mnist-guided study mean-only")
+        assert [run["scheduler_config"].get("adds_noise") for run in runs.values()] == [None, None, False]
         assert (tmp_path / "mean-only.png").is_file()
-        assert "DDPM without its noise" in capsys.readouterr().out
-        study("mean-only", "--num_inference_steps", 3, "--force")
-        assert capsys.readouterr().out.count("already, kept") == 3
+        assert capsys.readouterr().out.count("measured in") == 3
 
-    def test_mistakes(self, study, tmp_path, capsys):
-        assert "colours" in refused(capsys, main, ["study", "colours"])
-        assert "at least two settings" in refused(capsys, study, "eta", "--values", 0.5, "--num_inference_steps", 2)
-        assert "eta" in refused(capsys, study, "eta", "--values", 0, 2)
-        assert "num_images must be at least 100" in refused(capsys, study, "eta", "--num_images", 50)
-        assert "is not the folder of a judge" in refused(capsys, study, "scale", "--judge", tmp_path)
+    def test_mistakes(self, study, refused, tmp_path, digits_folder, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        few = "study sampling --name eta --num_images 50 --dataset_name".split()
+        assert "num_images must be at least 100" in refused(*few, digits_folder)
+        assert "is not the folder of a judge" in refused(*"study sampling --name scale --judge .".split())
         (tmp_path / "eta.png").write_text("mine")
-        assert "exists; overwrite it with --force" in refused(capsys, study, "eta")
+        assert "exists; overwrite it with --force" in refused(*"study sampling --name eta --figure eta.png".split())
         assert (tmp_path / "eta.png").read_text() == "mine"
-
-    def test_a_judge_of_other_classes(self, study, tmp_path, capsys):
         features = Features({"image": Image(), "label": ClassLabel(names=["shirt", "boot"])})
         for split in ("train", "test"):
             write_split(tmp_path / "clothes", split, [PILImage.new("L", (28, 28))] * 2, [0, 1], features)
-        line = refused(capsys, study, "eta", "--dataset_name", tmp_path / "clothes")
+        line = refused(*"study sampling --name eta --dataset_name clothes".split())
         assert "The judge names the classes 0, 1, 2" in line and "the data set shirt, boot" in line
-        assert not (tmp_path / "m.json").exists()
-
-
-class TestTrainingTime:
-    def test_is_the_sum_over_the_history(self, tmp_path):
-        lines = [
-            {"step": 10, "images_per_second": 100.0},
-            {"step": 10, "test/loss": 1.0},
-            {"step": 30, "images_per_second": 50.0},
-        ]
-        settings = {"train_batch_size": 5, "gradient_accumulation_steps": 2}
-        for step in ("vae", "denoiser"):
-            folder = tmp_path / "pipeline" / "steps" / step
-            folder.mkdir(parents=True)
-            (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-            (folder / "train_config.json").write_text(json.dumps(settings))
-        seconds = 10 * 10 / 100 + 20 * 10 / 50
-        assert training_seconds(tmp_path / "pipeline" / "steps" / "vae") == seconds
-        assert training_seconds(tmp_path / "pipeline") == 2 * seconds
-        shutil.rmtree(tmp_path / "pipeline" / "steps" / "vae")
-        (tmp_path / "pipeline" / "steps" / "vae").mkdir()
-        assert training_seconds(tmp_path / "pipeline") is None
-        assert training_seconds(tmp_path) is None
+        assert not (tmp_path / "metrics.json").exists()
 
 
 class TestSystems:
-    def test_side_by_side(self, tiny_pipeline_folder, digits_folder, tmp_path, capsys):
+    def test_side_by_side(self, typed, tiny_pipeline_folder, digits_folder, tmp_path, capsys):
         torch.manual_seed(0)
         mgp.MLPVAE(latent_dim=3, hidden_size=8, variational=False).save_pretrained(tmp_path / "plain")
         mgp.MLPVAE(latent_dim=3, hidden_size=8).save_pretrained(tmp_path / "vae")
@@ -214,12 +320,10 @@ class TestSystems:
         pixel.register_to_config(sampling_defaults={"num_inference_steps": 2})
         pixel.save_pretrained(tmp_path / "pixel")
         output, figure = tmp_path / "m.json", tmp_path / "systems.png"
-        options = ["--output", str(output), "--figure", str(figure), "--dataset_name", str(digits_folder)]
-        options += ["--latent", str(tiny_pipeline_folder), "--cache_dir", str(tmp_path / "cache")]
-        options += ["--num_images", "100"]
-        for name, folder in (("autoencoder", "plain"), ("vae", "vae"), ("gan", "gan"), ("pixel", "pixel")):
-            options += [f"--{name}", str(tmp_path / folder)]
-        main(["study", "systems", *options])
+        models = [tmp_path / name for name in ("plain", "vae", "gan", "pixel")]
+        options = ["--output", output, "--figure", figure, "--dataset_name", digits_folder, "--num_images", 100]
+        options += ["--cache_dir", tmp_path / "cache"]
+        typed("study", "systems", "--model", *models, tiny_pipeline_folder, *options)
         rows = read_runs(output)["study-systems"]["figures"]["rows"]
         assert list(rows) == [
             *("autoencoder plain", "VAE vae", "GAN gan", "pixel diffusion pixel", "latent diffusion tiny"),
@@ -233,17 +337,16 @@ class TestSystems:
         assert figure.is_file()
         assert "| VAE vae" in capsys.readouterr().out
 
-    def test_mistakes(self, tiny_pipeline_folder, tmp_path, capsys):
-        systems = ["study", "systems", "--figure", str(tmp_path / "a.png"), "--output", str(tmp_path / "m.json")]
-        assert "Give one of --autoencoder" in refused(capsys, main, systems)
-        assert "no model_index.json" in refused(capsys, main, [*systems, "--pixel", str(tmp_path)])
-        assert "no config.json" in refused(capsys, main, [*systems, "--vae", str(tmp_path)])
+    def test_mistakes(self, refused, tmp_path):
+        systems = f"study systems --output {tmp_path}/m.json --model"
+        assert "no model_index.json" in refused(*systems.split(), tmp_path)
+        assert "neither a folder nor a Hub id" in refused(*systems.split(), "./nothing")
 
 
 class TestFaults:
     def test_a_scale_of_each_step(self, tiny):
         """A constant one is the pipeline's own; the first step is too noisy to be guided in either."""
-        from fault_hooks import scaled
+        from run_faults import scaled
 
         tiny.scheduler = tiny.make_scheduler(DDIMScheduler)
         given = {"latents": noise(1, 4), "num_inference_steps": 2, "output_type": "latent"}
@@ -262,7 +365,7 @@ class TestFaults:
         assert seen == [pytest.approx((1 - last).sqrt().item())]
 
     def test_clamping_and_unit_range(self, tiny):
-        from fault_hooks import clamped, images_in_unit_range
+        from run_faults import clamped, images_in_unit_range
 
         given = {"latents": 3 * noise(8, 4), "num_inference_steps": 2, "output_type": "latent"}
         drawn = tiny([3] * 8, generator=torch.Generator().manual_seed(0), callback_on_step_end=clamped, **given).images
@@ -280,17 +383,14 @@ class TestTrainedStudies:
     def common(self, digits_folder, tmp_path):
         return {
             "output_dir": str(tmp_path / "study"),
-            "output": str(tmp_path / "m.json"),
-            "dataset_name": str(digits_folder),
             "max_train_steps": 12,
             "max_train_samples": 300,
-            "num_images": 100,
+            "measuring": MeasuringOptions(tmp_path / "m.json", 100, dataset_name=str(digits_folder), force=True),
         }
 
     def test_variants_are_trained_once_and_measured_alike(self, common, tmp_path, monkeypatch, capsys):
-        from run_study import StudyConfig
+        from run_study import STUDIES, StudyConfig
         from run_study import main as run
-        from study_variants import STUDIES
 
         whole = STUDIES["schedules"]
         quick = {"": {"scheduler": "DDPMScheduler", "num_inference_steps": 3}}
@@ -331,7 +431,7 @@ class TestTrainedStudies:
 
     def test_every_variant_is_sound(self):
         """Settings that the scripts take, and drawings that the sampling takes; nothing is trained."""
-        from study_variants import STUDIES
+        from run_study import STUDIES
 
         for study in STUDIES.values():
             for variant in study.variants.values():
@@ -341,105 +441,19 @@ class TestTrainedStudies:
                 for options in variant.drawings.values():
                     SamplingSettings(100, **options)
 
-    def test_judges_of_other_classes_are_refused(self):
-        from mnist_guided_pipeline.evaluation.judge import load_judge
 
-        with pytest.raises(ValueError, match="the data set shirt, boot"):
-            check_judge(load_judge(), ("shirt", "boot"))
-
-
-@pytest.fixture(scope="module")
-def trained(digits_folder, tmp_path_factory):
-    """A short training with every checkpoint kept."""
-    import train_pipeline
-
-    folder = tmp_path_factory.mktemp("trained") / "pipeline"
-    train_pipeline.main(
-        train_pipeline.PipelineConfig(
-            str(folder),
-            preset="debug",
-            dataset_name=str(digits_folder),
-            checkpointing_steps=10,
-            checkpoints_total_limit=None,
-            report_to="none",
-        )
-    )
-    return folder
-
-
-class TestQualityAgainstTrainingTime:
-    def test_the_averaged_weights_of_the_last_checkpoint_are_the_result(self, trained):
-        """The run ends at a checkpoint, and what it saves is the average."""
-        result = mgp.MLPDenoiser.from_pretrained(trained / "denoiser")
-        network = mgp.MLPDenoiser.from_config(result.config)
-        for update, same in ((10, False), (30, True)):
-            checkpoint = trained / "steps" / "denoiser" / f"checkpoint-{update}"
-            read_averaged_weights(checkpoint, "denoiser", network)
-            pairs = zip(network.parameters(), result.parameters(), strict=True)
-            assert all(torch.equal(found, expected) for found, expected in pairs) == same
-
-    def test_minutes_are_of_all_networks_and_of_the_denoiser_so_far(self, trained):
-        stages = training_stages(trained, 10)
-        assert [stage.update for stage in stages] == [10, 20, 30]
-        minutes = [stage.minutes for stage in stages]
-        assert minutes == sorted(minutes) and minutes[0] > 0
-        assert minutes[-1] == pytest.approx(training_seconds(trained) / 60)
-        assert [stage.update for stage in training_stages(trained, 2)] == [10, 30]
-
-    def test_the_study_files_every_stage(self, trained, digits_folder, tmp_path):
-        output, figure = tmp_path / "m.json", tmp_path / "curve.png"
-        options = ["--model", trained, "--dataset_name", digits_folder, "--output", output, "--figure", figure]
-        options += ["--num_images", 100, "--cache_dir", tmp_path / "cache"]
-        main(["study", "training-time", "--count", "3", *map(str, options)])
-        records = read_runs(output)
-        assert list(records) == [f"study-training-time/update={update}" for update in (10, 20, 30)]
-        assert len({record["model"]["fingerprint"] for record in records.values()}) == 3
-        assert all("study training-time" in record["command"] for record in records.values())
-        assert figure.is_file()
-        render_document("<!-- metrics:study-training-time named -->\n<!-- /metrics -->", records)
-
-    def test_a_folder_without_steps_is_refused(self, study, capsys):
-        assert "must be a folder that train_pipeline.py wrote" in refused(capsys, study, "training-time")
-
-    def test_checkpoints_that_were_not_kept_are_missed(self, trained, tmp_path):
-        copy = tmp_path / "copy"
-        shutil.copytree(trained, copy)
-        for checkpoint in (copy / "steps" / "denoiser").glob("checkpoint-[12]0"):
-            shutil.rmtree(checkpoint)
-        with pytest.raises(ValueError, match="has 1 checkpoints, a curve takes two or more: train by"):
-            training_stages(copy, 10)
-
-    def test_weights_of_another_network_are_refused(self, trained):
-        with pytest.raises(ValueError, match="has no averaged weights of this MLPDenoiser"):
-            read_averaged_weights(
-                trained / "steps" / "denoiser" / "checkpoint-10", "denoiser", mgp.MLPDenoiser((8,), hidden_size=65)
-            )
-
-
-class TestSpacing:
-    def test_steps_lie_where_they_are_said_to(self, tiny):
-        """All begin in noise and end near the data; those by noise are even in what they are named for."""
-        places = {}
-        for spacing, options in SPACINGS.items():
-            scheduler = tiny.make_scheduler(DPMSolverMultistepScheduler, **options)
-            scheduler.set_timesteps(10)
-            places[spacing] = scheduler.sigmas[:10].double()
-        assert all((sigmas.diff() < 0).all() for sigmas in places.values())
-        gaps = {
-            "karras": (places["karras"] ** (1 / 7)).diff(),
-            "exponential": places["exponential"].log().diff(),
-        }
-        for gap in gaps.values():
-            torch.testing.assert_close(gap, gap.mean().expand_as(gap), rtol=0.15, atol=0)  # timesteps are whole
-        assert len({tuple(sigmas.tolist()) for sigmas in places.values()}) == len(places)
-
-    def test_every_spacing_is_measured_and_filed(self, study, tmp_path, capsys):
-        study("spacing", "--num_inference_steps", 2, 4)
-        records = read_runs(tmp_path / "m.json")
-        assert list(records) == [f"study-spacing/{spacing},{count}" for spacing in SPACINGS for count in (2, 4)]
-        assert records["study-spacing/karras,2"]["scheduler_config"]["use_karras_sigmas"]
-        assert not records["study-spacing/trailing,2"]["scheduler_config"]["use_karras_sigmas"]
-        command = records["study-spacing/trailing,2"]["command"]
-        assert command.startswith("mnist-guided study spacing --num_inference_steps 2 4")
-        assert (tmp_path / "spacing.png").is_file()
-        assert "DPM-Solver++, karras" in capsys.readouterr().out.replace("Scheduler", "")
+def test_steps_lie_where_they_are_said_to(tiny):
+    """All begin in noise and end near the data; those by noise are even in what they are named for."""
+    places = {}
+    for settings in grid(SamplingSettings(), {**GRIDS["spacing"], "num_inference_steps": ()}).values():
+        scheduler = settings.make_scheduler(tiny)
+        scheduler.set_timesteps(10)
+        places[next(iter(settings.scheduler_options.items()))] = scheduler.sigmas[:10].double()
+    assert all((sigmas.diff() < 0).all() for sigmas in places.values())
+    gaps = {
+        "karras": (places["use_karras_sigmas", True] ** (1 / 7)).diff(),
+        "exponential": places["use_exponential_sigmas", True].log().diff(),
+    }
+    for gap in gaps.values():
+        torch.testing.assert_close(gap, gap.mean().expand_as(gap), rtol=0.15, atol=0)  # timesteps are whole
+    assert len({tuple(sigmas.tolist()) for sigmas in places.values()}) == len(places)

@@ -1,23 +1,34 @@
-"""Laws of every denoiser and classifier: shapes, timesteps, labels, independence of the batch, saving."""
+"""Laws of every network: shapes, timesteps, labels, independence of the batch, gradients, saving; and symmetries."""
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from torch import nn
 
 import mnist_guided_pipeline as mgp
 from conftest import assert_same_after_saving
+from mnist_guided_pipeline.models.dit import patchify, unpatchify
 
-SMALL = {"hidden_size": 16}
-SMALL_RESIDUAL = {"hidden_size": 16, "num_layers": 2, "condition_dim": 8}
-DENOISERS = {"MLPDenoiser": SMALL, "ResidualMLPDenoiser": SMALL_RESIDUAL, "PointDenoiser": SMALL}
-CLASSIFIERS = {"MLPClassifier": SMALL, "ResidualMLPClassifier": SMALL_RESIDUAL}
-SHAPES = [(2,), (5,), (3, 7, 7), (1, 28, 28)]
+RESIDUAL = {"hidden_size": 16, "num_layers": 2, "condition_dim": 8}
+OF_VECTORS = {"MLPDenoiser": {"hidden_size": 16}, "ResidualMLPDenoiser": RESIDUAL, "PointDenoiser": {"hidden_size": 16}}
+OF_IMAGES = {
+    "FiLMConvDenoiser": {"patch_size": 1, "channels": 8, "num_layers": 2, "condition_dim": 8},
+    "UNetDenoiser": {"patch_size": 1, "block_channels": [8, 16], "condition_dim": 8, "attention": True},
+    "DiTDenoiser": {"patch_size": 7, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "condition_dim": 8},
+}
+DENOISERS = {**OF_VECTORS, **OF_IMAGES}
+CONV_CLASSIFIER = {"ConvClassifier": {"patch_size": 1, "block_channels": [8, 16], "condition_dim": 8}}
+CLASSIFIERS = {"MLPClassifier": {"hidden_size": 16}, "ResidualMLPClassifier": RESIDUAL, **CONV_CLASSIFIER}
+PATCHED = [*OF_IMAGES, *CONV_CLASSIFIER]
+NETWORKS = {**DENOISERS, **CLASSIFIERS}
+NOISE_SCHEDULE = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
+LATENT = (2, 7, 7)
 
 
 def make(name: str, **arguments) -> nn.Module:
     """A network whose weights are all random, so that no zero initialisation hides a path."""
     torch.manual_seed(0)
-    network = getattr(mgp, name)(**{**DENOISERS, **CLASSIFIERS}[name], **arguments).eval()
+    network = getattr(mgp, name)(**{"sample_shape": LATENT, **NETWORKS[name], **arguments}).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -28,113 +39,242 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def out(network: nn.Module, *inputs) -> torch.Tensor:
+    return network(*inputs, return_dict=False)[0]
+
+
 def test_every_trained_network_is_here():
     names = {name for name in mgp.__all__ if name.endswith(("Denoiser", "Classifier"))}
-    exact = {"MixtureDenoiser", "MixtureClassifier"}  # closed forms, with tests of their own
-    of_images = {"FiLMConvDenoiser", "UNetDenoiser", "DiTDenoiser", "ConvClassifier"}  # in test_image_networks
-    assert names - exact - of_images == DENOISERS.keys() | CLASSIFIERS.keys()
+    wrappers_and_closed_forms = {"GuidedDenoiser", "MixtureDenoiser", "MixtureClassifier"}  # with tests of their own
+    assert names - wrappers_and_closed_forms == NETWORKS.keys()
 
 
-@pytest.mark.parametrize("name", [*DENOISERS, *CLASSIFIERS])
+@pytest.mark.parametrize("name", NETWORKS)
 class TestNetwork:
-    @pytest.mark.parametrize("shape", SHAPES)
-    def test_shapes(self, name, shape):
-        output = make(name, sample_shape=shape)(noise(4, *shape), torch.tensor(7), return_dict=False)[0]
-        assert output.shape == ((4, *shape) if name in DENOISERS else (4, 10))
+    def test_shapes(self, name):
+        shapes = [(2,), (5,), LATENT, (1, 28, 28)] if name not in PATCHED else [LATENT, (1, 14, 28), (1, 28, 28)]
+        for shape in shapes:
+            output = out(make(name, sample_shape=shape, num_classes=3), noise(4, *shape), torch.tensor(7))
+            assert output.shape == ((4, *shape) if name in DENOISERS else (4, 3))
 
     def test_tuple_and_output_agree(self, name):
-        network = make(name, sample_shape=(5,))
-        output = network(noise(4, 5), torch.tensor(7))
-        named = output.sample if name in DENOISERS else output.logits
-        assert torch.equal(named, network(noise(4, 5), torch.tensor(7), return_dict=False)[0])
+        network, x = make(name), noise(4, *LATENT)
+        output = network(x, torch.tensor(7))
+        assert torch.equal(output.sample if name in DENOISERS else output.logits, out(network, x, torch.tensor(7)))
 
     def test_every_form_of_a_timestep_is_the_same(self, name):
-        network, x = make(name, sample_shape=(3, 7, 7)), noise(4, 3, 7, 7)
-        forms = [
-            torch.tensor(7),
-            torch.tensor([7]),
-            torch.full((4,), 7),
-            torch.tensor(7.0),
-            torch.full((4,), 7.0, dtype=torch.float64),
-            torch.full((4,), 7, dtype=torch.int32),
-            7,
-            7.0,
-        ]
-        outputs = [network(x, form, return_dict=False)[0] for form in forms]
-        for output in outputs[1:]:
-            assert torch.allclose(output, outputs[0], atol=1e-6)
+        network, x = make(name), noise(4, *LATENT)
+        whole = [torch.tensor(7), torch.tensor([7]), torch.full((4,), 7), torch.full((4,), 7, dtype=torch.int32), 7]
+        forms = [*whole, torch.tensor(7.0), torch.full((4,), 7.0, dtype=torch.float64), 7.0]
+        for form in forms:
+            assert torch.allclose(out(network, x, form), out(network, x, 7), atol=1e-5)
 
     def test_the_timestep_matters_also_between_whole_ones(self, name):
-        network, x = make(name, sample_shape=(5,)), noise(1, 5)
-        outputs = [network(x, torch.tensor(t), return_dict=False)[0] for t in (10.0, 10.5, 900.0)]
+        network, x = make(name), noise(1, *LATENT)
+        outputs = [out(network, x, torch.tensor(t)) for t in (10.0, 10.5, 900.0)]
         assert not torch.allclose(outputs[0], outputs[1], atol=1e-6)
         assert not torch.allclose(outputs[0], outputs[2], atol=1e-3)
 
     def test_a_sample_does_not_depend_on_its_batch(self, name):
-        network, x, t = make(name, sample_shape=(3, 7, 7)), noise(5, 3, 7, 7), torch.tensor([3, 50, 400, 800, 999])
+        network, x, t = make(name), noise(5, *LATENT), torch.tensor([3, 50, 400, 800, 999])
         network.train()  # nor in training: statistics of a batch would change the gradient of every guide
-        whole = network(x, t, return_dict=False)[0]
-        parts = [network(x[i : i + 1], t[i : i + 1], return_dict=False)[0] for i in range(5)]
-        assert torch.allclose(whole, torch.cat(parts), atol=1e-5)
-
-    def test_has_no_batch_statistics(self, name):
-        modules = make(name, sample_shape=(5,)).modules()
-        assert not [
-            m
-            for m in modules
-            if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm))
-        ]
+        parts = [out(network, x[i : i + 1], t[i : i + 1]) for i in range(5)]
+        assert torch.allclose(out(network, x, t), torch.cat(parts), atol=1e-5)
 
     def test_every_parameter_has_a_gradient(self, name):
-        network = make(name, sample_shape=(5,))
-        network(noise(4, 5), torch.tensor([1, 5, 50, 500]), return_dict=False)[0].square().sum().backward()
+        network = make(name)
+        out(network, noise(4, *LATENT), torch.tensor([1, 5, 50, 500])).square().sum().backward()
         for parameter_name, parameter in network.named_parameters():
             assert parameter.grad is not None, parameter_name
-            assert torch.isfinite(parameter.grad).all(), parameter_name
-            assert parameter.grad.abs().sum() > 0, parameter_name
+            assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0, parameter_name
 
-    def test_gradient_with_respect_to_the_sample_is_smooth(self, name):
-        network = make(name, sample_shape=(3,)).double()
-        x = noise(2, 3).double().requires_grad_()
-        t = torch.tensor([3, 600])
-        forward = lambda sample: network(sample, t, return_dict=False)[0]  # noqa: E731
-        assert torch.autograd.gradcheck(forward, x)
-        assert torch.autograd.gradgradcheck(forward, x)
+    def test_gradient_with_respect_to_the_sample_is_right(self, name):
+        shape = (1, 3, 3) if name in PATCHED else (3,)
+        patch = {"patch_size": 3 if name == "DiTDenoiser" else 1} if name in PATCHED else {}
+        network = make(name, sample_shape=shape, **patch).double()
+        x = noise(1, *shape).double().requires_grad_()
+        assert torch.autograd.gradcheck(lambda sample: out(network, sample, torch.tensor([600])), x)
+        if name in CLASSIFIERS:  # whose gradient is trained, so it must be smooth itself
+            assert torch.autograd.gradgradcheck(lambda sample: out(network, sample, torch.tensor([600])), x)
 
     def test_survives_saving(self, name, tmp_path):
-        network = make(name, sample_shape=(3, 7, 7))
+        network, x = make(name), noise(2, *LATENT)
         loaded = assert_same_after_saving(network, tmp_path)
-        x = noise(2, 3, 7, 7)
-        expected = network(x, 7, return_dict=False)[0]  # mapped weights are aligned otherwise, which moves the last bit
-        assert torch.allclose(loaded(x, 7, return_dict=False)[0], expected, atol=1e-5)
+        # mapped weights are aligned otherwise, which moves the last bit
+        assert torch.allclose(out(network, x, 7), out(loaded, x, 7), atol=1e-5)
+
+    def test_a_setting_of_earlier_versions_is_left_out(self, name):
+        network = type(make(name)).from_config({**make(name).config, "dropout": 0.0})
+        assert "dropout" not in network.config
 
     def test_half_precision(self, name):
-        network = make(name, sample_shape=(5,)).to(torch.bfloat16)
-        output = network(noise(4, 5).to(torch.bfloat16), torch.tensor(999), return_dict=False)[0]
-        assert output.dtype == torch.bfloat16
-        assert torch.isfinite(output).all()
+        output = out(make(name).to(torch.bfloat16), noise(4, *LATENT).to(torch.bfloat16), torch.tensor(999))
+        assert output.dtype == torch.bfloat16 and torch.isfinite(output).all()
+
+
+@pytest.mark.parametrize("name", PATCHED)
+class TestShapesOfImages:
+    @pytest.mark.parametrize(("shape", "patch_size"), [((1, 28, 28), 3), ((16,), 1), ((1, 28, 21), 2)])
+    def test_shapes_that_do_not_fit_are_refused(self, name, shape, patch_size):
+        with pytest.raises(ValueError, match=f"does not fit patch_size {patch_size}"):
+            make(name, sample_shape=shape, patch_size=patch_size)
+
+    def test_samples_of_another_shape_are_refused(self, name):
+        for shape in [(2, 8, 8), (1, 7, 7), (98,)]:
+            with pytest.raises(ValueError, match=r"sample must be \(B, \*\(2, 7, 7\)\), got \(3"):
+                make(name)(noise(3, *shape), 7)
 
 
 @pytest.mark.parametrize("name", DENOISERS)
 class TestConditionalDenoiser:
     def test_labels_change_the_prediction(self, name):
-        network, x = make(name, sample_shape=(5,), num_classes=3), noise(1, 5).expand(4, 5)
-        outputs = network(x, 7, torch.tensor([0, 1, 2, 3])).sample
+        network, x = make(name, num_classes=3), noise(1, *LATENT).expand(4, *LATENT)
+        outputs = network(x, 7, torch.tensor([0, 1, 2, 3])).sample.flatten(1)
         assert torch.pdist(outputs).min() > 1e-3
 
     def test_no_labels_is_the_null_class(self, name):
-        network, x = make(name, sample_shape=(5,), num_classes=3), noise(2, 5)
+        network, x = make(name, num_classes=3), noise(2, *LATENT)
         assert torch.allclose(network(x, 7).sample, network(x, 7, torch.tensor([3, 3])).sample, atol=1e-5)
 
     def test_labels_for_a_denoiser_without_classes_are_refused(self, name):
         with pytest.raises(ValueError, match="class_labels were given, but this denoiser has no classes"):
-            make(name, sample_shape=(5,))(noise(2, 5), 7, torch.tensor([0, 1]))
+            make(name)(noise(2, *LATENT), 7, torch.tensor([0, 1]))
 
     def test_labels_out_of_range_are_an_error(self, name):
         with pytest.raises(IndexError):
-            make(name, sample_shape=(5,), num_classes=3)(noise(1, 5), 7, torch.tensor([4]))
+            make(name, num_classes=3)(noise(1, *LATENT), 7, torch.tensor([4]))
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_number_of_classes(name):
-    assert make(name, sample_shape=(5,), num_classes=3)(noise(2, 5), 7).logits.shape == (2, 3)
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_a_denoiser_of_images_starts_at_zero(name):
+    network = getattr(mgp, name)(sample_shape=LATENT, **DENOISERS[name])
+    assert not network(noise(2, *LATENT), 7).sample.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("FiLMConvDenoiser", {"channels": 12}, "channels must be a multiple of 8, got 12"),
+        ("UNetDenoiser", {"block_channels": [8, 20]}, r"block_channels must be multiples of 8, got \(8, 20\)"),
+        ("UNetDenoiser", {"block_channels": []}, r"block_channels must be multiples of 8, got \(\)"),
+        ("DiTDenoiser", {"hidden_size": 18}, r"multiple of 4 and of num_heads \(2\), got 18"),
+        ("DiTDenoiser", {"num_heads": 3}, r"multiple of 4 and of num_heads \(3\), got 16"),
+        ("ConvClassifier", {"block_channels": []}, r"block_channels must be positive numbers, one per level, got \(\)"),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, **arguments)
+
+
+class TestSymmetries:
+    @pytest.mark.parametrize(
+        ("name", "arguments", "shift"),
+        [
+            ("FiLMConvDenoiser", {"patch_size": 1}, 1),
+            ("FiLMConvDenoiser", {"patch_size": 4}, 4),
+            ("UNetDenoiser", {"patch_size": 1, "block_channels": [8, 8, 8]}, 4),
+            ("UNetDenoiser", {"patch_size": 2, "block_channels": [8, 8]}, 4),
+        ],
+    )
+    def test_convolutions_move_with_the_image(self, name, arguments, shift):
+        """On a torus, where no border tells positions apart, a shifted sample has the shifted prediction."""
+        network, x = make(name, sample_shape=(1, 16, 16), **arguments), noise(2, 1, 16, 16)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.padding_mode = "circular"
+        moved = network(x.roll((shift, -shift), (2, 3)), 7).sample
+        assert torch.allclose(moved, network(x, 7).sample.roll((shift, -shift), (2, 3)), atol=1e-4)
+
+    def test_a_transformer_knows_places_by_their_embedding_alone(self):
+        """Without it, patches in another order give the same predictions in that order."""
+        network, x = make("DiTDenoiser", sample_shape=(1, 28, 28)), noise(2, 1, 28, 28)
+        order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+        shuffled = unpatchify(patchify(x, 7)[:, order], 7, rows=4)
+        expected = lambda: unpatchify(patchify(network(x, 7).sample, 7)[:, order], 7, rows=4)  # noqa: E731
+        assert not torch.allclose(network(shuffled, 7).sample, expected(), atol=1e-2)
+        network.position.table.zero_()
+        assert torch.allclose(network(shuffled, 7).sample, expected(), atol=1e-4)
+
+    def test_every_place_has_its_own_embedding(self):
+        table = make("DiTDenoiser", sample_shape=(1, 28, 28), patch_size=1).position.table
+        assert table.shape == (784, 16)
+        assert torch.pdist(table).min() > 1e-2
+
+
+class TestPatches:
+    @pytest.mark.parametrize(
+        ("shape", "patch_size"), [((1, 28, 28), 4), ((3, 7, 7), 1), ((3, 7, 7), 7), ((2, 6, 9), 3)]
+    )
+    def test_unpatchify_is_the_inverse(self, shape, patch_size):
+        x = noise(2, *shape)
+        tokens = patchify(x, patch_size)
+        assert tokens.shape == (2, shape[1] * shape[2] // patch_size**2, shape[0] * patch_size**2)
+        assert torch.equal(unpatchify(tokens, patch_size, shape[1] // patch_size), x)
+
+    def test_a_token_is_a_patch(self):
+        x = noise(1, 2, 6, 9)
+        tokens = patchify(x, 3)
+        for row in range(2):
+            for column in range(3):
+                patch = x[0, :, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
+                assert torch.equal(tokens[0, 3 * row + column], patch.flatten())
+
+
+class TestGate:
+    def test_reads_alpha_times_the_sample(self):
+        gated = make("ConvClassifier", noise_schedule=NOISE_SCHEDULE)
+        plain = make("ConvClassifier")
+        alpha = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod.sqrt()
+        x, t = noise(4, *LATENT), torch.tensor([0, 300, 700, 999])
+        assert torch.allclose(gated(x, t).logits, plain(x * alpha[t][:, None, None, None], t).logits, atol=1e-5)
+        between = 0.5 * (alpha[300] + alpha[301])
+        assert torch.allclose(gated(x, 300.5).logits, plain(x * between, 300.5).logits, atol=1e-5)
+
+    def test_of_a_flow(self):
+        gated = make("ConvClassifier", noise_schedule={"law": "flow", "num_train_timesteps": 100})
+        x = noise(2, *LATENT)
+        assert torch.allclose(gated(x, 25).logits, make("ConvClassifier")(0.75 * x, 25).logits, atol=1e-5)
+
+    def test_the_gradient_vanishes_with_the_signal(self):
+        network = make("ConvClassifier", noise_schedule=NOISE_SCHEDULE)
+        lengths = []
+        for t in (100, 999):  # normalisation inside must not undo the scale
+            x = noise(1, *LATENT).requires_grad_()
+            network(x, t).logits[0, 3].backward()
+            lengths.append(x.grad.norm())
+        alpha = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod.sqrt()
+        assert 0 < lengths[1] < 10 * alpha[999] / alpha[100] * lengths[0]
+
+    def test_survives_saving(self, tmp_path):
+        network = make("ConvClassifier", noise_schedule=NOISE_SCHEDULE)
+        loaded = assert_same_after_saving(network, tmp_path)
+        assert torch.equal(loaded.gate.alpha, network.gate.alpha)
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_guided_pixels_without_an_autoencoder(name, tmp_path):
+    shape = (1, 28, 28)
+    arguments = {"sample_shape": shape, "patch_size": 7}
+    pipe = mgp.ClassifierGuidedLatentPipeline(
+        vae=None,
+        denoiser=make(name, num_classes=10, **arguments),
+        classifier=make("ConvClassifier", noise_schedule=NOISE_SCHEDULE, **arguments),
+        scheduler=DDPMScheduler(**NOISE_SCHEDULE, prediction_type="v_prediction", clip_sample=False),
+    )
+    pipe.set_progress_bar_config(disable=True)
+
+    def sample(pipeline, scale):
+        generator = torch.Generator().manual_seed(0)
+        options = {"num_inference_steps": 3, "guidance_scale": scale, "generator": generator, "output_type": "latent"}
+        return pipeline([3, 7], **options).images
+
+    guided = sample(pipe, 1.0)
+    assert guided.shape == (2, *shape)
+    assert torch.isfinite(guided).all()
+    assert not torch.equal(guided, sample(pipe, 0.0))
+    pipe.save_pretrained(tmp_path)
+    loaded = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.vae is None
+    assert torch.allclose(sample(loaded, 1.0), guided, rtol=1e-4, atol=1e-4)

@@ -6,6 +6,7 @@ from accelerate import cpu_offload
 from diffusers import DDIMScheduler, DDPMScheduler
 
 import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.sampling.denoiser import GuidedDenoiser
 from mnist_guided_pipeline.sampling.guidance import classifier_score
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
@@ -76,8 +77,9 @@ def test_no_step_waits_for_the_device(pipe):
     torch.cuda.set_sync_debug_mode("error")
     try:
         sample, time = torch.randn(4, 2, 7, 7, device="cuda"), torch.tensor(500, device="cuda")
+        guided = GuidedDenoiser(pipe.denoiser, pipe.classifier, pipe.scheduler, None)
+        assert guided(sample, time).sample.shape == sample.shape
         score = classifier_score(pipe.classifier, sample, time, torch.arange(4, device="cuda"))
-        pipe.predict(sample, time, None)
         assert score.shape == sample.shape
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -8,17 +8,17 @@ from diffusers import EDMEulerScheduler
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.evaluation.oracle import LINEAR, PLANE, exact_pipeline
+from mnist_guided_pipeline.sampling.arguments import excluded_classes
 from mnist_guided_pipeline.sampling.guidance import (
     class_log_likelihood,
     classifier_score,
-    clipped_score,
     extrapolated_prediction,
     guidance_factor,
     guided_prediction,
+    has_signal,
     in_interval,
     rescaled_prediction,
 )
-from mnist_guided_pipeline.sampling.labels import excluded_classes
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise
 from mnist_guided_pipeline.training.losses import guided_denoising_loss
 
@@ -154,28 +154,6 @@ class TestClassifierScore:
         assert all(parameter.grad is None for parameter in classifier.parameters())
 
 
-class TestClippedScore:
-    score = noise(5, 4, 7, 7) * torch.tensor([0.0, 0.01, 1.0, 30.0, 1e4])[:, None, None, None]
-
-    @pytest.mark.parametrize("scale", [2.0, torch.tensor([1.0, 0.0, 2.0, 3.0, 4.0])[:, None, None, None]], ids=str)
-    @pytest.mark.parametrize("limit", [0.1, 1.0, 5.0])
-    def test_shortens_to_the_bound_and_keeps_the_direction(self, scale, limit):
-        clipped = clipped_score(self.score, B, scale, limit)
-        lengths = torch.linalg.vector_norm((scale * self.score).flatten(1), dim=1)
-        bound = limit * math.sqrt(4 * 7 * 7) / B
-        torch.testing.assert_close(
-            torch.linalg.vector_norm((scale * clipped).flatten(1), dim=1), lengths.clamp_max(bound)
-        )
-        shares = (clipped / self.score)[1:].flatten(1)
-        torch.testing.assert_close(shares, shares[:, :1].expand_as(shares))
-        assert (shares > 0).all() and not clipped[0].any()
-        within = lengths <= bound
-        assert torch.equal(clipped[within], self.score[within]) and 0 < within.sum() < 5
-
-    def test_infinity_changes_nothing(self):
-        assert torch.equal(clipped_score(self.score, B, 3.0, math.inf), self.score)
-
-
 @pytest.mark.parametrize("amount", [0.0, 0.7, 1.0])
 def test_rescaling_restores_the_spread(amount):
     guided, unguided = noise(3, 4, 7, 7) * torch.tensor([2.0, 5.0, 0.5])[:, None, None, None], noise(3, 4, 7, 7, seed=1)
@@ -199,9 +177,14 @@ def test_interval_is_open_below_and_closed_above(ratio, inside):
     assert in_interval(ratio, (0.0, math.inf))
 
 
+def test_nothing_is_guided_where_no_signal_is_left():
+    assert has_signal(5e-3, "preserving") and not has_signal(4.9e-3, "preserving")
+    assert has_signal(2e-2, "flow") and not has_signal(1.9e-2, "flow")
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 def test_exact_networks_leave_nothing_to_learn_for_any_class(prediction_type):
-    """Bayes' rule: guided by the exact classifier, the denoiser predicts what it would if told the class."""
+    """Bayes' rule: guided by the exact classifier, the denoiser predicts what it would if given the class."""
     pipe = exact_pipeline(PLANE, "DDPMScheduler", prediction_type, conditional=True)
     timesteps = torch.arange(5, 1000, 25)
     x0 = torch.as_tensor(PLANE.draw(None, len(timesteps), seed=0))

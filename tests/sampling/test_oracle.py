@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.evaluation.metrics import sliced_wasserstein
 from mnist_guided_pipeline.evaluation.oracle import (
     HIGHER,
     LINEAR,
@@ -14,8 +15,7 @@ from mnist_guided_pipeline.evaluation.oracle import (
     make_scheduler,
     moment_errors,
 )
-from mnist_guided_pipeline.evaluation.wasserstein import sliced_wasserstein
-from mnist_guided_pipeline.sampling.guidance import classifier_score
+from mnist_guided_pipeline.sampling.guidance import classifier_score, guidance_factor, guided_prediction
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, predicted_epsilon
 from mnist_guided_pipeline.sampling.schedulers import SUPPORTED
 
@@ -25,11 +25,11 @@ TORCHSDE = ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler")
 
 VARIANTS = [
     *((name, kind, {}) for name, support in SUPPORTED.items() for kind in support.prediction_types if kind[0] != "f"),
-    *((name, "flow_prediction", {}) for name, support in SUPPORTED.items() if support.law == "flow"),
+    *((name, "flow_prediction", {}) for name, support in SUPPORTED.items() if support.schedule == "flow"),
     *(
         (name, "flow_prediction", {"use_flow_sigmas": True})
         for name, support in SUPPORTED.items()
-        if "flow_prediction" in support.prediction_types and support.law != "flow"
+        if "flow_prediction" in support.prediction_types and support.schedule != "flow"
     ),
     ("DPMSolverMultistepScheduler", "epsilon", {"use_karras_sigmas": True}),
     ("DPMSolverMultistepScheduler", "epsilon", {"use_lu_lambdas": True}),
@@ -125,12 +125,11 @@ def test_guided_score_is_the_conditional_score(kind, timestep):
     conditional = exact_pipeline(PLANE, "DDIMScheduler", kind, conditional=True).denoiser
     sample = torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(64) % 2
-    alpha, sigma = (float(value) for value in pipe.denoiser.noise_law(torch.tensor(timestep), sample))
+    alpha, sigma = (float(value) for value in pipe.denoiser.noise_schedule(torch.tensor(timestep), sample))
     level = NoiseLevel(alpha, sigma)
-    pipe._guidance_scale = 1.0
     time = torch.tensor(timestep)
     score = classifier_score(pipe.classifier, sample, time, labels)
-    guided = pipe.guide(pipe.predict(sample, time, None), score, level)
+    guided = guided_prediction(pipe.denoiser(sample, time).sample, score, guidance_factor(alpha, sigma, kind), 1.0)
     exact = conditional(sample, time, labels).sample
     implied, wanted = (predicted_epsilon(p, sample, level, kind) / sigma for p in (guided, exact))
     torch.testing.assert_close(implied, wanted, rtol=1e-5, atol=1e-8)

@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import diffusers
 import numpy as np
@@ -22,6 +23,7 @@ from mnist_guided_pipeline.evaluation.oracle import (
     make_scheduler,
     moment_errors,
 )
+from mnist_guided_pipeline.sampling.denoiser import GuidedDenoiser
 from mnist_guided_pipeline.sampling.noise import noise_level
 
 ODE = ["DDIM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete"]
@@ -84,7 +86,7 @@ class TestUnguided:
             extra = {"generator": generator} if "generator" in takes else {}
             latents = scheduler.step(prediction, t, latents, **extra).prev_sample
         assert torch.equal(found, latents)
-        if how != {"guidance_scale": [0.0, 0.0]}:  # a scale a label is not read, so that no device is waited for
+        if how != {"guidance_scale": [0.0, 0.0]}:  # a scale per label is not read, so that no device is waited for
             assert not classified
 
     def test_eta_and_the_generator_reach_the_scheduler(self):
@@ -123,12 +125,12 @@ class TestGuidance:
         whole, parts = part(range(4)), torch.cat([part([0]), part([1, 2, 3])])
         torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
 
-    def test_one_scale_a_label(self):
+    def test_one_scale_per_label(self):
         pipe = tiny()
         both = draw(pipe, [3, 5], generator=seeds(0, 1), guidance_scale=[0.0, 6.0])
         for i, scale in enumerate([0.0, 6.0]):
             alone = draw(pipe, [3, 5][i], generator=seeds(i), guidance_scale=scale)
-            torch.testing.assert_close(both[i : i + 1], alone)
+            torch.testing.assert_close(both[i : i + 1], alone, rtol=1e-4, atol=1e-5)
         twice = draw(pipe, [3, 5], num_images_per_label=2, generator=seeds(0, 0, 1, 1), guidance_scale=[0.0, 6.0])
         torch.testing.assert_close(twice, both.repeat_interleave(2, dim=0))
         as_tensor = draw(pipe, [3, 5], generator=seeds(0, 1), guidance_scale=torch.tensor([0.0, 6.0]))
@@ -157,14 +159,13 @@ class TestGuidance:
         torch.testing.assert_close(found, draw(pipe, rest, guidance_scale=4.0))
         torch.testing.assert_close(found, draw(pipe, None, negative_class_labels=[3], guidance_scale=4.0))
 
-    def test_temperature_and_clip_matter_and_are_off_by_default(self):
+    def test_temperature_and_rescaling_matter_and_are_off_by_default(self):
         pipe = tiny()
         plain = draw(pipe, guidance_scale=4.0)
-        for off in ({"classifier_temperature": 1.0}, {"guidance_clip": math.inf}, {"guidance_rescale": 0.0}):
+        for off in ({"classifier_temperature": 1.0}, {"guidance_rescale": 0.0}):
             assert torch.equal(draw(pipe, guidance_scale=4.0, **off), plain)
-        for on in ({"classifier_temperature": 3.0}, {"guidance_clip": 1e-3}, {"guidance_rescale": 1.0}):
+        for on in ({"classifier_temperature": 3.0}, {"guidance_rescale": 1.0}):
             assert not torch.allclose(draw(pipe, guidance_scale=4.0, **on), plain)
-        torch.testing.assert_close(draw(pipe, guidance_scale=4.0, guidance_clip=0.0), draw(pipe, guidance_scale=0.0))
 
     def test_defaults_come_from_the_config(self):
         pipe = tiny()
@@ -174,24 +175,18 @@ class TestGuidance:
         pipe.register_to_config(sampling_defaults={**chosen, "guidance_interval": [0.1, 5.0]})
         assert torch.equal(pipe(3, latents=noise, output_type="latent").images, expected.images)
 
-    def test_defaults_for_a_denoiser_with_the_label_do_not_hold_for_the_classifier_alone(self):
-        """An interval that is right where the denoiser is told the label would leave the class to chance without."""
-        pipe = tiny(denoiser=mgp.MLPDenoiser(sample_shape=(4,), hidden_size=16, num_classes=10))
-        noise = even_noise(1, 4).float()
-        limited = {"guidance_scale": 2.5, "num_inference_steps": 4, "guidance_interval": [0.1, 0.5]}
-        pipe.register_to_config(sampling_defaults=limited)
-        everywhere = {"guidance_scale": 1.0, "guidance_interval": (0.0, math.inf), "num_inference_steps": 4}
-        arguments = {"latents": noise, "output_type": "latent", "cfg_scale": 0.0}
-        assert pipe.sampling_defaults_for(pipe.scheduler, cfg_scale=0.0) == everywhere
-        assert torch.equal(pipe(3, **arguments).images, pipe(3, **arguments, **everywhere).images)
-        alone = {"guidance_scale": 3.0, "guidance_interval": [0.0, 20.0]}
-        pipe.register_to_config(sampling_defaults={**limited, "classifier_alone": alone})
-        expected = {**everywhere, "guidance_scale": 3.0, "guidance_interval": (0.0, 20.0)}
-        assert pipe.sampling_defaults_for(pipe.scheduler, cfg_scale=0.0) == expected
-        assert pipe.sampling_defaults_for(pipe.scheduler)["guidance_interval"] == (0.1, 0.5)
-        unconditional = tiny()
-        unconditional.register_to_config(sampling_defaults=limited)
-        assert unconditional.sampling_defaults_for(pipe.scheduler, 0.0)["guidance_interval"] == (0.1, 0.5)
+    def test_defaults_do_not_depend_on_the_scheduler(self):
+        """Earlier versions saved some for single classes; those of the saved scheduler's class are kept."""
+        saved = {
+            "guidance_scale": 2.5,
+            "schedulers": {"DDIMScheduler": {"guidance_scale": 0.5}},
+            "classifier_alone": {},
+        }
+        pipe = tiny()
+        old = mgp.ClassifierGuidedLatentPipeline(**pipe.components, sampling_defaults=saved)
+        assert old.config.sampling_defaults == {"guidance_scale": 0.5}
+        old.scheduler = old.make_scheduler(EulerDiscreteScheduler)
+        assert old.sampling_defaults["guidance_scale"] == 0.5
 
 
 class TestInterval:
@@ -259,10 +254,14 @@ class TestExactNetworks:
         pipe.scheduler.set_timesteps(12)
         t = pipe.scheduler.timesteps[6]
         strong, weak = (network(self.noise, t).sample for network in (pipe.denoiser, pipe.weak_denoiser))
-        torch.testing.assert_close(
-            pipe.predict(self.noise, t, None, autoguidance_scale=2.5), weak + 2.5 * (strong - weak)
-        )
-        assert torch.equal(pipe.predict(self.noise, t, None), strong)
+
+        def predicted(**options):
+            wrapped = GuidedDenoiser(pipe.denoiser, None, pipe.scheduler, None, **options)
+            return wrapped(self.noise, t).sample
+
+        found = predicted(weak_denoiser=pipe.weak_denoiser, autoguidance_scale=2.5)
+        torch.testing.assert_close(found, weak + 2.5 * (strong - weak))
+        assert torch.equal(predicted(), strong)
 
     def test_the_flow_adapter_reaches_the_same_answer(self):
         pipe = exact_pipeline(PLANE, "DDIMScheduler", "epsilon")
@@ -329,13 +328,27 @@ class TestLoop:
         assert torch.equal(draw(pipe, timesteps=regular.timesteps.tolist()), draw(pipe, num_inference_steps=4))
         assert not torch.equal(custom, draw(pipe, num_inference_steps=3))
 
+    @pytest.mark.parametrize("name", ["DDIM", "DPMSolverMultistep", "HeunDiscrete", "EulerAncestralDiscrete"])
+    def test_calls_in_several_threads_do_not_meet(self, name):
+        pipe = tiny(name)
+
+        def call(i):
+            steps, scale = 3 + i % 4, float(i)
+            return draw(pipe, i, num_inference_steps=steps, guidance_scale=scale, generator=seeds(i)[0])
+
+        alone = [call(i) for i in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(call, range(8)))
+        assert all(map(torch.equal, alone, together))
+
     def test_custom_sigmas(self):
         pipe = tiny("EulerDiscrete")
         pipe.scheduler.set_timesteps(4)
         sigmas = pipe.scheduler.sigmas.tolist()
         torch.testing.assert_close(draw(pipe, sigmas=sigmas), draw(pipe, num_inference_steps=4), rtol=1e-4, atol=1e-4)
-        draw(pipe, sigmas=[20.0, 2.0, 0.0])
-        assert pipe.scheduler.sigmas.tolist() == [20.0, 2.0, 0.0]
+        seen = []
+        draw(pipe, sigmas=[20.0, 2.0, 0.0], callback_on_step_end=lambda call, i, t, k: seen.append(call.scheduler))
+        assert seen[-1].sigmas.tolist() == [20.0, 2.0, 0.0] and seen[-1] is not pipe.scheduler
 
     @pytest.mark.parametrize("name", ["DDIM", "HeunDiscrete", "KDPM2Discrete", "FlowMatchHeunDiscrete"])
     def test_the_bar_counts_steps(self, name):
@@ -538,7 +551,6 @@ BAD_INPUTS = [
     *(({"eta": bad}, ValueError, "eta must be a number from 0 to 1") for bad in (-0.1, 1.1, "1")),
     *(({"classifier_temperature": bad}, ValueError, "classifier_temperature must be") for bad in (0.0, -1.0)),
     *(({"guidance_rescale": bad}, ValueError, "guidance_rescale must be") for bad in (-0.1, 1.1)),
-    *(({"guidance_clip": bad}, ValueError, "guidance_clip must be") for bad in (-1.0, math.nan, "1")),
     ({"autoguidance_scale": -1.0}, ValueError, "autoguidance_scale must be"),
     ({"autoguidance_scale": 2.0}, ValueError, "autoguidance_scale is 2.0, but there is no weak_denoiser"),
     ({"output_type": "jpg"}, ValueError, "output_type must be one of 'pil'"),
@@ -591,10 +603,10 @@ class TestLabelsMatter:
         conditional = mgp.MLPDenoiser(sample_shape=(4,), hidden_size=16, num_classes=10)
         pipe = tiny(denoiser=conditional, classifier=None)
         assert not torch.equal(draw(pipe, 3), draw(pipe, 5))
-        with pytest.raises(ValueError, match="guidance_scale is above 0, but this pipeline has no classifier"):
+        with pytest.raises(ValueError, match="guidance_scale is above 0, but there is no classifier"):
             draw(pipe, 3, guidance_scale=1.0)
 
 
 def test_an_unsupported_scheduler_is_refused_at_once():
-    with pytest.raises(ValueError, match="RePaintScheduler cannot be guided"):
+    with pytest.raises(ValueError, match="RePaintScheduler is not supported"):
         tiny(scheduler=diffusers.RePaintScheduler())

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
-from hub_client import PULL, PUSH, images
+from hub_client import PULL, PUSH
 from hub_server import TOKEN, Hub
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.storage.export import export_pipeline
 from mnist_guided_pipeline.storage.push import model_files, save_result
 from mnist_guided_pipeline.training.config import VAEConfig
-from tiny import make
+from tiny import images, make
 
 HERE = Path(__file__).parents[1]
 
@@ -69,17 +69,9 @@ def found(folders) -> dict:
         results = json.loads(finish(client))
         finish(alone)
         results["alone"] = [torch.load(work / name) for name in ("alone.pt", "alone-local.pt")]
-    code = "import hub_client, sys; from pathlib import Path; load = hub_client.mgp.ClassifierGuidedLatentPipeline"
-    code += ".from_pretrained; expected = {'new': hub_client.images(load(sys.argv[1]))};"
-    code += "print(*(hub_client.pulled(Path(cache), expected) for cache in sys.argv[2:]), sep='\\n')"
-    offline = subprocess.run(
-        [sys.executable, "-c", code, folders["new"], work / "warm", work / "nothing"],
-        env=environment(hub, work / "home", HF_HUB_OFFLINE="1", PYTHONPATH=str(HERE)),
-        capture_output=True,
-        text=True,
-    )
-    assert offline.returncode == 0, offline.stderr[-3000:]
-    results["offline"] = offline.stdout.splitlines()
+    arguments = (folders["old"], folders["new"], work)
+    offline = start("hub_client.py", *arguments, env=environment(hub, work / "home", HF_HUB_OFFLINE="1"))
+    results["offline"] = json.loads(finish(offline))
     return results
 
 
@@ -114,8 +106,8 @@ def test_a_pull_is_identical_or_refused_by_name(found, name):
 
 
 def test_without_the_network(found):
-    assert found["no Hub, warm cache"] == found["local_files_only"] == found["offline"][0] == "new"
-    for outcome in (found["local_files_only, cold"], found["offline"][1]):
+    assert found["no Hub, warm cache"] == found["local_files_only"] == found["offline"]["warm"] == "new"
+    for outcome in (found["local_files_only, cold"], found["offline"]["cold"]):
         assert is_typed(outcome) and "user/digits" in outcome
 
 
@@ -154,17 +146,17 @@ def test_an_exported_pipeline_runs_without_the_package(found, folders):
 
 
 class TestPushCommand:
-    @pytest.mark.parametrize("arguments", [("nowhere", "user/x"), ("{}", "user/x"), ("{}/file", "user/x")])
-    def test_refuses_what_is_no_model(self, tmp_path, capsys, arguments):
+    @pytest.mark.parametrize("model", ["nowhere", "{}", "{}/file"])
+    def test_refuses_what_is_no_model(self, tmp_path, capsys, model):
         (tmp_path / "file").write_text("x")
         with pytest.raises(SystemExit) as stop:
-            main(["push", arguments[0].format(tmp_path), arguments[1]])
+            main(["push", "--model", model.format(tmp_path), "--repo_id", "user/x"])
         assert stop.value.code == 2
         assert "error: " in capsys.readouterr().err
 
     def test_says_that_there_is_no_hub(self, folders, capsys):
         with pytest.raises(SystemExit):  # the tests run offline
-            main(["push", str(folders["new"]), "user/x"])
+            main(["push", "--model", str(folders["new"]), "--repo_id", "user/x"])
         assert capsys.readouterr().err.strip().startswith("error: The Hub could not be reached for 'user/x'")
 
 
@@ -173,7 +165,7 @@ def test_a_training_result_is_complete(tmp_path):
     mgp.MLPVAE(latent_dim=2, hidden_size=8).save_pretrained(tmp_path)
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / "checkpoint-1" / "state.json").write_text("{}")
-    save_result(config)
+    save_result(config, config.to_json())
     assert model_files(tmp_path) == [
         "config.json",
         "diffusion_pytorch_model.safetensors",

@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import mnist_guided_pipeline as mgp
 from conftest import assert_same_after_saving
-from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.data.images import load_images
-from mnist_guided_pipeline.evaluation.gan import draw_gan_images, gan_labels
 from mnist_guided_pipeline.evaluation.judge import load_judge
+from mnist_guided_pipeline.evaluation.samples import draw_gan_images, gan_labels
 from mnist_guided_pipeline.evaluation.scores import Reference, score_images
 from mnist_guided_pipeline.training.config import GANConfig, parse
 from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, r1_penalty
@@ -243,32 +241,11 @@ class TestDrawing:
 
     def test_images_without_wanted_classes_are_scored(self, digits_folder):
         train, test = (load_images(digits_folder, split) for split in ("train", "test"))
-        reference = Reference.of(train, test, judge := load_judge())
-        figures = score_images(test.images.split(100), None, judge, reference, check_memorisation=False)
+        reference = Reference(train, test, load_judge())
+        figures = score_images(test.images.split(100), None, reference, check_memorisation=False)
         assert "accuracy" not in figures and figures["judge_fid"]["value"] == pytest.approx(0, abs=1e-6)
         predicted = reference.judgement.probabilities.argmax(dim=1)
         for index, name in enumerate(test.class_names):
             shares = figures["class_shares"][name]
             assert shares["value"] == (predicted == index).double().mean().item()
             assert shares["num_images"] == len(test)
-
-
-class TestFigure:
-    @pytest.mark.parametrize("num_classes", [None, 10])
-    def test_draws_a_row_a_class(self, tmp_path, num_classes, capsys):
-        mgp.GANGenerator(latent_dim=4, hidden_sizes=(8,), num_classes=num_classes).save_pretrained(tmp_path / "gan")
-        command = ["figure", "gan-samples", "--gan", str(tmp_path / "gan"), "--num_rows", "3", "--num_columns", "4"]
-        main([*command, "--output", str(tmp_path / "samples.png")])
-        main([*command, "--output", str(tmp_path / "path.png"), "--interpolate"])
-        assert f"{(num_classes or 3) * 4} images" in capsys.readouterr().out
-        samples, path = (Image.open(tmp_path / name) for name in ("samples.png", "path.png"))
-        assert samples.size == path.size
-        assert samples.tobytes() != path.tobytes()
-
-    def test_bad_folders(self, tmp_path, capsys):
-        mgp.GANDiscriminator(hidden_sizes=(8,)).save_pretrained(tmp_path / "other")
-        for folder, message in (("nothing", "has no config.json"), ("other", "holds a GANDiscriminator, not a GAN")):
-            with pytest.raises(SystemExit) as stop:
-                main(["figure", "gan-samples", "--gan", str(tmp_path / folder), "--output", str(tmp_path / "x.png")])
-            assert stop.value.code == 2
-            assert message in capsys.readouterr().err

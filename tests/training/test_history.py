@@ -1,10 +1,17 @@
 """The history of a run holds what was logged, and a resumed run's is that of a run that never stopped."""
 
 import json
+import shutil
 
 from accelerate import Accelerator
 
-from mnist_guided_pipeline.training.history import HISTORY_FILE, HistoryTracker, read_history, start_trackers
+from mnist_guided_pipeline.training.history import (
+    HISTORY_FILE,
+    HistoryTracker,
+    read_history,
+    start_trackers,
+    training_seconds,
+)
 
 
 def start(folder, step=0) -> Accelerator:
@@ -39,3 +46,24 @@ def test_a_resumed_run_cuts_what_came_after_its_checkpoint(tmp_path):
 
 def test_a_folder_without_history(tmp_path):
     assert read_history(tmp_path) == []
+
+
+def test_seconds_are_the_sum_over_the_history(tmp_path):
+    lines = [
+        {"step": 10, "images_per_second": 100.0},
+        {"step": 10, "test/loss": 1.0},
+        {"step": 30, "images_per_second": 50.0},
+    ]
+    settings = {"train_batch_size": 5, "gradient_accumulation_steps": 2}
+    for step in ("vae", "denoiser"):
+        folder = tmp_path / "pipeline" / "steps" / step
+        folder.mkdir(parents=True)
+        (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / "train_config.json").write_text(json.dumps(settings))
+    seconds = 10 * 10 / 100 + 20 * 10 / 50
+    assert training_seconds(tmp_path / "pipeline" / "steps" / "vae") == seconds
+    assert training_seconds(tmp_path / "pipeline") == 2 * seconds
+    shutil.rmtree(tmp_path / "pipeline" / "steps" / "vae")
+    (tmp_path / "pipeline" / "steps" / "vae").mkdir()
+    assert training_seconds(tmp_path / "pipeline") is None
+    assert training_seconds(tmp_path) is None

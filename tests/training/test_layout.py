@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def layouts(digits_folder, tmp_path_factory):
     (root / "plan.json").write_text(json.dumps(plan))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*command, os.path.join(os.path.dirname(__file__), os.pardir, "training_runs.py"), str(root / "plan.json")],
+        [*command, str(Path(__file__).parents[1] / "training_runs.py"), str(root / "plan.json")],
         capture_output=True,
         text=True,
         timeout=300,

@@ -25,7 +25,7 @@ class Timing(NamedTuple):
     """Seconds of several rounds.
 
     Attributes:
-        median: the figure to quote.
+        median: the value to quote.
         low: fastest round.
         high: slowest round.
         rounds: how many.
@@ -40,17 +40,6 @@ class Timing(NamedTuple):
     def of(cls, seconds: list[float]) -> Timing:
         """Summarise rounds."""
         return cls(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
-
-    def as_record(self, images: int) -> dict[str, Any]:
-        """Seconds and images a second, for a file of measurements."""
-        return {
-            "seconds": self.median,
-            "seconds_low": self.low,
-            "seconds_high": self.high,
-            "rounds": self.rounds,
-            "images": images,
-            "images_per_second": images / self.median,
-        }
 
 
 def time_rounds(tasks: Mapping[Key, Callable[[], object]], rounds: int = 5, warm_up: int = 1) -> dict[Key, Timing]:

@@ -2,121 +2,195 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .options import DataType, check_pipeline_folder, check_writable, load_pipeline
+from .options import DataType, check_figure, check_model, check_packages, check_writable, load_pipeline
 
-__all__ = ["evaluate"]
+if TYPE_CHECKING:
+    from ..evaluation.scores import Reference
+
+__all__ = ["MeasuringOptions", "evaluate"]
+
+
+@dataclass(frozen=True)
+class MeasuringOptions:
+    """What the commands that measure images share."""
+
+    output: Path = Path("metrics.json")
+    """File of measurements to add to: .json, or .jsonl for one line per run. All other runs in it stay."""
+    num_images: int = 1_000
+    """Images of each set."""
+    labels: Literal["reference", "uniform"] = "reference"
+    """Mix of the wanted classes, and of the real images beside them: that of the test set, or uniform. The distances
+    (FID, KID) of images with uniform labels also count how far the test set is from uniform: on MNIST that is several
+    times what real images in its proportions have."""
+    seed: int = 0
+    """Every image has a random generator of its own, made from the seed, its class and its number."""
+    dataset_name: str = "ylecun/mnist"
+    """Hub id or folder of the data set that the model was trained on."""
+    image_column: str = "image"
+    """Column of the images."""
+    label_column: str = "label"
+    """Column of the classes."""
+    judge: Path | None = None
+    """Folder of a judge, from train_judge.py; the one shipped with the package if left out."""
+    cache_dir: Path | None = None
+    """Folder where drawn images are kept; below ~/.cache if left out. It can be deleted at any time."""
+    device: str | None = None
+    """Where to compute, such as cpu or cuda; a CUDA device where there is one, else the CPU, if left out."""
+    force: bool = False
+    """Measure again what is in the output already, and overwrite the figure."""
+
+    def check(self, model: str | None = None, figure: Path | None = None) -> None:
+        """Refuse what cannot work before anything heavy is imported."""
+        if model is not None:
+            check_model(model)
+        if self.output.suffix not in (".json", ".jsonl"):
+            raise ValueError(f"--output {str(self.output)!r} must end in .json, or in .jsonl for one line per run.")
+        check_writable(self.output.parent)
+        if figure is not None:
+            check_figure(figure, self.force)
+        if self.judge is not None and not (self.judge / "config.json").is_file():
+            raise FileNotFoundError(f"--judge {str(self.judge)!r} has no config.json: it is not the folder of a judge.")
+        check_packages(("scipy",), "evaluation")
+
+        from ..evaluation.records import read_runs
+
+        read_runs(self.output)  # a file that cannot be added to is found before the work
+
+    def reference(self) -> Reference:
+        """Real images and the judge on its device; under a launcher one process reads the data first."""
+        from ..data.images import load_images
+        from ..evaluation.judge import Judge, load_judge
+        from ..evaluation.samples import start_processes
+        from ..evaluation.scores import Reference, check_enough
+
+        with start_processes().main_process_first():
+            train, test = (
+                load_images(self.dataset_name, split, image_column=self.image_column, label_column=self.label_column)
+                for split in ("train", "test")
+            )
+        check_enough(self.num_images, len(test.class_names))
+        judge = load_judge() if self.judge is None else Judge.from_pretrained(self.judge)
+        return Reference(train, test, judge.to(self.own_device()), self.dataset_name, self.labels)
+
+    def own_device(self) -> str:
+        """The device asked for; else that of this process."""
+        import torch
+
+        from ..evaluation.samples import start_processes
+
+        state = start_processes()
+        if self.device is not None or state.num_processes == 1:
+            return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return str(state.device)
 
 
 def evaluate(
-    model: tyro.conf.Positional[str | None] = None,
-    output: Path = Path("metrics.json"),
+    model: str | None = None,
     name: str = "default",
-    num_images: int = 10_000,
-    guidance_scale: tuple[float, ...] = (),
     scheduler: tuple[str, ...] = (),
+    scheduler_options: tuple[str, ...] = (),
     num_inference_steps: tuple[int, ...] = (),
+    guidance_scale: tuple[float, ...] = (),
+    cfg_scale: tuple[float, ...] = (),
+    eta: tuple[float, ...] = (),
     guidance_interval: tuple[float, float] | None = None,
-    cfg_scale: float = 1.0,
-    eta: float = 0.0,
     guidance_rescale: float = 0.0,
-    seed: int = 0,
-    dataset_name: str = "ylecun/mnist",
-    image_column: str = "image",
-    label_column: str = "label",
-    judge: Path | None = None,
+    classifier_temperature: float = 1.0,
+    autoguidance_scale: float = 1.0,
+    negative_class_labels: tuple[str, ...] = (),
     classification_accuracy_score: bool = False,
-    inception_weights: Path | None = None,
     chunk_size: int = 500,
-    cache_dir: Path | None = None,
-    device: str | None = None,
     dtype: DataType = "float32",
-    force: bool = False,
+    options: Annotated[MeasuringOptions, tyro.conf.arg(name="")] = MeasuringOptions(num_images=10_000),  # noqa: B008
 ) -> None:
     """Draw many images and measure them with a judge that never guides.
 
-    Several scales, schedulers or numbers of steps make a sweep over all combinations. Finished runs and drawn images
-    are kept, so the same command continues an interrupted one. Under torchrun, the processes share the drawing.
+    Several schedulers, scheduler options, numbers of steps, scales or etas make a sweep over all combinations. Finished
+    runs and drawn images are kept, so the same command continues an interrupted one. Under torchrun, the processes
+    share the drawing.
 
-    Example: mnist-guided evaluate runs/pipeline --guidance_scale 1 2 4 --num_images 2000 --output sweep.jsonl
+    Example: mnist-guided evaluate --model runs/pipeline --guidance_scale 1 2 4 --num_images 2000 --output sweep.jsonl
 
     Args:
         model: Folder or Hub id of a pipeline; the one shipped with the package if left out.
-        output: File to add the run to: .json, or .jsonl for one line a run. All other runs in it stay.
-        name: Name of the run in that file; of a sweep, the part before the slash.
-        num_images: Images of a run, the classes in turn.
-        guidance_scale: One or several; the pipeline's own if left out.
+        name: Name of the run in the output; of a sweep, the part before the slash.
         scheduler: Name of one or several diffusers schedulers; the pipeline's own if left out.
+        scheduler_options: Further settings of the scheduler as JSON, such as '{"use_karras_sigmas": true}'; one or
+            several.
         num_inference_steps: One or several; the pipeline's own if left out.
+        guidance_scale: One or several; the pipeline's own if left out.
+        cfg_scale: Classifier-free weight, for a class-conditional denoiser; 1 is off. One or several.
+        eta: Stochasticity of DDIM, from 0 to 1; one or several.
         guidance_interval: Lowest and highest sigma / alpha at which the classifier guides; the pipeline's own if left
             out.
-        cfg_scale: Classifier-free weight, for a class-conditional denoiser; 1 is off.
-        eta: Stochasticity of DDIM, from 0 to 1.
         guidance_rescale: How far the spread of guided predictions is brought back, from 0 to 1.
-        seed: Every image has a random generator of its own, made from the seed, its class and its number.
-        dataset_name: Hub id or folder of the data set that the pipeline was trained on.
-        image_column: Column of the images.
-        label_column: Column of the classes.
-        judge: Folder of a judge, from train_judge.py; the one shipped with the package if left out.
+        classifier_temperature: Divides the classifier's logits.
+        autoguidance_scale: Weight of the denoiser against the pipeline's weak one; 1 is off.
+        negative_class_labels: Classes that images must not be, taken in turn; no class is wanted then.
         classification_accuracy_score: Also train a classifier on the images alone and test it on real ones.
-        inception_weights: File of torch-fidelity's Inception weights, to compute Inception-FID too; slow on a CPU.
         chunk_size: Images drawn at a time.
-        cache_dir: Folder where drawn images are kept; below ~/.cache if left out. It can be deleted at any time.
-        device: Where to compute, such as cpu or cuda; a CUDA device where there is one, else the CPU, if left out.
         dtype: Floating-point type to compute in.
-        force: Measure runs again that are in the output already.
+        options: Shared by the commands that measure images.
     """
-    if model is not None:
-        check_pipeline_folder(model)
-    if output.suffix not in (".json", ".jsonl"):
-        raise ValueError(f"--output {str(output)!r} must end in .json, or in .jsonl for one line a run.")
-    check_writable(output.parent)
-    if judge is not None and not (judge / "config.json").is_file():
-        raise FileNotFoundError(f"--judge {str(judge)!r} has no config.json: it is not the folder of a judge.")
-    if find_spec("torchmetrics") is None:
-        raise ValueError("evaluate needs torchmetrics: pip install 'mnist-guided-pipeline[evaluation]'.")
+    options.check(model)
 
-    from ..data.images import load_images
-    from ..evaluation.inception import check_inception, load_inception
-    from ..evaluation.judge import Judge, load_judge
-    from ..evaluation.records import read_runs
-    from ..evaluation.run import Bench, grid, measure_runs
+    from ..evaluation.records import check_name
     from ..evaluation.samples import SamplingSettings, start_processes
+    from ..evaluation.studies import grid, measure_runs
     from ..evaluation.tables import render_view
+    from ..sampling.arguments import check_count
 
-    if inception_weights is not None:
-        check_inception(inception_weights)
+    check_name(name)
+    check_count("chunk_size", chunk_size)
     base = SamplingSettings(
-        num_images,
-        seed,
+        options.num_images,
+        options.seed,
         guidance_interval=guidance_interval,
-        cfg_scale=cfg_scale,
-        eta=eta,
         guidance_rescale=guidance_rescale,
+        classifier_temperature=classifier_temperature,
+        autoguidance_scale=autoguidance_scale,
+        negative_class_labels=negative_class_labels,
     )
-    runs = grid(base, scheduler, num_inference_steps, guidance_scale, name)
-    read_runs(output)  # a file that cannot be added to is found before the work
+    axes: dict[str, tuple[Any, ...]] = {
+        "scheduler": scheduler,
+        "scheduler_options": tuple(map(_scheduler_options, scheduler_options)),
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "cfg_scale": cfg_scale,
+        "eta": eta,
+    }
+    runs = grid(base, axes, name)
+    reference = options.reference()
+    pipe = load_pipeline(model, options.own_device(), dtype)
+    records = measure_runs(
+        pipe,
+        runs,
+        reference,
+        options.output,
+        options.cache_dir,
+        chunk_size,
+        with_cas=classification_accuracy_score,
+        again=options.force,
+    )
     state = start_processes()
-    with state.main_process_first():
-        train, test = (
-            load_images(dataset_name, split, image_column=image_column, label_column=label_column)
-            for split in ("train", "test")
-        )
-    if device is None and state.num_processes > 1:
-        device = str(state.device)
-    pipe = load_pipeline(model, device, dtype)
-    network = (load_judge() if judge is None else Judge.from_pretrained(judge)).to(pipe.device)
-    names = {"model": model, "dataset_name": dataset_name, "dtype": None if dtype == "float32" else dtype}
-    for option, path in (("judge", judge), ("inception_weights", inception_weights)):
-        names[option] = None if path is None else str(path)
-    inception = None if inception_weights is None else load_inception(inception_weights)
-    bench = Bench(network, train, test, names, classification_accuracy_score, inception)
-    records = measure_runs(pipe, runs, bench, output, cache_dir, chunk_size, again=force)
     if state.is_main_process:
         print(render_view(records, name))
     state.wait_for_everyone()
     state.destroy_process_group()
+
+
+def _scheduler_options(text: str) -> dict[str, Any]:
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise ValueError(f"""--scheduler_options must be JSON such as '{{"use_karras_sigmas": true}}', got {text!r}.""")
+    return options

@@ -1,47 +1,468 @@
-"""What the commands that draw share: checks before the work, and saving a figure whole."""
+"""``mnist-guided figure NAME``: what networks keep, make and learned, as one picture each."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from io import BytesIO
+import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from .options import check_picture, picture_format
+from tyro.conf import arg
 
-__all__ = ["check_figure", "check_packages", "save_figure"]
+from .options import (
+    MOST_IMAGES,
+    Autoencoder,
+    DatasetName,
+    Device,
+    Force,
+    Model,
+    Picture,
+    Seed,
+    check_figure,
+    check_model,
+    check_new_file,
+    check_range,
+    load_autoencoder,
+    load_pipeline,
+    save_figure,
+)
+
+__all__ = [
+    "forward_process",
+    "gan_samples",
+    "interpolation",
+    "latents",
+    "loss_curves",
+    "manifold",
+    "noise_schedules",
+    "prior_samples",
+    "reconstructions",
+    "sweep",
+]
+
+_MNIST = "ylecun/mnist"
+_LOSSES = {
+    "loss": ("loss",),
+    "reconstruction": ("reconstruction",),
+    "KL": ("kl",),
+    "cross-entropy": ("cross_entropy",),
+    "guided denoising loss": ("score_matching",),
+    "losses of both": ("discriminator_loss", "generator_loss"),
+    "discriminator's output": ("logits_real", "logits_fake"),
+    "R1": ("r1",),
+}
+"""Title of a panel, and the logged scalars it shows; a run has those of its script."""
 
 
-def check_figure(output: Path, force: bool, *, needs: tuple[str, ...] = ("matplotlib",), extra: str = "plots") -> None:
-    """A new picture, or any with ``--force``, and the packages that draw it.
+def reconstructions(
+    model: Autoencoder,
+    output: Picture,
+    num_images: int = 12,
+    dataset_name: DatasetName = _MNIST,
+    seed: Seed = 0,
+    device: Device = None,
+    force: Force = False,
+) -> None:
+    """Draw test images over their reconstructions, from the posterior's mean and, of a VAE, from a draw of it.
+
+    Example: mnist-guided figure reconstructions --model runs/vae --output reconstructions.png
 
     Args:
-        output: picture to write.
-        force: overwrite it.
-        needs: packages, by the name they are imported by.
-        extra: extra of this package that brings them.
+        num_images: Images, chosen at random.
     """
-    check_picture(output, force)
-    check_packages(needs, extra)
+    check_new_file(output, force)
+    check_range("num_images", num_images, 1, MOST_IMAGES)
+    vae = load_autoencoder(model, device)
+
+    import torch
+
+    from ..data.posteriors import reconstruct
+    from ..figures.images import image_rows
+    from ..seeding import keyed_generator
+
+    chosen = _test_images(dataset_name, num_images, seed)
+    rows = {"image": chosen, "from the mean": reconstruct(vae, chosen)}
+    if vae.config.variational:
+        noise = torch.randn(len(chosen), *vae.latent_shape, generator=keyed_generator(seed, "posterior"))
+        rows["from a draw"] = reconstruct(vae, chosen, noise)
+    save_figure(image_rows(list(rows.values()), list(rows)), output)
+    print(f"{output}: {len(chosen)} test images and their reconstructions.")
 
 
-def check_packages(needs: tuple[str, ...], extra: str) -> None:
-    """All packages are there, by the name they are imported by; ``extra`` of this package brings them."""
-    missing = [package for package in needs if find_spec(package) is None]
-    if missing:
-        raise ValueError(f"this figure needs {', '.join(missing)}: pip install 'mnist-guided-pipeline[{extra}]'.")
+def prior_samples(
+    model: Autoencoder,
+    output: Picture,
+    num_rows: int = 8,
+    num_columns: int = 16,
+    seed: Seed = 0,
+    device: Device = None,
+    force: Force = False,
+) -> None:
+    """Decode draws of the prior N(0, I): what a VAE makes without a denoiser.
+
+    Example: mnist-guided figure prior_samples --model runs/vae --output samples.png
+
+    Args:
+        num_rows: Rows of images.
+        num_columns: Images in a row.
+    """
+    check_new_file(output, force)
+    check_range("num_rows", num_rows, 1, MOST_IMAGES)
+    check_range("num_columns", num_columns, 1, MOST_IMAGES)
+    vae = load_autoencoder(model, device)
+    check_has_prior(vae)
+
+    from ..data.posteriors import decode_images
+    from ..evaluation.autoencoders import prior_draws
+    from ..figures.images import image_rows
+
+    images = decode_images(vae, prior_draws(vae, num_rows * num_columns, seed))
+    save_figure(image_rows(images.split(num_columns), [""] * num_rows), output)
+    print(f"{output}: {len(images)} samples of the prior.")
 
 
-def save_figure(figure: Any, output: Path) -> None:
-    """Draw a matplotlib figure without a display, and write it in one rename, in the format of the suffix."""
+def manifold(
+    model: Autoencoder, output: Picture, num_images: int = 20, device: Device = None, force: Force = False
+) -> None:
+    """Decode a square of the plane of a two-dimensional latent, at equal steps of the prior's probability.
+
+    Example: mnist-guided figure manifold --model runs/manifold --output manifold.png
+
+    Args:
+        num_images: Images on each side.
+    """
+    check_new_file(output, force)
+    check_range("num_images", num_images, 1, MOST_IMAGES)
+    vae = load_autoencoder(model, device)
+    check_has_prior(vae)
+    if vae.latent_shape != (2,):
+        raise ValueError(
+            f"--model has latents of shape {vae.latent_shape}; only the plane of latents of shape (2,) can be drawn. "
+            "Train one with train_vae.py --preset manifold."
+        )
+
+    import torch
+
+    from ..data.posteriors import decode_images
+    from ..figures.images import manifold as draw
+    from ..figures.images import manifold_coordinates
+
+    coordinates = manifold_coordinates(num_images)
+    line = torch.from_numpy(coordinates).float()
+    second, first = torch.meshgrid(line, line, indexing="ij")
+    images = decode_images(vae, torch.stack([first, second], dim=-1).flatten(0, 1))
+    save_figure(draw(images.unflatten(0, (num_images, num_images)).numpy(), coordinates), output)
+    print(f"{output}: {num_images} x {num_images} latents from {coordinates[0]:.2f} to {coordinates[-1]:.2f}.")
+
+
+def interpolation(
+    model: Autoencoder,
+    output: Picture,
+    num_pairs: int = 6,
+    num_steps: int = 10,
+    dataset_name: DatasetName = _MNIST,
+    seed: Seed = 0,
+    device: Device = None,
+    force: Force = False,
+) -> None:
+    """Walk on straight lines from the latent of one test image to that of another, and decode on the way.
+
+    Example: mnist-guided figure interpolation --model runs/vae --output interpolation.png
+
+    Args:
+        num_pairs: Lines, each between random images of two classes.
+        num_steps: Images decoded on a line, its ends among them.
+    """
+    check_new_file(output, force)
+    check_range("num_pairs", num_pairs, 1, MOST_IMAGES)
+    check_range("num_steps", num_steps, 2, MOST_IMAGES)
+    vae = load_autoencoder(model, device)
+
+    import torch
+
+    from ..data.images import load_images
+    from ..data.posteriors import decode_images, encode_latents
+    from ..figures.images import image_rows
+    from ..seeding import keyed_generator
+
+    test = load_images(dataset_name, "test")
+    rows, names = [], []
+    for pair in range(num_pairs):
+        order = torch.randperm(len(test), generator=keyed_generator(seed, "pair", pair))
+        first = order[0]
+        others = order[test.labels[order] != test.labels[first]]
+        if len(others) == 0:
+            raise ValueError(f"--dataset_name {dataset_name!r} has test images of one class only; two are needed.")
+        ends = test.images[torch.stack([first, others[0]])]
+        start, end = encode_latents(vae, ends)
+        weights = torch.linspace(0.0, 1.0, num_steps).reshape(-1, *(1,) * start.ndim)
+        between = decode_images(vae, torch.lerp(start, end, weights))
+        rows.append(torch.cat([ends[:1], between, ends[1:]]))
+        names.append(" to ".join(test.class_names[int(test.labels[index])] for index in (first, others[0])))
+    columns = ["image", *(f"{index / (num_steps - 1):.2f}" for index in range(num_steps)), "image"]
+    save_figure(image_rows(rows, names, columns), output)
+    print(f"{output}: {num_pairs} lines of {num_steps} steps between test images.")
+
+
+def latents(
+    model: Autoencoder,
+    output: Picture,
+    num_images: int = 5_000,
+    dataset_name: DatasetName = _MNIST,
+    device: Device = None,
+    force: Force = False,
+) -> None:
+    """Show where test images lie in latent space, one colour per class.
+
+    A latent of size 2 is shown as it is, a larger one in the plane of its greatest variance.
+
+    Example: mnist-guided figure latents --model runs/manifold --output latents.png
+
+    Args:
+        num_images: Test images, the first of the split.
+    """
+    check_figure(output, force)
+    check_range("num_images", num_images, 2)
+    vae = load_autoencoder(model, device)
+
+    from ..data.images import load_images
+    from ..data.posteriors import encode_latents
+    from ..figures.points import latent_scatter, principal_plane
+
+    test = load_images(dataset_name, "test", max_samples=num_images)
+    points = encode_latents(vae, test.images).flatten(1).numpy()
+    axis_labels = ("$z_1$", "$z_2$")
+    if points.shape[1] == 1:
+        raise ValueError("--model has a latent of size 1; a plane needs two dimensions.")
+    if points.shape[1] > 2:
+        points, parts = principal_plane(points)
+        first, second = (
+            f"principal component {index} ({part:.0%} of the variance)" for index, part in enumerate(parts, 1)
+        )
+        axis_labels = (first, second)
+    save_figure(latent_scatter(points, test.labels.numpy(), test.class_names, axis_labels), output)
+    print(f"{output}: posterior means of {len(test)} test images.")
+
+
+def loss_curves(
+    model: Annotated[str, arg(help="Folder that a training script wrote, with its history.jsonl.", metavar="FOLDER")],
+    output: Picture,
+    force: Force = False,
+) -> None:
+    """Draw the losses of a training run over its updates, each term by itself.
+
+    Example: mnist-guided figure loss_curves --model runs/vae --output losses.png
+    """
+    check_figure(output, force)
+
+    from ..figures.curves import Curve, line_panels
+    from ..training.history import read_history
+
+    events = [event for event in read_history(model) if event.get("step") is not None]
+    panels: dict[str, dict[str, Any]] = {}
+    for title, names in _LOSSES.items():
+        curves = {}
+        for name in names:
+            prefix = f"{name.replace('_', ' ')}, " if len(names) > 1 else ""
+            for label, key in (("training, one batch", name), ("test set", f"test/{name}")):
+                found = [(event["step"], event[key]) for event in events if key in event]
+                if any(value for _, value in found):  # a term that is off is 0 throughout
+                    curves[prefix + label] = Curve(*zip(*found, strict=True))
+        if curves:
+            panels[title] = curves
+    if not panels:
+        raise ValueError(f"--model {model!r} has no history.jsonl with losses; give a training script's output_dir.")
+    save_figure(line_panels(panels, "updates"), output)
+    print(f"{output}: {', '.join(panels)} over {events[-1]['step']:,} updates.")
+
+
+def forward_process(
+    output: Picture,
+    model: Model = None,
+    num_levels: int = 7,
+    num_images: int = 10,
+    dataset_name: DatasetName = _MNIST,
+    seed: Seed = 0,
+    device: Device = None,
+    force: Force = False,
+) -> None:
+    """Draw test images as noise is added to them, one row per timestep; latents are decoded.
+
+    Example: mnist-guided figure forward_process --output forward.png
+
+    Args:
+        num_levels: Timesteps, evenly spread from the first to the last.
+        num_images: Images, chosen at random.
+    """
+    check_new_file(output, force)
+    check_range("num_levels", num_levels, 2, MOST_IMAGES)
+    check_range("num_images", num_images, 1, MOST_IMAGES)
+    pipe = load_pipeline(model, device)
+    if pipe.vae is None and tuple(pipe.denoiser.config.sample_shape) != (1, 28, 28):
+        raise ValueError(
+            f"forward_process draws images; samples of shape {pipe.denoiser.config.sample_shape} are none."
+        )
+
+    import torch
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+    from ..data.images import to_uint8
+    from ..data.posteriors import encode_images
+    from ..figures.images import image_rows
+    from ..sampling.noise import NoiseLevel, add_noise, training_levels
+    from ..seeding import keyed_generator
+
+    flow = pipe.config.training_noise["law"] == "flow"
+    table = training_levels(pipe.make_scheduler(FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler))
+    chosen = _test_images(dataset_name, num_images, seed)
+    posteriors = encode_images(pipe.vae, chosen, progress=False)
+    draws = torch.randn(2, *posteriors.mean.shape, generator=keyed_generator(seed, "noise")).to(posteriors.mean.device)
+    clean = posteriors.draw(torch.arange(len(chosen)), draws[0])
+    rows = {"image": chosen}
+    with torch.no_grad():
+        for index in torch.linspace(0, len(table.alpha) - 1, num_levels).round().int().tolist():
+            level = NoiseLevel(float(table.alpha[index]), float(table.sigma[index]))
+            noisy = pipe.decode_latents(add_noise(clean, draws[1], level), "pt")
+            rows[f"t = {index}, alpha = {level.alpha:.3f}"] = to_uint8(noisy * 2.0 - 1.0).cpu()
+    save_figure(image_rows(list(rows.values()), list(rows)), output)
+    print(f"{output}: {len(chosen)} images at {num_levels} timesteps; abar_T = {float(table.alpha[-1] ** 2):.2g}.")
+
+
+def noise_schedules(
+    output: Picture,
+    num_train_timesteps: tuple[int, ...] = (20, 100, 200, 1000),
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    force: Force = False,
+) -> None:
+    """Compare noise schedules: how much signal each leaves at every timestep, and at the last.
+
+    Example: mnist-guided figure noise_schedules --output schedules.png
+
+    Args:
+        num_train_timesteps: Numbers of timesteps T.
+        beta_start: First beta of the schedules linear, scaled_linear and sigmoid.
+        beta_end: Last beta of the same.
+    """
+    check_figure(output, force)
+
     import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
 
-    from ..storage.atomic import atomic_write
+    from ..evaluation.tables import markdown_table
+    from ..figures.curves import Curve, line_panels
+    from ..sampling.noise import training_levels
+    from ..training.config import DenoiserConfig
+    from ..training.noise import MAX_TERMINAL_SIGNAL, noise_scheduler
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    encoded = BytesIO()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(encoded, format=picture_format(output))
-    atomic_write(output, encoded.getvalue())
+    panels: dict[str, dict[str, Curve]] = {}
+    rows = [["beta_schedule", "T", "abar_T", "SNR at T", "ends in noise"]]
+    for steps in num_train_timesteps:
+        curves = panels[f"T = {steps}"] = {}
+        for schedule in ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"):
+            settings: dict[str, Any] = {"num_train_timesteps": steps, "beta_schedule": schedule}
+            config = DenoiserConfig("", beta_start=beta_start, beta_end=beta_end, **settings)
+            config.check()
+            signal = training_levels(noise_scheduler(config)).alpha.numpy() ** 2
+            curves[schedule] = Curve(np.arange(1, steps + 1) / steps, signal)
+            left = float(signal[-1])
+            fits = "yes" if left <= MAX_TERMINAL_SIGNAL else "no"
+            rows.append([schedule, str(steps), f"{left:.2g}", f"{left / (1 - left):.2g}", fits])
+    save_figure(line_panels(panels, "t / T", "abar_t"), output)
+    print(markdown_table(rows))
+    print(f"{output}: a schedule ends in noise where abar_T is at most {MAX_TERMINAL_SIGNAL}.")
+
+
+def gan_samples(
+    model: Annotated[str, arg(help="Folder or Hub id of a generator, from train_gan.py.", metavar="ID")],
+    output: Picture,
+    num_rows: int = 8,
+    num_columns: int = 12,
+    interpolate: bool = False,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Draw images of a GAN as one picture, one row per class where it has classes.
+
+    Example: mnist-guided figure gan_samples --model runs/gan --output gan.png
+
+    Args:
+        num_rows: Rows, of a GAN without classes.
+        num_columns: Images in a row.
+        interpolate: Let the noise of a row go from one draw to another, on a path whose every point is as likely.
+    """
+    check_new_file(output, force)
+    check_range("num_rows", num_rows, 1, MOST_IMAGES)
+    check_range("num_columns", num_columns, 1, MOST_IMAGES)
+    check_model(model, "config.json", what="generator")
+
+    import torch
+
+    from ..data.images import to_uint8
+    from ..figures.images import image_rows
+    from ..models.gan import GANGenerator
+    from ..seeding import keyed_generator
+    from ..storage.pipelines import load_network
+
+    generator = load_network(model)
+    if not isinstance(generator, GANGenerator):
+        raise ValueError(f"--model {model!r} holds a {type(generator).__name__}, not a GANGenerator.")
+    num_classes = generator.config.num_classes
+    rows = num_rows if num_classes is None else num_classes
+
+    def noise(row: int, column: int) -> torch.Tensor:
+        return torch.randn(generator.config.latent_dim, generator=keyed_generator(seed, row, column))
+
+    if interpolate:  # cos^2 + sin^2 = 1 keeps the distribution N(0, I) on the way, as a straight line would not
+        angles = torch.linspace(0, math.pi / 2, num_columns)
+        noises = [angle.cos() * noise(row, 0) + angle.sin() * noise(row, 1) for row in range(rows) for angle in angles]
+    else:
+        noises = [noise(row, column) for row in range(rows) for column in range(num_columns)]
+    labels = None if num_classes is None else torch.arange(rows).repeat_interleave(num_columns)
+    with torch.no_grad():
+        images = to_uint8(generator(torch.stack(noises), labels).sample)
+    names = ["" if num_classes is None else str(row) for row in range(rows)]
+    save_figure(image_rows(images.split(num_columns), names), output)
+    print(f"{output}: {len(images)} images.")
+
+
+def sweep(metrics: Path, name: str, output: Picture, force: Force = False) -> None:
+    """Draw a sweep that evaluate has filed; which axes the figure has follows from what was varied.
+
+    Example: mnist-guided figure sweep --metrics sweep.jsonl --name scales --output scales.png
+
+    Args:
+        metrics: File that evaluate wrote, .json or .jsonl.
+        name: Name of the sweep in it: what evaluate was given as --name.
+    """
+    check_figure(output, force)
+    if not metrics.is_file():
+        raise FileNotFoundError(f"--metrics: there is no file {str(metrics)!r}; mnist-guided evaluate makes one.")
+
+    from ..evaluation.records import read_runs
+    from ..evaluation.studies import check_sweep
+    from ..evaluation.tables import find_runs
+    from ..figures.curves import sweep_figure
+
+    runs = find_runs(read_runs(metrics), name)
+    check_sweep(runs, name)
+    save_figure(sweep_figure(runs), output)
+    print(f"{output}: {len(runs)} runs of {name}.")
+
+
+def _test_images(dataset_name: str, count: int, seed: int) -> Any:
+    """Test images chosen at random, uint8 (N, 28, 28)."""
+    import torch
+
+    from ..data.images import load_images
+    from ..seeding import keyed_generator
+
+    images = load_images(dataset_name, "test").images
+    return images[torch.randperm(len(images), generator=keyed_generator(seed, "choice"))[:count]]
+
+
+def check_has_prior(vae: Any) -> None:
+    """Refuse a plain autoencoder where latents are drawn from N(0, I)."""
+    if not vae.config.variational:
+        raise ValueError(
+            "--model is a plain autoencoder (variational is false in its config): it has no prior to draw from. "
+            "Give a variational one."
+        )

@@ -1,95 +1,172 @@
-"""``mnist-guided generate``: guided images as one picture."""
+"""``mnist-guided generate`` and ``demo``: guided images as one picture, or on a page in the browser."""
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Collection
-from io import BytesIO
-from pathlib import Path
+from typing import Annotated
 
-from .options import DataType, check_picture, check_pipeline_folder, load_pipeline, picture_format, scheduler_class
-from .quick_start import hidden_packages
+from tyro.conf import arg
 
-__all__ = ["generate"]
+from .options import (
+    MOST_IMAGES,
+    DataType,
+    Device,
+    Force,
+    Model,
+    Picture,
+    check_model,
+    check_new_file,
+    check_range,
+    load_pipeline,
+    make_scheduler,
+    save_figure,
+)
+
+__all__ = ["demo", "generate"]
 
 
 def generate(
-    output: Path,
+    output: Picture,
     class_labels: tuple[str, ...] = (),
     num_images_per_label: int = 8,
-    model: str | None = None,
-    scheduler: str | None = None,
-    guidance_scale: tuple[float, ...] = (),
-    cfg_scale: float = 1.0,
+    model: Model = None,
+    scheduler: Annotated[str | None, arg(metavar="NAME")] = None,
+    scheduler_options: Annotated[str, arg(metavar="JSON")] = "{}",
     num_inference_steps: int | None = None,
+    timesteps: tuple[int, ...] = (),
+    sigmas: tuple[float, ...] = (),
+    guidance_scale: tuple[float, ...] = (),
+    guidance_interval: tuple[float, float] | None = None,
+    cfg_scale: float = 1.0,
+    eta: float = 0.0,
+    negative_class_labels: tuple[str, ...] = (),
+    classifier_temperature: float = 1.0,
+    guidance_rescale: float = 0.0,
+    autoguidance_scale: float = 1.0,
     seed: int = 0,
-    device: str | None = None,
+    device: Device = None,
     dtype: DataType = "float32",
-    force: bool = False,
+    force: Force = False,
 ) -> None:
-    """Draw guided images and write them as one picture, a row a label.
+    """Draw guided images and write them as one picture, one row per label.
 
     Example: mnist-guided generate --class_labels 3 7 --output digits.png
 
     Args:
-        output: Picture to write, such as digits.png.
-        class_labels: Class names or indices, a row each; one row of every class if left out.
+        class_labels: Class names or indices, one row each; one row of every class if left out.
         num_images_per_label: Images in a row.
-        model: Folder or Hub id of a pipeline; the one shipped with the package if left out.
-        scheduler: Name of a diffusers scheduler, such as DDIMScheduler or EulerDiscreteScheduler; the pipeline's own
-            if left out. No retraining is needed.
-        guidance_scale: How strongly the classifier guides: 0 is off, 1 is Bayes' rule. One number, or one a label;
-            the pipeline's own if left out.
-        cfg_scale: Classifier-free weight, for a class-conditional denoiser; 1 is off.
+        scheduler: Name of a diffusers scheduler, such as DDIMScheduler; the pipeline's own if left out.
+        scheduler_options: Further settings of the scheduler, such as '{"use_karras_sigmas": true}'.
         num_inference_steps: Steps of the scheduler; the pipeline's own number if left out.
-        seed: Every image has a random generator of its own, made from the seed, its row and its column, so more rows
-            or columns leave the others as they are.
-        device: Where to compute, such as cpu or cuda; a CUDA device where there is one, else the CPU, if left out.
+        timesteps: Timesteps of one's own, for schedulers that take them.
+        sigmas: Sigmas of one's own, for schedulers that take them.
+        guidance_scale: 0 is off, 1 is Bayes' rule. One number, or one per label; the pipeline's own if left out.
+        guidance_interval: Guide between these two values of sigma / alpha; the pipeline's own if left out.
+        cfg_scale: Classifier-free weight, for a class-conditional denoiser; 1 is off.
+        eta: Stochasticity of DDIM, from 0 to 1.
+        negative_class_labels: In place of class_labels: any class but this one, one row each.
+        classifier_temperature: Divides the classifier's logits.
+        guidance_rescale: How far the spread of guided predictions is brought back, from 0 to 1.
+        autoguidance_scale: Weight of the denoiser against the pipeline's weak one; 1 is off.
+        seed: Every image has a random generator of its own, made from the seed, its row and its column.
         dtype: Floating-point type to compute in.
-        force: Overwrite the output.
     """
     started = time.perf_counter()
-    check_picture(output, force)
-    if model is not None:
-        check_pipeline_folder(model)
+    check_new_file(output, force)
+    check_model(model)
+    check_range("num_images_per_label", num_images_per_label, 1, MOST_IMAGES)
 
-    from ..figures.grids import labelled_grid
-    from ..sampling.labels import resolve_labels
+    from ..figures.images import image_rows
+    from ..sampling.arguments import resolve_labels
     from ..seeding import keyed_generator
-    from ..storage.atomic import atomic_write
 
-    with hidden_packages("transformers", "torchvision"):
-        from ..storage.pipelines import ClassifierGuidedLatentPipeline  # noqa: F401 - imports what drawing needs of diffusers
     pipe = load_pipeline(model, device, dtype)
-    if scheduler is not None:
-        pipe.scheduler = pipe.make_scheduler(scheduler_class(scheduler))
+    pipe.scheduler = make_scheduler(pipe, scheduler, scheduler_options)
     names = pipe.id2label
-    given = [_label(text, names.values()) for text in class_labels] or list(names)
-    rows = resolve_labels(given, names).tolist()
+    wanted = [_label(text, names.values()) for text in class_labels]
+    unwanted = [_label(text, names.values()) for text in negative_class_labels]
+    if not wanted and not unwanted and (pipe.classifier is not None or pipe.denoiser_is_conditional):
+        wanted = list(names)
+    rows = [names[index] for index in resolve_labels(wanted, names).tolist()] if wanted else []
+    rows += [f"not {names[index]}" for index in resolve_labels(unwanted, names).tolist()] if unwanted else []
+    rows = rows or [""]
+    check_range("class_labels", len(rows), 1, MOST_IMAGES)
+    steps = len(timesteps or sigmas) or num_inference_steps or pipe.sampling_defaults["num_inference_steps"]
     loaded = time.perf_counter()
     images = pipe(
-        rows,
+        wanted or None,
         num_images_per_label=num_images_per_label,
         guidance_scale=guidance_scale[0] if len(guidance_scale) == 1 else guidance_scale or None,
         cfg_scale=cfg_scale,
+        guidance_interval=guidance_interval,
         num_inference_steps=num_inference_steps,
+        timesteps=list(timesteps) or None,
+        sigmas=list(sigmas) or None,
+        eta=eta,
         generator=[keyed_generator(seed, row, i) for row in range(len(rows)) for i in range(num_images_per_label)],
+        negative_class_labels=unwanted or None,
+        classifier_temperature=classifier_temperature,
+        guidance_rescale=guidance_rescale,
+        autoguidance_scale=autoguidance_scale,
     ).images
     sampled = time.perf_counter()
-    encoded = BytesIO()
-    labelled_grid(images, [names[row] for row in rows]).save(encoded, format=picture_format(output))
-    atomic_write(output, encoded.getvalue())
+    in_rows = [images[start : start + num_images_per_label] for start in range(0, len(images), num_images_per_label)]
+    save_figure(image_rows(in_rows, rows), output)
     print(
-        f"{output}: {len(images)} images by {type(pipe.scheduler).__name__} in {pipe.num_timesteps} steps; "
+        f"{output}: {len(images)} images by {type(pipe.scheduler).__name__} in {steps} steps; "
         f"sampling took {sampled - loaded:.1f} s, with loading and writing {time.perf_counter() - started:.1f} s."
     )
 
 
+def demo(
+    model: Model = None,
+    port: int = 7860,
+    host: str = "127.0.0.1",
+    share: bool = False,
+    device: Device = None,
+) -> None:
+    """Serve a page to generate digits, compare settings and draw; it needs no network. Ctrl-C ends it.
+
+    Example: mnist-guided demo --port 7860
+
+    Args:
+        port: Where the page is served.
+        host: Address to listen on; 0.0.0.0 lets other machines in.
+        share: Also publish the page through Gradio's servers, for a week, to everyone who knows the link.
+    """
+    _check_port(host, port)
+    check_model(model)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported: nothing is reported
+
+    from ..demo import build_demo, check_demo_installed
+
+    check_demo_installed()
+    from ..demo.look import launch_options
+
+    page = build_demo(load_pipeline(model, device), model=model)
+    page.launch(
+        server_name=host, server_port=port, share=share, quiet=True, prevent_thread_lock=True, **launch_options()
+    )
+    print(f"The demo is at {page.local_url}" + (f" and {page.share_url}" if share else ""), flush=True)
+    page.block_thread()
+
+
 def _label(text: str, names: Collection[str]) -> str | int:
-    """A class name where it is one, else an index where it is a number."""
-    if text not in names:
+    """A class name where it is one, else an index where it is a whole number."""
+    return int(text) if text not in names and text.removeprefix("-").isdecimal() else text
+
+
+def _check_port(host: str, port: int) -> None:
+    """A port that can be listened on."""
+    check_range("port", port, 1, 65535)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            return int(text)
-        except ValueError:
-            pass
-    return text
+            listener.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                f"--host {host} --port {port} cannot be listened on ({error.strerror}); name another."
+            ) from error

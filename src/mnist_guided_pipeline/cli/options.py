@@ -1,56 +1,89 @@
-"""What the commands share: checks of paths and names before anything heavy is imported, and loading."""
+"""What the commands share: options, checks before the work, loading, and pictures written whole.
+
+Heavy packages are imported where they are used, so that ``--help`` and a refusal come at once.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
+from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
 
 __all__ = [
+    "MOST_IMAGES",
+    "Autoencoder",
     "DataType",
+    "DatasetName",
+    "Device",
+    "Force",
+    "Model",
+    "Picture",
+    "Seed",
+    "check_figure",
+    "check_folder",
+    "check_model",
     "check_new_file",
-    "check_output_folder",
-    "check_picture",
-    "check_pipeline_folder",
+    "check_packages",
+    "check_range",
     "check_writable",
+    "load_autoencoder",
     "load_pipeline",
-    "picture_format",
-    "scheduler_class",
+    "make_scheduler",
+    "save_figure",
+    "training_settings",
 ]
 
+Model = Annotated[
+    str | None, arg(help="Folder or Hub id of a pipeline; the one shipped with the package if left out.", metavar="ID")
+]
+Autoencoder = Annotated[
+    str, arg(help="Folder or Hub id of an autoencoder, or of a pipeline that has one.", metavar="ID")
+]
+Picture = Annotated[Path, arg(help="Picture to write, such as digits.png.")]
+DatasetName = Annotated[str, arg(help="Hub id or folder of the data set.", metavar="ID")]
+Seed = Annotated[int, arg(help="Seed of all that is random.")]
+Device = Annotated[
+    str | None,
+    arg(help="Where to compute, such as cpu or cuda; a CUDA device where there is one if left out.", metavar="DEVICE"),
+]
+Force = Annotated[bool, arg(help="Overwrite the output.")]
 DataType = Literal["float32", "bfloat16", "float16"]
 
+MOST_IMAGES = 250
+"""The most images on a side of a picture: of 28 pixels each, about as many as the widest WebP holds."""
 
-def picture_format(output: Path) -> str | None:
-    """The name that Pillow gives the format of the suffix; None where it cannot write it."""
-    from PIL import Image
-
-    name = Image.registered_extensions().get(output.suffix.lower())
-    return name if name in Image.SAVE else None
+_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 
 
-def check_picture(output: Path, force: bool) -> None:
-    """A new file of an image format, or any such file with ``--force``."""
-    if picture_format(output) not in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
-        raise ValueError(f"--output {str(output)!r} must end in the suffix of an image format, such as .png or .webp.")
-    check_new_file(output, force)
-
-
-def check_new_file(output: Path, force: bool) -> None:
-    """A new file in a folder that can be written to, or any file with ``--force``."""
+def check_new_file(output: Path, force: bool, suffixes: tuple[str, ...] = tuple(_PICTURES)) -> None:
+    """A new file with one of the suffixes in a folder that can be written to, or any such file with ``--force``."""
+    if output.suffix.lower() not in suffixes:
+        raise ValueError(f"--output {str(output)!r} must end in {', '.join(suffixes)}.")
     if output.is_dir():
-        raise IsADirectoryError(f"--output {str(output)!r} is a folder; name a file, such as {output / 'digits.png'}.")
+        raise IsADirectoryError(f"--output {str(output)!r} is a folder; name a file.")
     if output.exists() and not force:
         raise FileExistsError(f"--output {str(output)!r} exists; overwrite it with --force, or name another file.")
     check_writable(output.parent)
 
 
-def check_output_folder(output: Path, force: bool) -> None:
-    """A new folder, or with ``--force`` one that holds a pipeline: nothing else is ever removed."""
+def check_figure(output: Path, force: bool) -> None:
+    """A new picture, or any with ``--force``, and the package that draws it."""
+    check_new_file(output, force)
+    check_packages(("matplotlib",), "plots")
+
+
+def check_folder(output: Path, force: bool | None = None) -> None:
+    """A new or empty folder, or with ``--force`` one that holds a pipeline; None where nothing is ever replaced."""
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         if not force:
-            raise FileExistsError(f"--output {str(output)!r} exists; replace it with --force, or name another folder.")
+            way_out = "name another folder" if force is None else "replace it with --force, or name another folder"
+            raise FileExistsError(f"--output {str(output)!r} exists; {way_out}.")
         if not (output / "model_index.json").is_file():
             raise FileExistsError(
                 f"--output {str(output)!r} exists and holds no pipeline, so --force does not replace it; name another "
@@ -67,29 +100,42 @@ def check_writable(folder: Path) -> None:
         raise PermissionError(f"--output: the folder {str(folder)!r} cannot be written to.")
 
 
-def check_pipeline_folder(model: str) -> None:
-    """A folder must hold a pipeline; anything that cannot be a folder is left to the Hub."""
-    if os.path.isdir(model):
-        if not os.path.isfile(os.path.join(model, "model_index.json")):
-            raise FileNotFoundError(f"--model {model!r} has no model_index.json: it is not the folder of a pipeline.")
-    elif model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise FileNotFoundError(f"--model {model!r} is neither a folder nor a Hub id such as 'user/name'.")
+def check_packages(needs: tuple[str, ...], extra: str) -> None:
+    """All packages are there, by the name they are imported by; ``extra`` of this package brings them."""
+    missing = [package for package in needs if find_spec(package) is None]
+    if missing:
+        raise ValueError(f"this needs {' and '.join(missing)}: pip install 'mnist-guided-pipeline[{extra}]'.")
+
+
+def check_range(name: str, value: int, low: int, high: float = float("inf")) -> None:
+    """A whole number within bounds, before the work."""
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
+        raise ValueError(f"--{name} must be {bounds}, got {value}.")
+
+
+def check_model(model: str | None, *holds: str, what: str = "pipeline") -> None:
+    """A folder must hold one of these files; anything that cannot be a folder is left to the Hub."""
+    from ..storage.places import find_folder
+
+    folder = None if model is None else find_folder(model, "--model")
+    holds = holds or ("model_index.json",)
+    if folder is not None and not any((folder / name).is_file() for name in holds):
+        raise FileNotFoundError(f"--model {model!r} has no {holds[0]}: it is not the folder of a {what}.")
 
 
 def load_pipeline(model: str | None, device: str | None, dtype: DataType = "float32") -> Any:
     """The pipeline on its device and in its type; the progress of sampling shows at a terminal only."""
+    check_model(model)
+    device = _usable(device)
+    if dtype == "float16" and device.startswith("cpu"):
+        raise ValueError(f"--dtype {dtype} is for GPUs, and this runs on --device {device}; give bfloat16 or float32.")
+
     import torch
     from diffusers.utils import logging
 
     from ..storage.pipelines import ClassifierGuidedLatentPipeline, load_default
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device!r} cannot be used here: {error}") from error
-    if dtype == "float16" and torch.device(device).type == "cpu":
-        raise ValueError(f"--dtype {dtype} is for GPUs, and this runs on --device {device}; give bfloat16 or float32.")
     logging.disable_progress_bar()  # of loading, which takes a moment
     given = {"torch_dtype": getattr(torch, dtype)}
     with warnings.catch_warnings():
@@ -102,12 +148,76 @@ def load_pipeline(model: str | None, device: str | None, dtype: DataType = "floa
     return pipe.to(device)
 
 
-def scheduler_class(name: str) -> type:
-    """The diffusers class of a supported scheduler's name."""
+def make_scheduler(pipe: Any, name: str | None, options: str = "{}") -> Any:
+    """The scheduler of this name, or of the pipeline's own class, with further settings as JSON."""
     import diffusers
 
     from ..sampling.schedulers import SUPPORTED
 
-    if name not in SUPPORTED:
+    try:
+        settings = json.loads(options)
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"""--scheduler_options must be JSON such as '{{"use_karras_sigmas": true}}', got {options!r}."""
+        )
+    if name is None and not settings:
+        return pipe.scheduler
+    if name is not None and name not in SUPPORTED:
         raise ValueError(f"--scheduler {name!r} is not supported; the supported ones are {', '.join(SUPPORTED)}.")
-    return getattr(diffusers, name)
+    return pipe.make_scheduler(getattr(diffusers, name or type(pipe.scheduler).__name__), **settings)
+
+
+def load_autoencoder(model: str, device: str | None = None) -> Any:
+    """An autoencoder of this package in float32, from its own folder or a pipeline's, or from the Hub."""
+    check_model(model, "config.json", "vae/config.json", what="autoencoder")
+
+    from diffusers.utils import logging
+
+    from ..storage.pipelines import load_network
+
+    logging.disable_progress_bar()
+    vae = load_network(model, "vae")
+    if not hasattr(vae, "decode_logits"):
+        raise ValueError(f"--model {model!r} holds a {type(vae).__name__}, which is no autoencoder of this package.")
+    return vae.to(_usable(device))
+
+
+def training_settings(model: str) -> dict[str, Any]:
+    """What ``train_config.json`` beside the weights says; empty where there is none."""
+    for folder in ("", "vae", "steps/denoiser"):
+        file = Path(model, folder, "train_config.json")
+        if file.is_file():
+            return json.loads(file.read_text())
+    return {}
+
+
+def save_figure(figure: Any, output: Path) -> None:
+    """Write a figure of matplotlib, drawn without a display, or a picture of Pillow; whole, in the suffix's format."""
+    from PIL import Image
+
+    from ..storage.atomic import atomic_write
+
+    if not isinstance(figure, Image.Image):
+        import numpy as np
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        figure = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    encoded = BytesIO()
+    figure.save(encoded, format=_PICTURES[output.suffix.lower()])
+    atomic_write(output, encoded.getvalue())
+
+
+def _usable(device: str | None) -> str:
+    """The device asked for, if it can be used here; a CUDA device where there is one, else the CPU."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device!r} cannot be used here: {error}") from error
+    return device

@@ -1,7 +1,6 @@
 """A page in the browser to play with guidance: generate, compare two settings, draw a digit.
 
-A file a tab; ``settings.py``, ``tracing.py`` and ``drawing.py`` do the work and do not know Gradio, which comes
-with the optional extra ``demo``.
+One file per tab; ``request.py`` and ``trace.py`` do the work and do not know Gradio, which the extra ``demo`` brings.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def build_demo(pipe: Any | None = None, judge: Any | None = None, model: str | N
 
 
 def check_demo_installed() -> None:
-    """Refuse, with the line that mends it, where the extra is missing.
+    """Refuse, with the line that installs it, where the extra is missing.
 
     Raises:
         ValueError: Gradio or matplotlib is not installed.

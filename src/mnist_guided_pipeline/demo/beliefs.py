@@ -1,4 +1,4 @@
-"""What a classifier believes as the noise changes: a line a class, those that matter named at their ends."""
+"""What a classifier believes as the noise changes: one line per class, those that matter named."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plot_beliefs(
 
 
 def plot_belief_in(paths: Sequence[tuple[str, Tensor]], axis: str = "share of the way from noise to image") -> Figure:
-    """The belief in what was asked for, a line a setting, each over its own number of steps.
+    """The belief in what was asked for, one line per setting, each over its own number of steps.
 
     Args:
         paths: name and values (T,) of each setting, in [0, 1].

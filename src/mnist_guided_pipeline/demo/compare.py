@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -10,9 +9,9 @@ import gradio as gr
 from matplotlib.figure import Figure
 
 from .beliefs import plot_belief_in
-from .controls import AT_ONCE, SamplerControls, digit_picker, judged, number_box, told_in_page
+from .controls import AT_ONCE, digit_picker, draw_and_judge, number_box, report_errors, sampler_controls
 from .look import picture_gallery
-from .request import DemoSettings, draw
+from .request import DemoSettings
 from .trace import Trace
 
 __all__ = ["compare_tab"]
@@ -43,14 +42,14 @@ def compare_tab(pipe: Any, judge: Any) -> None:
         for side, scale in (("A", 0.0), ("B", 3.0)):
             with gr.Column(min_width=280):
                 gr.Markdown(f"### Settings of {side}")
-                sides.append(SamplerControls(pipe, f"compare-{side.lower()}", scale))
+                sides.append(sampler_controls(pipe, f"compare-{side.lower()}", scale))
     if pipe.classifier is not None:
         gr.Markdown("### The guide's belief in what was asked for, averaged over the images")
     chart = gr.Plot(
         show_label=False, visible=pipe.classifier is not None, elem_id="compare-beliefs", elem_classes="chart"
     )
 
-    @told_in_page
+    @report_errors
     def compare(
         class_labels: list[str],
         num_images: int,
@@ -71,24 +70,21 @@ def compare_tab(pipe: Any, judge: Any) -> None:
             DemoSettings(ordered, num_images, scheduler_b, steps_b, guidance_b, cfg_b, seed),
         ]
 
-        def told_progress(side: str, done: int, total: int) -> None:
+        def on_step(side: str, done: int, total: int) -> None:
             progress((done, total), desc=f"removing noise, side {side}")
 
-        traces, told, shown = [], [], []
+        traces, said, shown = [], [], []
         for side, settings in zip("AB", both, strict=True):
-            started = time.perf_counter()
-            trace = draw(pipe, settings, partial(told_progress, side))
-            seconds = time.perf_counter() - started
-            images, sentence = judged(trace, judge, names)
+            trace, images, sentence = draw_and_judge(pipe, judge, settings, partial(on_step, side))
             traces.append(trace)
             shown.append(picture_gallery(images))
-            told.append(f"{sentence} {len(trace.noise_shares)} steps of the networks took {seconds:.2f} s.")
-        return *shown, *told, _chart(traces)
+            said.append(sentence)
+        return *shown, *said, _chart(traces)
 
     gr.on(
         [button.click, seed.submit, count.submit],
         compare,
-        [digits, count, seed, *sides[0].all(), *sides[1].all()],
+        [digits, count, seed, *sides[0], *sides[1]],
         [*galleries, *verdicts, chart],
         concurrency_limit=AT_ONCE,
         show_progress_on=galleries,
@@ -100,7 +96,7 @@ def _chart(traces: list[Trace]) -> Figure | None:
     """The mean belief in each image's own class along both paths."""
     paths = []
     for side, trace in zip("AB", traces, strict=True):
-        if trace.beliefs is not None and trace.labels is not None:
+        if trace.beliefs is not None:
             own = trace.beliefs[:, range(len(trace.labels)), trace.labels]
             paths.append((side, own.mean(dim=1)))
     return plot_belief_in(paths) if paths else None

@@ -1,24 +1,41 @@
-"""The third tab: a digit drawn by hand through the eyes of the VAE, the classifier and the judge."""
+"""The third tab: a digit drawn by hand through the eyes of the VAE, the classifier and the judge.
+
+MNIST's digits were scaled to fit 20x20 pixels, keeping their shape, and set into 28x28 with the centre of mass in the
+middle (LeCun et al. 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf, section III.A). A drawing of another size
+or place is foreign to every network trained on them, so it is treated the same way.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import random
+from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import gradio as gr
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..data.images import to_model_range
+from ..sampling.denoiser import network_levels, see
+from ..sampling.latents import normalise
+from ..sampling.noise import add_noise, noise_level
+from ..seeding import keyed_generator
 from .beliefs import plot_beliefs
-from .controls import AT_ONCE, told_in_page
-from .drawing import like_mnist, read_canvas, read_drawing
+from .controls import AT_ONCE, report_errors
 from .look import data_url, percent, picture_columns
 from .request import DemoSettings, draw, to_bytes
+from .trace import believed, noise_share
 
-__all__ = ["draw_tab"]
+__all__ = ["DrawnDigit", "draw_tab", "like_mnist", "read_canvas", "read_drawing"]
 
+_LEVELS, _DRAWS = 24, 32  # noise levels of the chart, and noises averaged at each
+_LARGEST, _LONGEST = 1024, 400_000  # pixels on a side; characters, of which a canvas of 280x280 takes a few thousand
 _SHOWN_LEVELS = 7
+_PNG = "data:image/png;base64,"
 _CANVAS = """<canvas width="280" height="280" role="img" aria-label="A black square to draw a digit on"></canvas>"""
 
 # The value is the canvas as a data URL, and empty for an empty canvas. It needs neither WebGL nor a library.
@@ -92,7 +109,7 @@ def draw_tab(pipe: Any, judge: Any) -> None:
         chart = gr.Plot(show_label=False, elem_id="draw-beliefs", elem_classes="chart")
     outputs = [verdict, pictures, noise_box, strip, chart]
 
-    @told_in_page
+    @report_errors
     def read(url: str | None) -> tuple[Any, ...]:
         if not url:
             return "Nothing drawn yet.", "", gr.Column(visible=False), "", None
@@ -104,7 +121,7 @@ def draw_tab(pipe: Any, judge: Any) -> None:
             ("after the VAE", [("what the VAE keeps of it", seen.reconstruction)]),
             *_latent_columns(seen.latent),
         ]
-        told = (
+        said = (
             f"The judge reads {_top(of_image, judge.class_names)} in your drawing, and "
             f"{_top(of_reconstruction, judge.class_names)} in what the VAE makes of it."
         )
@@ -117,21 +134,14 @@ def draw_tab(pipe: Any, judge: Any) -> None:
         figure = plot_beliefs(
             seen.beliefs, [100 * share for share in seen.noise_shares], list(names.values()), None, "noise, %"
         )
-        return told, picture_columns(shown), gr.Column(visible=True), picture_columns(noised), figure
+        return said, picture_columns(shown), gr.Column(visible=True), picture_columns(noised), figure
 
-    @told_in_page
+    @report_errors
     def make_example() -> str:
         label, seed = random.choice(list(names.values())), random.randrange(10_000)
-        defaults = pipe.sampling_defaults_for(pipe.scheduler)
-        settings = DemoSettings(
-            (label,),
-            1,
-            type(pipe.scheduler).__name__,
-            defaults["num_inference_steps"],
-            defaults["guidance_scale"],
-            1.0,
-            seed,
-        )
+        defaults = pipe.sampling_defaults
+        steps, scale = defaults["num_inference_steps"], defaults["guidance_scale"]
+        settings = DemoSettings((label,), 1, type(pipe.scheduler).__name__, steps, scale, 1.0, seed)
         return data_url(draw(pipe, settings).images[0].resize((280, 280), Image.Resampling.NEAREST))
 
     quiet = {"show_progress_on": verdict, "concurrency_limit": AT_ONCE, "concurrency_id": "drawing"}
@@ -141,11 +151,101 @@ def draw_tab(pipe: Any, judge: Any) -> None:
         changed.success(read, [canvas], outputs, api_name=False, **quiet)
 
 
+@dataclass(frozen=True)
+class DrawnDigit:
+    """What the networks make of an image.
+
+    Attributes:
+        reconstruction: what the VAE keeps of it.
+        latent: (C, H, W) or (D,), the posterior's mean, normalised: what the denoiser would see.
+        noise_shares: T numbers ``sigma / (alpha + sigma)``, rising.
+        beliefs: (T, num_classes), the classifier's probabilities, averaged over noises.
+        noised: T images, the latent with one noise at every level, decoded.
+    """
+
+    reconstruction: Image.Image
+    latent: Tensor
+    noise_shares: list[float]
+    beliefs: Tensor
+    noised: list[Image.Image]
+
+
+def read_canvas(url: str) -> Image.Image:
+    """The grey picture in a PNG ``data:`` URL that a browser sent.
+
+    Raises:
+        ValueError: it is no such picture, or a very large one.
+    """
+    if not isinstance(url, str) or not url.startswith(_PNG) or len(url) > _LONGEST:
+        raise ValueError("The drawing could not be read; clear it and draw again.")
+    try:
+        image = Image.open(BytesIO(base64.b64decode(url[len(_PNG) :], validate=True)), formats=["PNG"])
+        if max(image.size) > _LARGEST:
+            raise ValueError(f"The drawing must be at most {_LARGEST} pixels a side, got {image.width}x{image.height}.")
+        return image.convert("L")
+    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError("The drawing could not be read; clear it and draw again.") from error
+
+
+def like_mnist(drawing: Image.Image) -> Image.Image:
+    """Scale and centre white ink on black, grey and of any size, as MNIST did: 28x28, grey.
+
+    Raises:
+        ValueError: there is no ink.
+    """
+    box = drawing.getbbox()
+    if box is None:
+        raise ValueError("The canvas is empty; draw a digit first.")
+    ink = drawing.crop(box)
+    ratio = 20 / max(ink.size)
+    size = (max(1, round(ink.width * ratio)), max(1, round(ink.height * ratio)))
+    ink = ink.resize(size, Image.Resampling.BOX if ratio < 1 else Image.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(ink.tobytes()), dtype=torch.uint8).reshape(ink.height, ink.width).double()
+    across = (pixels.sum(dim=0) * torch.arange(ink.width)).sum() / pixels.sum().clamp_min(1)
+    down = (pixels.sum(dim=1) * torch.arange(ink.height)).sum() / pixels.sum().clamp_min(1)
+    left, top = (
+        min(max(round(13.5 - float(centre)), 0), 28 - side)
+        for centre, side in zip((across, down), ink.size, strict=True)
+    )
+    framed = Image.new("L", (28, 28))
+    framed.paste(ink, (left, top))
+    return framed
+
+
+@torch.no_grad()
+def read_drawing(pipe: Any, image: Image.Image, seed: int = 0) -> DrawnDigit:
+    """Encode an image, add more and more noise to its latent, and ask the classifier at every level.
+
+    Args:
+        pipe: with a VAE and a classifier; it is only read.
+        image: 28x28, grey.
+        seed: of the noise; the same noises at all levels.
+    """
+    scheduler = pipe.make_scheduler(pipe.compatible_schedulers[0])
+    scheduler.set_timesteps(_LEVELS, device="cpu")
+    levels = network_levels(scheduler, dict(pipe.config.training_noise))
+    pixels = to_model_range(to_bytes([image])).to(pipe.device, pipe.vae.dtype)
+    latent = normalise(pipe.vae.encode(pixels).latent_dist.mode(), pipe.vae.config).float()
+    noise = torch.randn(_DRAWS, *latent.shape[1:], generator=keyed_generator(seed, "drawing")).to(latent.device)
+    steps, beliefs = [], []
+    for index, timestep in reversed(list(enumerate(scheduler.timesteps))):
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(index)
+        noisy = add_noise(latent, noise, noise_level(scheduler, index, timestep))
+        steps.append(see(scheduler, noisy, timestep, levels))
+        beliefs.append(believed(pipe.classifier, steps[-1]).mean(dim=0))
+    noisy = torch.cat([latent, *(seen.sample[:1] for seen in steps)])
+    reconstruction, *noised = pipe.decode_latents(noisy, "pil")
+    return DrawnDigit(reconstruction, latent[0].cpu(), [*map(noise_share, steps)], torch.stack(beliefs), noised)
+
+
 def _latent_columns(latent: Tensor) -> list[tuple[str, list[tuple[str, Image.Image]]]]:
-    """A picture each channel of a latent (C, H, W), or one of a bar each number of (D,), with -3 black and 3 white."""
+    """One picture per channel of a latent (C, H, W), or one with a bar per number of (D,); -3 is black, 3 white."""
     grey = ((latent.clamp(-3, 3) + 3) / 6 * 255).round().to(torch.uint8).numpy()
     if latent.ndim == 1:
-        return [(f"the latent, {len(latent)} numbers", [("the latent, a bar a number", Image.fromarray(grey[None]))])]
+        return [
+            (f"the latent, {len(latent)} numbers", [("the latent, one bar per number", Image.fromarray(grey[None]))])
+        ]
     return [
         (f"latent channel {index + 1}", [(f"channel {index + 1} of the latent", Image.fromarray(channel))])
         for index, channel in enumerate(grey)
@@ -155,5 +255,5 @@ def _latent_columns(latent: Tensor) -> list[tuple[str, list[tuple[str, Image.Ima
 def _top(probabilities: Tensor, names: tuple[str, ...]) -> str:
     """The likeliest class, and the next one where there is doubt."""
     values, indices = probabilities.topk(2)
-    told = f"**{names[indices[0]]}** ({percent(float(values[0]))})"
-    return told if values[1] < 0.05 else f"{told} or {names[indices[1]]} ({percent(float(values[1]))})"
+    first = f"**{names[indices[0]]}** ({percent(float(values[0]))})"
+    return first if values[1] < 0.05 else f"{first} or {names[indices[1]]} ({percent(float(values[1]))})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import gradio as gr
@@ -10,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 
 from .beliefs import plot_beliefs
-from .controls import AT_ONCE, SamplerControls, digit_picker, judged, number_box, told_in_page
+from .controls import AT_ONCE, digit_picker, draw_and_judge, number_box, report_errors, sampler_controls
 from .look import picture_columns, picture_gallery
-from .request import DemoSettings, command_line, draw
+from .request import DemoSettings, command_line
 from .trace import Trace
 
 __all__ = ["generate_tab"]
@@ -43,7 +42,7 @@ def generate_tab(pipe: Any, judge: Any, model: str | None) -> None:
                 count = number_box("images of each", 8, "In a row.", "generate-count")
                 seed = number_box("seed", 0, "Same seed, same images.", "generate-seed")
             button = gr.Button("Generate", variant="primary", elem_id="generate-button")
-            sampler = SamplerControls(pipe, "generate")
+            sampler = sampler_controls(pipe, "generate")
         with gr.Column(scale=3, min_width=280):
             gallery = gr.HTML(
                 "",
@@ -67,7 +66,7 @@ def generate_tab(pipe: Any, judge: Any, model: str | None) -> None:
                     elem_classes="chart",
                 )
 
-    @told_in_page
+    @report_errors
     def generate(
         class_labels: list[str],
         num_images: int,
@@ -80,16 +79,14 @@ def generate_tab(pipe: Any, judge: Any, model: str | None) -> None:
     ) -> tuple[Any, ...]:
         ordered = tuple(name for name in names.values() if name in (class_labels or ()))
         settings = DemoSettings(ordered, num_images, scheduler, steps, guidance_scale, cfg_scale, seed)
-        started = time.perf_counter()
-        trace = draw(pipe, settings, lambda done, total: progress((done, total), desc="removing noise", unit="steps"))
-        seconds = time.perf_counter() - started
-        shown, told = judged(trace, judge, names)
-        told += f" {len(trace.noise_shares)} steps of the networks took {seconds:.2f} s."
+        trace, shown, said = draw_and_judge(
+            pipe, judge, settings, lambda done, total: progress((done, total), desc="removing noise", unit="steps")
+        )
         line = f"The same in a terminal: `{command_line(pipe, settings, model)}`"
         page = picture_gallery(shown, selected=0)
-        return page, told, line, trace, gr.Column(visible=True), *_path(pipe, trace, 0, names)
+        return page, said, line, trace, gr.Column(visible=True), *_path(pipe, trace, 0, names)
 
-    @told_in_page
+    @report_errors
     def choose(trace: Trace | None, event: gr.EventData) -> tuple[Any, ...]:
         if trace is None or event.index >= len(trace.images):
             raise ValueError("These images are no longer in memory; press Generate again.")
@@ -98,7 +95,7 @@ def generate_tab(pipe: Any, judge: Any, model: str | None) -> None:
     drawn = gr.on(
         [button.click, seed.submit, count.submit],
         generate,
-        [digits, count, seed, *sampler.all()],
+        [digits, count, seed, *sampler],
         [gallery, verdict, command, trace_state, path_box, chosen, strip, chart],
         concurrency_limit=AT_ONCE,
         show_progress_on=gallery,
@@ -122,14 +119,13 @@ def _path(pipe: Any, trace: Trace, index: int, names: dict[int, str]) -> tuple[s
         )
         for step, given, aim in zip(steps, seen, aims, strict=True)
     ]
-    label = None if trace.labels is None else trace.labels[index]
+    label = trace.labels[index]
     chart = None
     if trace.beliefs is not None:
         positions = [step + 1 for step in range(last + 1)]
         chart = plot_beliefs(trace.beliefs[:, index], positions, list(names.values()), label, "step")
-    asked = "" if label is None else f", a {names[label]}"
     sentence = (
-        f"Image {index + 1} of {len(trace.images)}{asked}; select another to see its path. "
+        f"Image {index + 1} of {len(trace.images)}, a {names[label]}; select another to see its path. "
         "Upper row: the noisy latent that the networks are given, decoded. Lower row: the clean digit predicted from "
         "it, guidance included."
     )

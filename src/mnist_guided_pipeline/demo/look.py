@@ -62,11 +62,11 @@ def picture_columns(columns: Sequence[tuple[str, Sequence[tuple[str, Image]]]]) 
     """Pictures under one another with a caption, column beside column; the columns wrap on a narrow screen.
 
     Args:
-        columns: caption, and the pictures with what a reader who cannot see them is told.
+        columns: caption, and the pictures with the text for a reader who cannot see them.
     """
     figures = []
     for caption, pictures in columns:
-        shown = "".join(f'<img src="{data_url(image)}" alt="{escape(told)}">' for told, image in pictures)
+        shown = "".join(f'<img src="{data_url(image)}" alt="{escape(text)}">' for text, image in pictures)
         figures.append(f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<div class="pictures">{"".join(figures)}</div>'
 

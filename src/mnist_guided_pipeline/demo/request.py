@@ -1,9 +1,8 @@
-"""What a visitor of the demo asks for: checked, drawn, and told as a command. Nothing here knows Gradio."""
+"""What a visitor of the demo asks for: checked, drawn, and shown as a command. Nothing here knows Gradio."""
 
 from __future__ import annotations
 
-import inspect
-import math
+import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +10,12 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 
 from ..sampling.schedulers import SUPPORTED
 from ..seeding import keyed_generator
-from .trace import Trace, fresh_pipeline, trace_sampling
+from .trace import Trace, Tracer, fresh_pipeline
 
 __all__ = ["LIMITS", "DemoSettings", "command_line", "draw", "to_bytes"]
 
@@ -23,11 +23,12 @@ LIMITS = {
     "images of each": (1, 16),
     "steps": (1, 100),
     "seed": (0, 2**31 - 1),
-    "guidance scale": (0.0, 10.0),
-    "classifier-free weight": (0.0, 5.0),
+    "guidance scale": (0, 10),
+    "classifier-free weight": (0, 5),
 }
-_MOST_IMAGES = 64  # in all: an answer within seconds on two cores
+_WHOLE = ("images of each", "steps", "seed")
 _FEWEST_STEPS = {"PNDMScheduler": 4}
+_MOST_IMAGES = 64  # in all: an answer within seconds on two cores
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class DemoSettings:
         num_inference_steps: its steps.
         guidance_scale: how strongly the classifier guides.
         cfg_scale: classifier-free weight, 1 is off.
-        seed: of the random generators, one an image.
+        seed: of the random generators, one per image.
 
     Raises:
         ValueError: a value that is missing or out of bounds; the message says what would do.
@@ -58,23 +59,21 @@ class DemoSettings:
     def __post_init__(self) -> None:
         if not self.class_labels:
             raise ValueError("Choose at least one digit.")
-        value: float
-        whole = {"images of each": self.num_images, "steps": self.num_inference_steps, "seed": self.seed}
-        for name, value in whole.items():
-            low, high = LIMITS[name]
-            if not _is_number(value) or value != int(value) or not low <= value <= high:
-                raise ValueError(
-                    f"{name.capitalize()} must be a whole number from {low} to {high}, got {_told(value)}."
-                )
-        for name, value in (("guidance scale", self.guidance_scale), ("classifier-free weight", self.cfg_scale)):
-            low, high = LIMITS[name]
-            if not _is_number(value) or not low <= value <= high:
-                raise ValueError(f"{name.capitalize()} must be a number from {low:g} to {high:g}, got {_told(value)}.")
+        _check("images of each", self.num_images)
+        _check("steps", self.num_inference_steps)
+        _check("seed", self.seed)
+        _check("guidance scale", self.guidance_scale)
+        _check("classifier-free weight", self.cfg_scale)
         if len(self.class_labels) * self.num_images > _MOST_IMAGES:
             raise ValueError(
                 f"{len(self.class_labels)} digits with {self.num_images} images of each are more than {_MOST_IMAGES} "
                 "images; choose fewer."
             )
+
+    @property
+    def scheduler_options(self) -> dict[str, Any]:
+        """Its noise does not come from generators, so it has a seed of its own."""
+        return {"noise_sampler_seed": int(self.seed)} if self.scheduler == "DPMSolverSDEScheduler" else {}
 
 
 def draw(pipe: Any, settings: DemoSettings, on_step: Callable[[int, int], None] | None = None) -> Trace:
@@ -92,37 +91,57 @@ def draw(pipe: Any, settings: DemoSettings, on_step: Callable[[int, int], None] 
     unknown = [name for name in settings.class_labels if name not in names]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not a class of this model; its classes are {', '.join(names)}.")
+    if settings.scheduler not in SUPPORTED:
+        raise ValueError(f"Scheduler {settings.scheduler!r} is not supported; choose one of the list.")
     rows = [names[name] for name in settings.class_labels]
     steps, count, seed = int(settings.num_inference_steps), int(settings.num_images), int(settings.seed)
     fewest = _FEWEST_STEPS.get(settings.scheduler, 1)
     if steps < fewest:
         raise ValueError(f"{settings.scheduler} needs at least {fewest} steps, got {steps}.")
-    fresh = fresh_pipeline(pipe, _scheduler(pipe, settings.scheduler, seed))
+    own = settings.scheduler == type(pipe.scheduler).__name__ and not settings.scheduler_options
+    scheduler_class = getattr(diffusers, settings.scheduler)
+    fresh = fresh_pipeline(pipe, None if own else pipe.make_scheduler(scheduler_class, **settings.scheduler_options))
+    generators = [keyed_generator(seed, row, i) for row in range(len(rows)) for i in range(count)]
+    shape = (len(generators), *pipe.denoiser.config.sample_shape)
+    noise = randn_tensor(shape, generator=generators, device=pipe.device, dtype=torch.float32)
     try:
-        return trace_sampling(
-            fresh,
-            rows,
-            count,
-            [keyed_generator(seed, row, i) for row in range(len(rows)) for i in range(count)],
-            guidance_scale=float(settings.guidance_scale),
-            cfg_scale=float(settings.cfg_scale),
-            num_inference_steps=steps,
-            on_step=on_step,
-        )
-    except (IndexError, RuntimeError) as error:  # some schedulers break on their own tables in very few steps
+        with torch.no_grad():
+            tracer = Tracer(fresh, noise, steps, on_step)
+            latents = fresh(
+                rows,
+                num_images_per_label=count,
+                guidance_scale=float(settings.guidance_scale),
+                cfg_scale=float(settings.cfg_scale),
+                num_inference_steps=steps,
+                generator=generators,
+                latents=noise,
+                output_type="latent",
+                callback_on_step_end=tracer,
+                callback_on_step_end_tensor_inputs=["latents", "prediction"],
+            ).images
+            if not bool(torch.isfinite(latents).all()):
+                raise ValueError(
+                    f"The samples overflowed under {settings.scheduler} in {steps} steps with guidance scale "
+                    f"{settings.guidance_scale:g}. Take more steps, or a lower scale."
+                )
+            images = fresh.decode_latents(latents, "pil")
+    except (IndexError, RuntimeError) as error:  # some break on their own tables in very few steps
         raise ValueError(
             f"{settings.scheduler} failed in {steps} steps ({error}). Take more steps, or another scheduler."
         ) from error
+    return tracer.trace(images, [row for row in rows for _ in range(count)], latents)
 
 
 def command_line(pipe: Any, settings: DemoSettings, model: str | None = None) -> str:
     """The line for a terminal that draws the same images with the pipeline from ``model``, the shipped one if None."""
     own = settings.scheduler == type(pipe.scheduler).__name__
+    scheduler_options = shlex.quote(json.dumps(settings.scheduler_options))
     options = [
         f"--model {shlex.quote(model)}" if model else "",
         f"--class_labels {shlex.join(settings.class_labels)}",
         f"--num_images_per_label {int(settings.num_images)}",
         "" if own else f"--scheduler {settings.scheduler}",
+        f"--scheduler_options {scheduler_options}" if settings.scheduler_options else "",
         f"--num_inference_steps {int(settings.num_inference_steps)}",
         f"--guidance_scale {settings.guidance_scale:g}",
         "" if settings.cfg_scale == 1 else f"--cfg_scale {settings.cfg_scale:g}",
@@ -138,21 +157,11 @@ def to_bytes(images: list[Image]) -> torch.Tensor:
     return torch.stack(pixels)
 
 
-def _scheduler(pipe: Any, name: str, seed: int) -> Any | None:
-    """The named scheduler; None for the pipeline's own, whose options are kept."""
-    if name == type(pipe.scheduler).__name__:
-        return None
-    if name not in SUPPORTED:
-        raise ValueError(f"Scheduler {name!r} is not supported; choose one of the list.")
-    scheduler_class = getattr(diffusers, name)
-    if "noise_sampler_seed" in inspect.signature(scheduler_class).parameters:  # its noise ignores generators
-        return pipe.make_scheduler(scheduler_class, noise_sampler_seed=seed)
-    return pipe.make_scheduler(scheduler_class)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _told(value: Any) -> str:
-    return "nothing" if value is None else f"{value:g}" if isinstance(value, float) else repr(value)
+def _check(name: str, value: Any) -> None:
+    """A number within its limits."""
+    low, high = LIMITS[name]
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    if not fits or (name in _WHOLE and value != int(value)):
+        got = "nothing" if value is None else f"{value:g}" if isinstance(value, float) else repr(value)
+        kind = "a whole number" if name in _WHOLE else "a number"
+        raise ValueError(f"{name.capitalize()} must be {kind} from {low} to {high}, got {got}.")

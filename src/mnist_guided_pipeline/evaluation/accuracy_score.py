@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..data.images import LabelledImages, to_model_range
 from ..seeding import keyed_generator
-from .metrics import wilson_interval
+from .scores import proportion
 
 __all__ = ["classification_accuracy_score"]
 
@@ -35,7 +35,7 @@ def classification_accuracy_score(
     num_updates: int = _UPDATES,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train on images, test on real ones.
+    """Train on images, test on real ones; see the module.
 
     Args:
         images: uint8 (N, 28, 28), N at least 1.
@@ -46,8 +46,7 @@ def classification_accuracy_score(
         progress: show a progress bar.
 
     Returns:
-        A figure: ``value`` in [0, 1], its Wilson ``interval`` over the test images, ``num_images`` tested on and
-        ``num_training_images``.
+        A proportion of the test images, as ``scores.proportion`` makes it, and ``num_training_images``.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(keyed_generator(seed, "weights").initial_seed())
@@ -57,12 +56,7 @@ def classification_accuracy_score(
     with torch.no_grad():
         predicted = torch.cat([network(to_model_range(batch)).argmax(dim=1) for batch in test.images.split(1000)])
     hits = int((predicted == test.labels).sum())
-    return {
-        "value": hits / len(test),
-        "interval": list(wilson_interval(hits, len(test))),
-        "num_images": len(test),
-        "num_training_images": len(images),
-    }
+    return {**proportion(hits, len(test)), "num_training_images": len(images)}
 
 
 def _network(num_classes: int) -> nn.Sequential:

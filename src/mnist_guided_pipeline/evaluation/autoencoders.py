@@ -1,64 +1,65 @@
-"""What an autoencoder is worth: how it copies, and what its latent space gives when one draws from it.
+r"""What an autoencoder is worth: how it copies, what draws of its latent space give, and its likelihood.
 
 A variational autoencoder has a prior, N(0, I), that its encoder was held to. A plain one has none: nothing in its
 training says where latents lie, so draws from N(0, I) mostly miss them. What can be done for both is to fit a Gaussian
 to the latents of the training set afterwards (Ghosh et al. 2020, https://arxiv.org/abs/1903.12436, section 4). Both are
 measured, for both kinds, so that the difference shows.
+
+*How likely a variational autoencoder finds images*: its evidence lower bound, and the importance-weighted one.
+
+With K draws z_k from the encoder's Gaussian q(z | x) and log-weights log w_k = log p(x | z_k) + log p(z_k) -
+log q(z_k | x), in nats per image:
+
+    ELBO    = E_q[log p(x | z)] - KL(q(z | x) || N(0, I))         (Kingma and Welling 2014, equation 3)
+    L_K     = E[log((w_1 + ... + w_K) / K)]                       (Burda et al. 2016, equation 8)
+
+    ELBO = L_1 <= L_K <= L_{K+1} <= log p(x),    L_K -> log p(x)  (their theorem 1)
+
+https://arxiv.org/abs/1312.6114 and https://arxiv.org/abs/1509.00519. The mean of -L_K over the test set is the usual
+estimate of the negative log-likelihood (NLL), from above.
+
+p(x | z) is a product of Bernoulli pixels, so what counts as x must be said with every value:
+
+* ``"grey"``: the grey values themselves, read as Bernoulli probabilities. The binary cross-entropy is then not the
+  logarithm of a normalised density, and values compare only with others of this kind.
+* ``"threshold"``: pixels above one half are 1, the others 0.
+* ``"stochastic"``: each pixel is drawn once, 1 with probability its grey value, from a seed.
+
+Encoder and decoder both see x. Values of differently binarised images do not compare.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from ..data.images import to_model_range, to_uint8, to_unit_range
+from ..data.images import to_unit_range
+from ..data.posteriors import decode_images, encode_latents, posterior_draw, reconstruct
 from ..seeding import keyed_generator
 from ..training.losses import reconstruction_loss
-from .judge import Judge
 from .metrics import judge_fid
-from .scores import Reference, figure, share
-from .tables import markdown_table
+from .scores import Reference, measured, proportion
 
 __all__ = [
-    "decode_images",
-    "encode_latents",
+    "BINARISATIONS",
+    "Likelihood",
+    "binarise",
+    "check_has_likelihood",
     "fitted_draws",
+    "image_likelihood",
+    "mean_value",
     "measure_autoencoder",
     "prior_draws",
-    "reconstruct",
-    "table_of_autoencoders",
 ]
 
+BINARISATIONS = ("grey", "threshold", "stochastic")
+
 _BATCH = 500
-
-
-@torch.no_grad()
-def decode_images(vae: Any, latents: Tensor, batch_size: int = _BATCH) -> Tensor:
-    """Latents (N, *latent_shape), not normalised, to images uint8 (N, 28, 28) on the CPU."""
-    parts = (vae.decode(batch.to(vae.device, vae.dtype)).sample for batch in latents.split(batch_size))
-    return torch.cat([to_uint8(part.float().cpu()) for part in parts])
-
-
-@torch.no_grad()
-def reconstruct(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
-    """Images uint8 (N, 28, 28), encoded and decoded: from the posterior's mean, or a draw made of standard noise."""
-    return decode_images(vae, encode_latents(vae, images, noise, batch_size), batch_size)
-
-
-@torch.no_grad()
-def encode_latents(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
-    """Latents float32 (N, *latent_shape), not normalised, on the CPU: means, or draws made of ``noise``."""
-    parts = []
-    for start in range(0, len(images), batch_size):
-        batch = to_model_range(images[start : start + batch_size]).to(vae.device, vae.dtype)
-        posterior = vae.encode(batch).latent_dist
-        latents = posterior.mean.float().cpu()
-        if noise is not None:
-            latents = latents + posterior.std.float().cpu() * noise[start : start + batch_size]
-        parts.append(latents)
-    return torch.cat(parts)
+_ROWS = 4_000  # latents decoded at a time for the likelihood
 
 
 def prior_draws(vae: Any, count: int, seed: int = 0) -> Tensor:
@@ -81,24 +82,23 @@ def fitted_draws(vae: Any, images: Tensor, count: int, seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def measure_autoencoder(vae: Any, reference: Reference, judge: Judge, num_images: int, seed: int = 0) -> dict[str, Any]:
+def measure_autoencoder(vae: Any, reference: Reference, num_images: int, seed: int = 0) -> dict[str, Any]:
     """Reconstruction of the test set, and samples against it.
 
     Args:
         vae: variational or not.
         reference: its training images are for the Gaussian that is fitted to their latents; its test set is
             reconstructed whole, from the posterior's mean, and what every FID is taken against.
-        judge: the one of ``reference``.
         num_images: samples drawn of each Gaussian.
         seed: of the draws.
 
     Returns:
-        Figures by name: ``mse`` (a pixel, unit range), ``bce`` and ``kl`` (nats an image; no ``kl`` of a plain
+        Values by name: ``mse`` (per pixel, unit range), ``bce`` and ``kl`` (nats per image; no ``kl`` of a plain
         autoencoder), ``reconstruction_accuracy`` and ``reconstruction_fid`` by the judge, ``prior_fid`` of draws from
         N(0, I), ``fitted_fid`` of draws from the Gaussian fitted to the training latents, ``num_parameters`` and
         ``latent_size``.
     """
-    test, real = reference.test, reference.judgement.features
+    judge, test, real = reference.judge, reference.test, reference.judgement.features
     sums = torch.zeros(3, dtype=torch.float64)
     for batch in test.images.split(_BATCH):
         unit = to_unit_range(batch).to(vae.device)
@@ -118,37 +118,141 @@ def measure_autoencoder(vae: Any, reference: Reference, judge: Judge, num_images
     prior = judge.features(decode_images(vae, prior_draws(vae, num_images, seed)))
     fitted = judge.features(decode_images(vae, fitted_draws(vae, reference.train.images, num_images, seed)))
     return {
-        "mse": figure(mse, count),
-        "bce": figure(bce, count),
-        **({"kl": figure(kl, count)} if vae.config.variational else {}),
-        "reconstruction_accuracy": share(hits, count),
-        "reconstruction_fid": figure(judge_fid(real, judged.features), count),
-        "prior_fid": figure(judge_fid(real, prior), num_images),
-        "fitted_fid": figure(judge_fid(real, fitted), num_images),
+        "mse": measured(mse, count),
+        "bce": measured(bce, count),
+        **({"kl": measured(kl, count)} if vae.config.variational else {}),
+        "reconstruction_accuracy": proportion(hits, count),
+        "reconstruction_fid": measured(judge_fid(real, judged.features), count),
+        "prior_fid": measured(judge_fid(real, prior), num_images),
+        "fitted_fid": measured(judge_fid(real, fitted), num_images),
         "num_parameters": sum(parameter.numel() for parameter in vae.parameters()),
         "latent_size": prior_draws(vae, 1).numel(),
     }
 
 
-def table_of_autoencoders(figures: dict[str, dict[str, Any]]) -> str:
-    """Several autoencoders as a Markdown table, a row each.
+class Likelihood(NamedTuple):
+    """Values of N images, in nats, float64 (N,) each.
+
+    Attributes:
+        reconstruction: -E_q[log p(x | z)], from the draws.
+        kl: KL(q(z | x) || N(0, I)), in closed form.
+        importance_weighted: the bound L_K on log p(x), from the same draws.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+    importance_weighted: Tensor
+
+    @property
+    def elbo(self) -> Tensor:
+        """The evidence lower bound on log p(x)."""
+        return -(self.reconstruction + self.kl)
+
+
+def check_has_likelihood(vae: Any, reconstruction: str | None) -> None:
+    """Refuse an autoencoder whose training defines no likelihood of Bernoulli pixels.
 
     Args:
-        figures: by the autoencoder's name, those of :func:`measure_autoencoder`, with ``network``, ``variational``,
-            ``reconstruction`` and ``kl_weight`` beside them.
+        vae: of this package.
+        reconstruction: the term it was trained with, ``"bce"`` or ``"mse"``; None where that is not known.
+
+    Raises:
+        ValueError: a plain autoencoder, or one that was trained with the squared error.
     """
-    titles = ["network", "trained with", "latent", "parameters", "MSE", "BCE", "KL", "accuracy of reconstructions"]
-    rows = [["name", *titles, "judge-FID of reconstructions", "of N(0, I) draws", "of fitted draws"]]
-    for name, row in figures.items():
-        value = {key: entry["value"] for key, entry in row.items() if isinstance(entry, dict)}
-        weight = 1.0 if row["kl_weight"] is None else row["kl_weight"]
-        terms = [row["reconstruction"] or "unknown", *([f"{weight:g} KL"] if row["variational"] else [])]
-        rows.append(
-            [
-                *(name, row["network"], " + ".join(terms), str(row["latent_size"]), f"{row['num_parameters']:,}"),
-                *(f"{value['mse']:.4f}", f"{value['bce']:.1f}", f"{value['kl']:.1f}" if "kl" in value else ""),
-                f"{value['reconstruction_accuracy']:.2%}",
-                *(f"{value[key]:.2f}" for key in ("reconstruction_fid", "prior_fid", "fitted_fid")),
-            ]
+    if not vae.config.variational:
+        raise ValueError(
+            "vae is a plain autoencoder (variational is false in its config): it has no prior and no likelihood. "
+            "Give a variational one."
         )
-    return markdown_table(rows, text_columns=3)
+    if reconstruction not in (None, "bce"):
+        raise ValueError(
+            f"vae was trained with reconstruction {reconstruction!r}: a likelihood of Bernoulli pixels is defined for "
+            "--reconstruction bce only."
+        )
+
+
+def binarise(images: Tensor, how: str, seed: int = 0) -> Tensor:
+    """What counts as x.
+
+    Args:
+        images: uint8 (N, 28, 28).
+        how: one of :data:`BINARISATIONS`.
+        seed: of ``"stochastic"``; an image's draw depends on its place in ``images`` alone.
+
+    Returns:
+        float32 (N, 1, 28, 28) in unit range.
+
+    Raises:
+        ValueError: another way.
+    """
+    unit = to_unit_range(images)
+    if how == "grey":
+        return unit
+    if how == "threshold":
+        return (unit > 0.5).float()
+    if how == "stochastic":
+        return torch.stack(
+            [torch.bernoulli(image, generator=keyed_generator(seed, "binarise", i)) for i, image in enumerate(unit)]
+        )
+    raise ValueError(f"binarisation must be one of {', '.join(BINARISATIONS)}, got {how!r}.")
+
+
+@torch.no_grad()
+def image_likelihood(
+    vae: Any, images: Tensor, num_importance_samples: int, seed: int = 0, *, progress: bool = False
+) -> Likelihood:
+    """The bounds of every image; the draws of an image depend on the seed and its place alone.
+
+    Args:
+        vae: variational, with ``encode``, ``decode_logits`` and ``latent_shape``; computed in its own dtype.
+        images: float (N, 1, 28, 28) in unit range, as :func:`binarise` gives them.
+        num_importance_samples: K, at least 1; 200 to 5,000 are usual.
+        seed: of the draws.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: K is below 1.
+    """
+    count = num_importance_samples
+    if count < 1:
+        raise ValueError(f"num_importance_samples must be at least 1 (200 is usual), got {count}.")
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    size = max(1, _ROWS // count)
+    for start in tqdm(range(0, len(images), size), desc="likelihood", unit="batch", disable=not progress, leave=False):
+        batch = images[start : start + size].to(vae.device, vae.dtype)
+        posterior = vae.encode(batch * 2.0 - 1.0).latent_dist
+        noise = torch.stack(
+            [
+                torch.randn(count, *vae.latent_shape, generator=keyed_generator(seed, "importance", start + row))
+                for row in range(len(batch))
+            ]
+        ).to(batch)
+        log_weights, reconstruction = _log_weights(vae, batch, posterior, noise)
+        bound = torch.logsumexp(log_weights, dim=1) - math.log(count)
+        parts.append((reconstruction.mean(dim=1).cpu(), posterior.kl().double().cpu(), bound.cpu()))
+    return Likelihood(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def mean_value(values: Tensor) -> dict[str, Any]:
+    """The mean of one value per image (N,), with the standard error that the choice of N images leaves."""
+    error = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
+    return {"value": values.mean().item(), "standard_error": error, "num_images": len(values)}
+
+
+def _log_weights(vae: Any, images: Tensor, posterior: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-weights and -log p(x | z_k), float64 (B, K) each, from standard noise (B, K, *latent_shape).
+
+    With z = mean + std * noise, the constants of both Gaussians cancel in log p(z) - log q(z | x).
+    """
+    rows, count = noise.shape[:2]
+    latents = posterior_draw(posterior.mean[:, None], posterior.std[:, None], noise)
+    pieces = []
+    for first in range(0, count, _ROWS):
+        chunk = latents[:, first : first + _ROWS]
+        targets = images[:, None].expand(-1, chunk.shape[1], *images.shape[1:]).flatten(0, 1)
+        logits = vae.decode_logits(chunk.flatten(0, 1))
+        pieces.append(reconstruction_loss(logits, targets.float(), "bce").double().reshape(rows, -1))
+    reconstruction = torch.cat(pieces, dim=1)
+    latents, noise, logvar = latents.double(), noise.double(), posterior.logvar.double()
+    prior_to_posterior = 0.5 * ((noise**2 - latents**2).flatten(2).sum(2) + logvar.flatten(1).sum(1)[:, None])
+    return prior_to_posterior - reconstruction, reconstruction

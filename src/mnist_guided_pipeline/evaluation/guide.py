@@ -12,6 +12,17 @@ finished samples says nothing (the same happens to a reward model under optimisa
 https://arxiv.org/abs/2210.10760, section 2). :func:`guide_hacking` draws at growing scales and lets both speak, the
 guide on the final samples at the least noise and the judge on the images. A gap that grows with the scale is guidance
 that pleases the guide alone.
+
+*A learned gradient*: a classifier that reads well can still guide badly, since cross-entropy never sees the gradient.
+On a Gaussian mixture the exact one is known in closed form (``models/mixture.py``), so a small network trained on noisy
+draws can be compared with it, level by level (:func:`compare_scores`), over noisy samples and their own classes:
+
+    error(t) = sqrt( E |g_learned - g_exact|^2 / E |g_exact|^2 ),    1 is no better than no gradient.
+
+The exact gradient vanishes as ``alpha`` does: under pure noise no class is likelier than another. A network that reads
+``x`` as it is keeps an error of about constant size there, so its relative error grows like ``1 / alpha``, and guidance
+multiplies it by ``sigma^2 / alpha`` in the predicted clean sample. One that reads ``alpha x`` has the factor ``alpha``
+in its gradient by the chain rule (``models/residual_mlp.py``): that is what its gate is for.
 """
 
 from __future__ import annotations
@@ -20,23 +31,42 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..data.images import LabelledImages, to_uint8
 from ..data.posteriors import encode_images
+from ..models.mixture import MixtureClassifier
+from ..models.residual_mlp import ResidualMLPClassifier
 from ..sampling.guidance import classifier_score
 from ..sampling.noise import NoiseLevel, add_noise, levels_at, preserving_levels
 from ..sampling.schedulers import preserving_table
 from ..seeding import keyed_generator
 from .judge import Judge
 from .metrics import expected_calibration_error
-from .scores import figure, share
+from .oracle import COSINE, PLANE, Mixture
+from .samples import draw_samples
+from .scores import measured, proportion
 
-__all__ = ["HACKING_SCALES", "guide_by_noise", "guide_hacking", "training_law"]
+__all__ = [
+    "HACKING_SCALES",
+    "LEVELS",
+    "compare_scores",
+    "guide_by_noise",
+    "guide_hacking",
+    "learned_scores",
+    "train_on_mixture",
+    "training_law",
+]
 
 HACKING_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+LEVELS = tuple(round(0.05 * (100 / 0.05) ** (i / 9), 3) for i in range(10))
+"""Noise levels ``sigma / alpha`` at which gradients are compared: ten, evenly spaced in the logarithm."""
+
 _BATCH = 500
+_UPDATES, _BATCH_SIZE, _LEARNING_RATE, _POOL, _TEST = 1_000, 256, 3e-3, 20_000, 4_000
+_NETWORK = {"hidden_size": 64, "num_layers": 2, "condition_dim": 32}
 
 
 def training_law(pipe: Any) -> tuple[Tensor, NoiseLevel]:
@@ -68,7 +98,7 @@ def guide_by_noise(
 ) -> list[dict[str, Any]]:
     """Read real images through the noise, in equal ranges of the timestep.
 
-    Every image is noised once a bin, to a timestep drawn from the bin.
+    Every image is noised once per bin, to a timestep drawn from the bin.
 
     Args:
         pipe: with a classifier; images go through its VAE where it has one.
@@ -78,8 +108,8 @@ def guide_by_noise(
         progress: show a progress bar.
 
     Returns:
-        A dictionary a bin, from the least noise upwards: ``timesteps`` (first and last), ``ratio`` (median of
-        ``sigma / alpha``), and the figures ``accuracy``, ``calibration_error`` (expected, of 15 bins, against the
+        A dictionary per bin, from the least noise upwards: ``timesteps`` (first and last), ``ratio`` (median of
+        ``sigma / alpha``), and the values ``accuracy``, ``calibration_error`` (expected, of 15 bins, against the
         label), ``confidence`` (mean of the largest probability) and ``gradient_share`` (mean of the module's ``share``,
         for the true class).
 
@@ -115,10 +145,10 @@ def guide_by_noise(
             {
                 "timesteps": [int(timesteps[part[0]]), int(timesteps[part[-1]])],
                 "ratio": float(table.sigma[middle] / table.alpha[middle]),
-                "accuracy": share(hits, len(images)),
-                "calibration_error": figure(expected_calibration_error(read, images.labels), len(images)),
-                "confidence": figure(read.double().max(dim=1).values.mean().item(), len(images)),
-                "gradient_share": figure(torch.cat(shares).mean().item(), len(images)),
+                "accuracy": proportion(hits, len(images)),
+                "calibration_error": measured(expected_calibration_error(read, images.labels), len(images)),
+                "confidence": measured(read.double().max(dim=1).values.mean().item(), len(images)),
+                "gradient_share": measured(torch.cat(shares).mean().item(), len(images)),
             }
         )
     return rows
@@ -136,19 +166,19 @@ def guide_hacking(
 ) -> list[dict[str, Any]]:
     """Draw at growing scales, and let the guide and the judge say how many images show what was wanted.
 
-    Image i wants class ``i mod C`` and has the same noise at every scale.
+    The classes are wanted in turn, and an image has the same noise at every scale.
 
     Args:
         pipe: with a classifier; its scheduler and number of steps are used.
         judge: never the guide.
-        num_images: images a scale.
+        num_images: images per scale.
         scales: guidance scales.
         cfg_scale: classifier-free weight; 0 leaves the labels to the guide alone.
         seed: of the images.
         progress: show a progress bar.
 
     Returns:
-        A dictionary a scale: ``guidance_scale`` and the figures ``guide_accuracy`` (on final samples, at the least
+        A dictionary per scale: ``guidance_scale`` and the values ``guide_accuracy`` (on final samples, at the least
         noise), ``judge_accuracy`` (on the images), ``guide_confidence`` (mean probability of the wanted class) and
         ``gap`` (the guide's accuracy minus the judge's).
 
@@ -158,35 +188,135 @@ def guide_hacking(
     if pipe.classifier is None:
         raise ValueError("The pipeline has no classifier, so there is no guide to report on.")
     least_noise = training_law(pipe)[0][0].to(pipe.classifier.device)
-    num_classes = len(pipe.id2label)
-    wanted = torch.arange(num_images) % num_classes
     pipe.set_progress_bar_config(disable=True)
     rows = []
     for scale in tqdm(scales, desc="scales", disable=None if progress else True, leave=False):
-        probabilities, seen = [], []
-        for batch in torch.arange(num_images).split(_BATCH):
-            keys = [(seed, int(index) % num_classes, int(index) // num_classes) for index in batch]
-            latents = pipe(
-                wanted[batch],
-                guidance_scale=float(scale),
-                cfg_scale=cfg_scale,
-                generator=[keyed_generator(*key) for key in keys],
-                output_type="latent",
-            ).images
+        call = {"guidance_scale": float(scale), "cfg_scale": cfg_scale, "output_type": "latent"}
+        probabilities, seen, classes = [], [], []
+        for latents, labels in draw_samples(pipe, num_images, seed, call):
             logits = pipe.classifier(latents.to(pipe.classifier.dtype), least_noise, return_dict=False)[0]
             probabilities.append(logits.float().softmax(dim=1).cpu())
             pixels = pipe.decode_latents(latents, "pt").float().cpu()
             seen.append(judge.predict(to_uint8(pixels * 2.0 - 1.0)).argmax(dim=1))
+            classes.append(labels)
+        wanted = torch.cat(classes)
         read = torch.cat(probabilities)
         by_guide = int((read.argmax(dim=1) == wanted).sum())
         by_judge = int((torch.cat(seen) == wanted).sum())
         rows.append(
             {
                 "guidance_scale": float(scale),
-                "guide_accuracy": share(by_guide, num_images),
-                "judge_accuracy": share(by_judge, num_images),
-                "guide_confidence": figure(read[torch.arange(num_images), wanted].mean().item(), num_images),
-                "gap": figure((by_guide - by_judge) / num_images, num_images),
+                "guide_accuracy": proportion(by_guide, num_images),
+                "judge_accuracy": proportion(by_judge, num_images),
+                "guide_confidence": measured(read[torch.arange(num_images), wanted].mean().item(), num_images),
+                "gap": measured((by_guide - by_judge) / num_images, num_images),
             }
         )
     return rows
+
+
+def learned_scores(
+    mixture: Mixture = PLANE,
+    schedule: dict[str, Any] | None = None,
+    num_updates: int = _UPDATES,
+    seed: int = 0,
+) -> dict[str, list[dict[str, float]]]:
+    """Train a classifier with and without the gate, and compare both with the exact one.
+
+    Args:
+        mixture: the data.
+        schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them; a cosine one if None.
+        num_updates: of each training.
+        seed: of data, weights, order and noise; the same for both.
+
+    Returns:
+        What :func:`compare_scores` says of ``plain`` and of ``gated``.
+    """
+    schedule = schedule or COSINE
+    return {
+        name: compare_scores(train_on_mixture(mixture, schedule, gated, num_updates, seed), mixture, schedule, seed)
+        for name, gated in (("plain", False), ("gated", True))
+    }
+
+
+def train_on_mixture(
+    mixture: Mixture, schedule: dict[str, Any], gated: bool, num_updates: int = _UPDATES, seed: int = 0
+) -> ResidualMLPClassifier:
+    """A small classifier, trained by cross-entropy on noisy draws of all levels.
+
+    Args:
+        mixture: the data.
+        schedule: settings of the beta schedule.
+        gated: whether the network knows the schedule, and so reads ``alpha x``.
+        num_updates: of 256 samples each, AdamW under a one-cycle schedule.
+        seed: of data, weights, order and noise.
+    """
+    x0, labels = _draws(mixture, _POOL, seed)
+    levels = preserving_levels(preserving_table(schedule))
+    generator = keyed_generator(seed, "training")
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(keyed_generator(seed, "weights").initial_seed())
+        network = ResidualMLPClassifier(
+            sample_shape=(mixture.dim,), num_classes=2, noise_schedule=schedule if gated else None, **_NETWORK
+        )
+        optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, fused=True)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=num_updates)
+        for _ in range(num_updates):
+            rows = torch.randint(_POOL, (_BATCH_SIZE,), generator=generator)
+            timesteps = torch.randint(len(levels.sigma), (_BATCH_SIZE,), generator=generator)
+            noisy = _noised(x0[rows], levels, timesteps, generator)
+            loss = F.cross_entropy(network(noisy, timesteps).logits, labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            cycle.step()
+    return network.eval()
+
+
+def compare_scores(
+    network: nn.Module, mixture: Mixture, schedule: dict[str, Any], seed: int = 0
+) -> list[dict[str, float]]:
+    """Compare the gradient of a classifier with the exact one, at the training timesteps nearest to ``LEVELS``.
+
+    Args:
+        network: ``network(sample, timestep, return_dict=False)[0]`` are logits.
+        mixture: the data that it was trained on.
+        schedule: the noise that it was trained on.
+        seed: of fresh data and noise.
+
+    Returns:
+        A dictionary per level, from the least noise upwards: ``ratio`` (``sigma / alpha``), ``relative_error`` and
+        ``clean_sample_error``; see the module.
+    """
+    exact = MixtureClassifier(**mixture.parameters, schedule=schedule).double()
+    dtype = next(network.parameters()).dtype
+    x0, labels = _draws(mixture, _TEST, seed + 1)
+    levels = preserving_levels(preserving_table(schedule))
+    nearest = torch.searchsorted(levels.ratio, torch.tensor(LEVELS, dtype=torch.float64)).clamp_max(
+        len(levels.sigma) - 1
+    )
+    rows = []
+    for index, timestep in enumerate(nearest):
+        alpha, sigma = (float(values[timestep]) for values in levels)
+        noisy = _noised(x0, levels, timestep.expand(len(x0)), keyed_generator(seed, "test", index))
+        wanted = classifier_score(exact, noisy.double(), timestep, labels)
+        error = classifier_score(network, noisy.to(dtype), timestep, labels).double() - wanted
+        rows.append(
+            {
+                "ratio": sigma / alpha,
+                "relative_error": (error.square().sum() / wanted.square().sum()).sqrt().item(),
+                "clean_sample_error": sigma**2 / alpha * error.square().mean().sqrt().item(),
+            }
+        )
+    return rows
+
+
+def _draws(mixture: Mixture, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Samples (count, d) in equal parts of both classes, which the mixture has too, and their labels int64 (count,)."""
+    halves = [torch.from_numpy(mixture.draw(label, count // 2, 2 * seed + label)).float() for label in (0, 1)]
+    return torch.cat(halves), torch.arange(2).repeat_interleave(count // 2)
+
+
+def _noised(x0: Tensor, levels: NoiseLevel, timesteps: Tensor, generator: torch.Generator) -> Tensor:
+    """Each of x0 (B, d) noised to its own timestep."""
+    return add_noise(x0, torch.randn(x0.shape, generator=generator), levels_at(levels, timesteps, x0))

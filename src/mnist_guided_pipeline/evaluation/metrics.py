@@ -4,15 +4,15 @@ Features are activations of the judge, (N, D). Distances between the sets are Eu
 chunk by chunk, so that 10,000 against 10,000 needs seconds and some hundred megabytes. None of the results
 depends on the order of the images or the chunk size, beyond rounding.
 
-Every figure of a finite set has a floor that real images reach too: print it beside the figure.
+Every value of a finite set has a floor that real images reach too: print it beside the value.
 """
 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,38 +27,12 @@ __all__ = [
     "memorisation",
     "nearest_neighbours",
     "precision_recall_density_coverage",
-    "wilson_interval",
+    "sliced_wasserstein",
 ]
 
 
-def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953).
-
-    Args:
-        successes: from 0 to ``total``.
-        total: at least 1.
-        confidence: coverage of the interval, in (0, 1).
-
-    Returns:
-        Lower and upper end, in [0, 1]; sensible at 0 and 100 percent too, where the normal interval has no
-        width.
-
-    Raises:
-        ValueError: an argument is out of its range.
-    """
-    if not 0 <= successes <= total or total < 1:
-        raise ValueError(f"successes must be from 0 to total, total at least 1; got {successes} of {total}.")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}; 0.95 is usual.")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = successes / total
-    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
-    """Counts int64 (num_classes, num_classes): a row a wanted class, a column a predicted one.
+    """Counts int64 (num_classes, num_classes): a row per wanted class, a column per predicted one.
 
     Args:
         labels: int64 (N,) in ``[0, num_classes)``.
@@ -78,7 +52,7 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, num_bins: 
         num_bins: bins of equal width over the confidence, the largest probability of a row.
 
     Returns:
-        The gap of each bin weighted by its share of the images, in [0, 1].
+        The gap of each bin weighted by its proportion of the images, in [0, 1].
     """
     confidence, predictions = probabilities.double().max(dim=1)
     bins = (confidence * num_bins).long().clamp_max(num_bins - 1)
@@ -105,19 +79,10 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     return ((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * overlap).item()
 
 
-class _Features(torch.nn.Identity):
-    """Stands where torchmetrics expects the Inception network: the features are known already."""
-
-    def __init__(self, num_features: int):
-        super().__init__()
-        self.num_features = num_features
-
-
 def judge_fid(features_real: Tensor, features_fake: Tensor) -> float:
     """Frechet distance of two sets of features (Heusel et al. 2017, https://arxiv.org/abs/1706.08500, eq. 6).
 
-    The computation is that of ``torchmetrics.image.fid`` in float64, on the judge's features in place of
-    Inception's; figures of other feature spaces do not compare.
+    The features are the judge's in place of Inception's; distances in other feature spaces do not compare.
 
     Args:
         features_real: (N, D), N at least 2; more than D for a covariance of full rank.
@@ -130,21 +95,16 @@ def judge_fid(features_real: Tensor, features_fake: Tensor) -> float:
     Raises:
         ValueError: the sets do not match, are too small, or are not finite.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
     _check(features_real, features_fake, at_least=2)
-    features = _Features(features_real.shape[1])
-    fid = FrechetInceptionDistance(feature=features, sync_on_compute=False).set_dtype(torch.float64)
-    fid.update(features_real.double(), real=True)
-    fid.update(features_fake.double(), real=False)
-    return fid.compute().item()
+    real, fake = features_real.double(), features_fake.double()
+    return frechet_distance(real.mean(dim=0), torch.cov(real.T), fake.mean(dim=0), torch.cov(fake.T))
 
 
 def judge_kid(features_real: Tensor, features_fake: Tensor, chunk_size: int = 1000) -> float:
     """Squared maximum mean discrepancy under the kernel ``(x.y / D + 1)^3``.
 
     Binkowski et al. 2018, https://arxiv.org/abs/1801.01401. All pairs are used, not random subsets, so the
-    figure needs no seed; it is unbiased, so it is about 0 (of either sign) for two sets of the same law,
+    value needs no seed; it is unbiased, so it is about 0 (of either sign) for two sets of one distribution,
     whatever their sizes.
 
     Args:
@@ -169,14 +129,14 @@ def judge_kid(features_real: Tensor, features_fake: Tensor, chunk_size: int = 10
 
 
 class Manifold(NamedTuple):
-    """Shares of the images of one set that lie within the balls around those of the other.
+    """Proportions of the images of one set that lie within the balls around those of the other.
 
     Attributes:
-        precision: share of generated images inside some real image's ball, in [0, 1]: are they plausible?
-        recall: share of real images inside some generated image's ball, in [0, 1]: is everything there?
-        density: mean number of real balls around a generated image, over k; about 1 for equal laws, no upper
+        precision: proportion of generated images inside some real image's ball, in [0, 1]: are they plausible?
+        recall: proportion of real images inside some generated image's ball, in [0, 1]: is everything there?
+        density: mean number of real balls around a generated image, over k; about 1 for equal sets, no upper
             bound.
-        coverage: share of real balls that hold a generated image, in [0, 1]: recall that outliers cannot
+        coverage: proportion of real balls that hold a generated image, in [0, 1]: recall that outliers cannot
             inflate.
     """
 
@@ -224,14 +184,37 @@ def precision_recall_density_coverage(
     )
 
 
+def sliced_wasserstein(first: np.ndarray, second: np.ndarray, directions: int = 64) -> float:
+    r"""Sliced 1-Wasserstein distance of two samples, in the units of the data.
+
+    The mean over unit vectors u of ``mean_i |sort(a u)_i - sort(b u)_i|`` (Rabin et al. 2011,
+    https://doi.org/10.1007/978-3-642-24785-9_37; Bonneel et al. 2015, https://doi.org/10.1007/s10851-014-0506-3,
+    equation 5). Two samples of one distribution are not at distance 0 but at a floor that shrinks as they grow.
+
+    Args:
+        first: (N, d).
+        second: (N, d).
+        directions: number of unit vectors; they are random, and the same in every call.
+
+    Raises:
+        ValueError: the samples differ in shape.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"first and second must have one shape (N, d), got {first.shape} and {second.shape}.")
+    rng = np.random.default_rng(0)
+    axes = rng.normal(size=(first.shape[1], directions))
+    axes /= np.linalg.norm(axes, axis=0)
+    return float(np.abs(np.sort(first @ axes, axis=0) - np.sort(second @ axes, axis=0)).mean())
+
+
 class Memorisation(NamedTuple):
     """How near generated images are to the training set, beside held-out real ones.
 
     Attributes:
-        closer_than_typical: share of generated images nearer to their nearest training image than half of the
+        closer_than_typical: proportion of generated images nearer to their nearest training image than half of the
             held-out images are to theirs; 0.5 for a faithful model. Above it: copies, or images simpler than
             real ones.
-        near_copies: share nearer than all but 1 percent of the held-out images; 0.01 for a faithful model.
+        near_copies: proportion nearer than all but 1 percent of the held-out images; 0.01 for a faithful model.
         copying_z: Mann-Whitney statistic of the two sets of distances in standard deviations, Meehan's C_T
             with one cell; about 0 for a faithful model, below -5 for one that copies, above 5 for one that
             strays.
@@ -254,7 +237,7 @@ def memorisation(
     Args:
         generated: uint8 (N, 28, 28).
         train: uint8 (T, 28, 28), what the model was trained on.
-        held_out: uint8 (M, 28, 28), real images of the same law that it has not seen.
+        held_out: uint8 (M, 28, 28), real images that it has not seen.
         held_out_distances: (M,), those of ``nearest_neighbours(held_out, train)``, where they are known already.
     """
     if held_out_distances is None:

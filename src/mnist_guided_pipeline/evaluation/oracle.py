@@ -6,11 +6,15 @@ scheduler, up to the size of its steps. ``tests/test_oracle.py`` proves it; try 
     pipe = exact_pipeline(PLANE, "DDIMScheduler", "v_prediction")
     samples = pipe([1], 4096, guidance_scale=1.0, num_inference_steps=100, output_type="latent").images
     moment_errors(samples.numpy(), *PLANE.moments(1))
+
+:func:`measure_schedulers` does it with every supported scheduler, and says beside it what each makes of a trained
+pipeline.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,10 +23,14 @@ import diffusers
 import numpy as np
 import torch
 from torch.quasirandom import SobolEngine
+from tqdm.auto import tqdm
 
 from ..models.mixture import MixtureClassifier, MixtureDenoiser
 from ..sampling.schedulers import SUPPORTED
 from ..storage.pipelines import ClassifierGuidedLatentPipeline
+from .metrics import confusion_matrix, judge_fid
+from .samples import SamplingSettings, draw_images, wanted_classes
+from .scores import Reference
 
 __all__ = [
     "COSINE",
@@ -33,7 +41,9 @@ __all__ = [
     "even_noise",
     "exact_pipeline",
     "make_scheduler",
+    "measure_schedulers",
     "moment_errors",
+    "oracle_error",
 ]
 
 LINEAR = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
@@ -90,6 +100,9 @@ class Mixture:
 
 PLANE, HIGHER = Mixture(2, 0), Mixture(16, 1)
 
+_ORACLE_STEPS, _PIPELINE_STEPS = (10, 25, 50), (10, 25)
+_ORACLE_SAMPLES = 4096
+
 # where a default would stop before the data are reached, or allow few steps only
 _SETTINGS: dict[str, dict[str, Any]] = {
     "LCMScheduler": {"original_inference_steps": 200},
@@ -124,7 +137,7 @@ def exact_pipeline(
     """The exact networks of a mixture under a scheduler, in float64."""
     schedule = COSINE if name == "UnCLIPScheduler" else LINEAR
     scheduler = make_scheduler(name, prediction_type, schedule, **{**_SETTINGS.get(name, {}), **options})
-    law = "flow" if options.get("use_flow_sigmas") else SUPPORTED[name].law
+    law = "flow" if options.get("use_flow_sigmas") else SUPPORTED[name].schedule
     noise: dict[str, Any] = {"law": law, "schedule": schedule}
     if law in ("edm", "arctan"):
         noise["sigma_data"] = scheduler.config.sigma_data
@@ -152,3 +165,71 @@ def moment_errors(samples: np.ndarray, mean: np.ndarray, covariance: np.ndarray)
     mean_error = np.abs(samples.mean(axis=0) - mean) / np.sqrt(np.diag(covariance))
     covariance_error = np.linalg.norm(np.cov(samples.T) - covariance) / np.linalg.norm(covariance)
     return float(mean_error.max()), float(covariance_error)
+
+
+def oracle_error(name: str, steps: int, seed: int = 0, callback: Callable[..., Any] | None = None) -> float:
+    """Error of guided sampling with exact networks.
+
+    Args:
+        name: of a supported scheduler; it is run with the first prediction type of its row.
+        steps: of the scheduler.
+        seed: of the noise.
+        callback: ``callback_on_step_end`` of the pipeline, to see what a change of the rule does.
+
+    Returns:
+        The larger of the mean's error in standard deviations and the covariance's relative error, scale 1, against the
+        exact p(x | y) of a two-dimensional mixture.
+    """
+    pipe = exact_pipeline(PLANE, name, SUPPORTED[name].prediction_types[0])
+    samples = pipe(
+        [1],
+        _ORACLE_SAMPLES,
+        guidance_scale=1.0,
+        num_inference_steps=steps,
+        latents=even_noise(_ORACLE_SAMPLES, PLANE.dim, seed),
+        generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
+        callback_on_step_end=callback,
+    ).images
+    return max(moment_errors(samples.numpy(), *PLANE.moments(1)))
+
+
+def measure_schedulers(
+    pipe: Any, reference: Reference, num_images: int = 1000, seed: int = 0, progress: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Measure every supported scheduler.
+
+    Args:
+        pipe: a trained pipeline that draws classes; schedulers that cannot run its networks get no values of images.
+        reference: real images and the judge.
+        num_images: images per scheduler and number of steps.
+        seed: of the images.
+        progress: show a progress bar.
+
+    Returns:
+        By scheduler: ``prediction_types``, ``stochastic``, ``oracle_error`` by steps, and where the pipeline can be run
+        ``accuracy`` and ``judge_fid`` by steps.
+
+    Raises:
+        ValueError: the pipeline takes no classes.
+    """
+    if pipe.classifier is None and not pipe.denoiser_is_conditional:
+        raise ValueError("pipe draws no class, so its accuracy cannot be measured; give it a classifier.")
+    labels, _ = wanted_classes(num_images, len(pipe.id2label), reference.class_weights)
+    possible = {found.__name__ for found in pipe.compatible_schedulers}
+    table = {}
+    for name, support in tqdm(SUPPORTED.items(), desc="schedulers", disable=not progress):
+        predictions = [kind.removesuffix("_prediction") for kind in support.prediction_types]
+        row: dict[str, Any] = {"prediction_types": predictions, "stochastic": support.stochastic}
+        row["oracle_error"] = {str(steps): oracle_error(name, steps, seed) for steps in _ORACLE_STEPS}
+        if name in possible:
+            row |= {"accuracy": {}, "judge_fid": {}}
+            for steps in _PIPELINE_STEPS:
+                settings = SamplingSettings(num_images, seed, reference.class_weights, name, num_inference_steps=steps)
+                drawn = draw_images(pipe, settings, progress=False)
+                judgement = reference.judge(drawn.images())
+                matrix = confusion_matrix(labels, judgement.probabilities.argmax(dim=1), len(pipe.id2label))
+                row["accuracy"][str(steps)] = int(matrix.trace()) / num_images
+                row["judge_fid"][str(steps)] = judge_fid(reference.judgement.features, judgement.features)
+        table[name.removesuffix("Scheduler")] = row
+    return table

@@ -1,57 +1,72 @@
-"""The file of measurements: one record a run, each with all that is needed to measure it again.
+"""The file of measurements: a record per run, with all that is needed to measure it again.
 
 ``metrics.json`` holds ``{"runs": {name: record}}`` and is what README and model card are rendered from; a ``.jsonl``
-file holds one record a line, ``{"name": ..., **record}``, for sweeps. Both are written in one rename, keep every other
-run, and are never written over where they cannot be read.
+file holds one record per line, ``{"name": ..., **record}``, for sweeps. Both are written in one rename, keep every
+other run, and are never written over where they cannot be read.
 
 A record:
 
 ============  ==========================================================================================
-command       line that measures it again; absolute paths are cut to their last part
-key           hash of networks, settings, judge and data: a run with a known key need not be repeated
-model         name as given, and hash of its networks
+command       what was typed; absolute paths are cut to their last part
+model         name, and hash of its networks
 judge         likewise
 dataset       name, and hash of its images and labels
-class_names   in the order of the confusion matrix
-settings      of the sampling, with the pipeline's own values filled in, ``seed`` and ``num_images`` among them
-scheduler_config  of the scheduler that was used
+settings      what the values depend on: the sampling, ``seed`` and ``num_images``, or what a study varies
 versions      of this package, torch, diffusers and Python
 machine       processor, its cores, threads, processes and device
-figures       see ``scoring.py``, and ``images_per_second`` of the sampling alone
-floors        the same figures of real images and of reconstructions, and the judge's own accuracy
+figures       the values; those of images are described in ``scores.py``
 ============  ==========================================================================================
+
+A run of ``mnist-guided evaluate`` also has ``key`` (a hash of networks, settings, judge and data: a run with a known
+key need not be repeated), ``class_names`` in the order of the confusion matrix, ``scheduler_config`` of the scheduler
+that was used, and ``floors``: the same values of real images and of reconstructions, and the judge's own accuracy.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import re
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ..storage.atomic import atomic_write
+from ..storage.places import public_name
+from ..weights import DEFAULT_FOLDER, JUDGE_FOLDER
 
-__all__ = ["check_name", "machine", "public_name", "read_runs", "versions", "write_run"]
+__all__ = [
+    "check_name",
+    "fingerprint",
+    "identity",
+    "identity_of_pipeline",
+    "make_record",
+    "pipeline_fingerprint",
+    "public_config",
+    "read_runs",
+    "shown_name",
+    "typed_command",
+    "versions",
+    "write_run",
+]
 
 
 def check_name(name: str) -> None:
-    """A run's name is used in files and in README's markers.
+    """A run's name is used in files and in the markers of documents.
 
     Raises:
         ValueError: a character that has no place there.
     """
     if not re.fullmatch(r"[\w.,=+/-]+", name):
         raise ValueError(f"name must be letters, digits and any of _ . , = + / -, got {name!r}.")
-
-
-def public_name(name: str) -> str:
-    """A name without the folders above it where it is a path of one machine: absolute, or from ``.`` or ``~``."""
-    private = os.path.isabs(name) or name.startswith((".", "~"))
-    return os.path.basename(os.path.abspath(name)) if private else name
 
 
 def read_runs(file: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
@@ -64,7 +79,7 @@ def read_runs(file: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """
     file = Path(file)
     if file.suffix not in (".json", ".jsonl"):
-        raise ValueError(f"output {str(file)!r} must end in .json, or in .jsonl for one line a run.")
+        raise ValueError(f"output {str(file)!r} must end in .json, or in .jsonl for one line per run.")
     if not file.exists():
         return {}
     text = file.read_text()
@@ -93,29 +108,125 @@ def write_run(file: str | os.PathLike[str], name: str, record: dict[str, Any]) -
     atomic_write(file, text)
 
 
+def make_record(
+    identities: Mapping[str, Mapping[str, str]],
+    settings: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    num_processes: int = 1,
+) -> dict[str, Any]:
+    """A record of what was measured, here and now.
+
+    Args:
+        identities: ``model``, ``judge`` and ``dataset`` where there are such, as :func:`identity` makes them.
+        settings: what the values depend on.
+        figures: the values.
+        device: where they were computed.
+        num_processes: that computed them.
+    """
+    device = torch.device(device)
+    return {
+        "command": typed_command(),
+        **identities,
+        "settings": dict(settings),
+        "versions": versions(),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "processes": num_processes,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        },
+        "figures": dict(figures),
+    }
+
+
+def identity(name: str, *parts: Any) -> dict[str, str]:
+    """A name without its path, and the :func:`fingerprint` of what it stands for."""
+    return {"name": public_name(name), "fingerprint": fingerprint(*parts)}
+
+
+def identity_of_pipeline(pipe: Any) -> dict[str, str]:
+    """The name that a pipeline was loaded by, and its :func:`pipeline_fingerprint`."""
+    return {"name": shown_name(pipe), "fingerprint": pipeline_fingerprint(pipe)}
+
+
+def shown_name(component: Any) -> str:
+    """The name that a pipeline or a network was loaded by; ``shipped`` for those of this package."""
+    name = getattr(component.config, "_name_or_path", None) or type(component).__name__
+    return "shipped" if name in (str(DEFAULT_FOLDER), str(JUDGE_FOLDER)) else public_name(name)
+
+
+def typed_command() -> str:
+    """The line that this program was started by, without the folders of this machine."""
+    program, *words = sys.argv
+    start = ["python", public_name(program)] if program.endswith(".py") else [Path(program).name]
+    shown = []
+    for word in words:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        shown.append(option + equals + public_name(value))
+    return shlex.join(start + shown)
+
+
 def versions() -> dict[str, str]:
     """Versions of what computes."""
-    import diffusers
-
-    import mnist_guided_pipeline
-
     return {
-        "mnist_guided_pipeline": mnist_guided_pipeline.__version__,
+        "mnist_guided_pipeline": metadata.version("mnist-guided-pipeline"),
         "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
+        "diffusers": metadata.version("diffusers"),
         "python": platform.python_version(),
     }
 
 
-def machine(device: torch.device, num_processes: int) -> dict[str, Any]:
-    """Where it was computed."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processes": num_processes,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
+def fingerprint(*parts: Any) -> str:
+    """Sixteen hexadecimal digits of SHA-256 over networks, tensors and whatever JSON can write, in this order.
+
+    Args:
+        parts: ``nn.Module`` (class, config and weights count), ``Tensor`` (type, shape and values count), or plain
+            values; other objects count by their text.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, nn.Module):
+            _add_network(digest, part)
+        elif isinstance(part, Tensor):
+            _add_tensor(digest, part)
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def pipeline_fingerprint(pipe: Any) -> str:
+    """Hash of a pipeline's networks and class names; its scheduler and sampling defaults are settings, not weights."""
+    parts: list[Any] = [_class_name(pipe), pipe.config.id2label, dict(pipe.config.training_noise)]
+    for name, component in sorted(pipe.components.items()):
+        if name != "scheduler":
+            parts += [name, component]
+    return fingerprint(*parts)
+
+
+def public_config(component: Any) -> dict[str, Any]:
+    """The settings of a diffusers or transformers component, without those that the library keeps for itself."""
+    config = getattr(component, "config", {})
+    settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return {name: value for name, value in settings.items() if not name.startswith("_")}
+
+
+def _class_name(component: Any) -> str:
+    return f"{type(component).__module__}.{type(component).__qualname__}"
+
+
+def _add_network(digest: Any, network: nn.Module) -> None:
+    described = [_class_name(network), public_config(network)]
+    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        _add_tensor(digest, tensor)
+
+
+def _add_tensor(digest: Any, tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _processor() -> str:

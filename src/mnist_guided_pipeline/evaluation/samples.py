@@ -1,12 +1,13 @@
-"""Many images of a pipeline, drawn in chunks that are kept on disk.
+"""Many images of a model, drawn in batches; those of a pipeline are kept on disk.
 
-Image i wants class ``i mod C`` of C classes and is number ``i // C`` of its class; its random generator is keyed by
-(seed, class, number). So an image depends on nothing but its index: any chunk size, any number of processes, and any
-number of images around it give the same one (up to the rounding of batched arithmetic, one grey level at a pixel here
-and there), every prefix is balanced over the classes, and 10,000 images extend the 1,000 drawn before.
+The classes are wanted in given proportions (:func:`wanted_classes`), and the random generator of an image is keyed by
+(seed, class, number within the class). So an image depends on nothing but these: any batch size, any number of
+processes, and any number of images around it give the same one (up to the rounding of batched arithmetic, one grey
+level at a pixel here and there), every prefix has the proportions, and 10,000 images extend the 1,000 drawn before.
 
 A chunk is written in one rename when it is finished. A run that is killed goes on from there, and 50,000 images are
-read back chunk by chunk.
+read back chunk by chunk. A cache is only as honest as its key: the samples lie under a hash of all that they depend on,
+networks, scheduler, settings, device and versions.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +27,60 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.images import IMAGE_SIZE, to_uint8
-from ..sampling.checks import check_count, check_interval, check_number
+from ..models.gan import GANGenerator
+from ..sampling.arguments import check_count, check_interval, check_number
 from ..sampling.schedulers import SUPPORTED
 from ..seeding import keyed_generator
 from ..storage.atomic import atomic_write
-from .fingerprints import code_fingerprint, fingerprint, pipeline_fingerprint, public_config
+from .records import fingerprint, pipeline_fingerprint, public_config, versions
 
-__all__ = ["DrawnImages", "SamplingSettings", "default_cache", "draw_images", "start_processes"]
+__all__ = [
+    "DrawnImages",
+    "SamplingSettings",
+    "default_cache",
+    "draw_gan_images",
+    "draw_images",
+    "draw_samples",
+    "gan_labels",
+    "start_processes",
+    "wanted_classes",
+]
+
+_BATCH = 500
+_BOUNDS = {
+    "guidance_scale": (0.0, math.inf),
+    "cfg_scale": (0.0, math.inf),
+    "eta": (0.0, 1.0),
+    "guidance_rescale": (0.0, 1.0),
+    "classifier_temperature": (1e-6, math.inf),
+    "autoguidance_scale": (0.0, math.inf),
+}
+_NOT_OF_THE_CALL = ("num_images", "seed", "class_weights", "scheduler", "scheduler_options", "negative_class_labels")
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How images are drawn. None takes the pipeline's own value.
+    """How images are drawn: a scheduler, and the arguments of the pipeline's call. None takes the pipeline's own value.
 
     Attributes:
         num_images: N, at least 1.
         seed: of the whole set.
-        scheduler: name of a supported diffusers scheduler, built for the pipeline's networks with that class's
-            defaults; the pipeline's own scheduler with its options if None.
+        class_weights: how often each class is wanted, in proportion; equally often if empty. A Frechet distance also
+            counts the difference between the mix of labels and that of the reference.
+        scheduler: name of a supported diffusers scheduler, built for the pipeline's networks; the pipeline's own with
+            its options if None.
+        scheduler_options: further settings of that scheduler, such as ``{"use_karras_sigmas": True}``; without
+            ``scheduler`` of the class of the pipeline's own.
         num_inference_steps: steps of the scheduler.
         guidance_scale: s >= 0.
         guidance_interval: noise levels sigma / alpha at which the classifier guides, (low, high].
         cfg_scale: classifier-free weight, 1 is off.
         eta: stochasticity of DDIM, in [0, 1].
         guidance_rescale: how far the spread of guided predictions is brought back, in [0, 1].
+        classifier_temperature: divides the classifier's logits, positive.
+        autoguidance_scale: weight of the denoiser against the weak one, 1 is off.
+        negative_class_labels: names or indices; image i is drawn as anything but the i-th of them, which are taken in
+            turn. No class is wanted then, so there is no accuracy.
 
     Raises:
         ValueError: a value that does not fit; the message names it.
@@ -57,13 +88,18 @@ class SamplingSettings:
 
     num_images: int = 10_000
     seed: int = 0
+    class_weights: tuple[float, ...] = ()
     scheduler: str | None = None
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     cfg_scale: float = 1.0
     eta: float = 0.0
     guidance_rescale: float = 0.0
+    classifier_temperature: float = 1.0
+    autoguidance_scale: float = 1.0
+    negative_class_labels: tuple[str | int, ...] = ()
 
     def __post_init__(self) -> None:
         check_count("num_images", self.num_images)
@@ -73,34 +109,36 @@ class SamplingSettings:
             )
         if self.num_inference_steps is not None:
             check_count("num_inference_steps", self.num_inference_steps)
-        if self.guidance_scale is not None:
-            check_number("guidance_scale", self.guidance_scale, 0.0)
         if self.guidance_interval is not None:
             check_interval("guidance_interval", self.guidance_interval)
-        check_number("cfg_scale", self.cfg_scale, 0.0)
-        check_number("eta", self.eta, 0.0, 1.0)
-        check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
+        for name, bounds in _BOUNDS.items():
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), *bounds)
 
     def make_scheduler(self, pipe: Any) -> Any:
         """The scheduler that these settings mean for a pipeline."""
         import diffusers
 
-        return pipe.scheduler if self.scheduler is None else pipe.make_scheduler(getattr(diffusers, self.scheduler))
+        if self.scheduler is None and not self.scheduler_options:
+            return pipe.scheduler
+        scheduler_class = type(pipe.scheduler) if self.scheduler is None else getattr(diffusers, self.scheduler)
+        return pipe.make_scheduler(scheduler_class, **self.scheduler_options)
 
     def resolved(self, pipe: Any) -> SamplingSettings:
-        """The same settings with the pipeline's own values for their scheduler in place of None."""
+        """The same settings with the pipeline's own values in place of None."""
         scheduler = self.make_scheduler(pipe)
-        own = {"scheduler": type(scheduler).__name__, **pipe.sampling_defaults_for(scheduler, self.cfg_scale)}
+        own = {"scheduler": type(scheduler).__name__, **pipe.sampling_defaults}
         return dataclasses.replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
 
     def call_arguments(self) -> dict[str, Any]:
-        """What the pipeline is called with."""
-        names = ("num_inference_steps", "guidance_scale", "guidance_interval", "cfg_scale", "eta", "guidance_rescale")
-        return {name: getattr(self, name) for name in names}
+        """What the pipeline is called with, but for labels and generators."""
+        names = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name not in _NOT_OF_THE_CALL}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an open end of the interval is None, and so is one of every noise level."""
+        """Plain values for JSON; an open end of the interval is None, and so is an interval of all noise levels."""
         plain = dataclasses.asdict(self)
+        plain |= {name: list(plain[name]) for name in ("class_weights", "negative_class_labels")}
         if self.guidance_interval == (0.0, math.inf):
             plain["guidance_interval"] = None
         elif self.guidance_interval is not None:
@@ -158,11 +196,66 @@ def start_processes() -> PartialState:
     return state
 
 
+def wanted_classes(num_images: int, num_classes: int, class_weights: Sequence[float] = ()) -> tuple[Tensor, Tensor]:
+    """The class of each image and its number within the class, int64 (num_images,) both.
+
+    The k-th image of a class of proportion p is due at ``(k + 1/2) / p``, and images come in the order of these times
+    (Sainte-Lague). So every prefix has the proportions up to one image per class or so, as many images as the weights
+    sum up to have just these counts, and equal weights take the classes in turn.
+
+    Args:
+        num_images: N.
+        num_classes: C.
+        class_weights: C numbers of at least 0, in proportion; equal ones if empty.
+
+    Raises:
+        ValueError: weights of another number, negative or all 0.
+    """
+    weights = torch.tensor(class_weights or [1.0] * num_classes, dtype=torch.float64)
+    if len(weights) != num_classes or (weights < 0).any() or weights.sum() == 0:
+        raise ValueError(
+            f"class_weights must be {num_classes} numbers of at least 0, not all 0, got {list(class_weights)}."
+        )
+    proportions = weights / weights.sum()
+    counts = [math.ceil(num_images * part) + 1 if part else 0 for part in proportions.tolist()]
+    labels = torch.arange(num_classes).repeat_interleave(torch.tensor(counts))
+    numbers = torch.cat([torch.arange(count) for count in counts])
+    order = ((numbers + 0.5) / proportions[labels]).argsort(stable=True)[:num_images]
+    return labels[order], numbers[order]
+
+
+def draw_samples(
+    pipe: Any,
+    num_images: int,
+    seed: int,
+    call: Mapping[str, Any],
+    class_weights: Sequence[float] = (),
+    batch_size: int = _BATCH,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Samples of a pipeline, and the classes that they are wanted to be, batch by batch.
+
+    Args:
+        pipe: one that takes class labels.
+        num_images: N.
+        seed: of the whole set.
+        call: further arguments of the pipeline.
+        class_weights: as for :func:`wanted_classes`.
+        batch_size: samples of one call.
+
+    Yields:
+        ``.images`` of a call, of which ``output_type`` must make a tensor (n, ...), and labels int64 (n,).
+    """
+    labels, numbers = wanted_classes(num_images, len(pipe.id2label), class_weights)
+    for batch in torch.arange(num_images).split(batch_size):
+        generators = _generators(seed, labels[batch], numbers[batch])
+        yield pipe(labels[batch], generator=generators, **call).images, labels[batch]
+
+
 def draw_images(
     pipe: Any,
     settings: SamplingSettings,
     cache_dir: str | os.PathLike[str] | None = None,
-    chunk_size: int = 500,
+    chunk_size: int = _BATCH,
     progress: bool = True,
 ) -> DrawnImages:
     """Draw what is not in the cache yet; under a launcher the processes share the chunks.
@@ -183,15 +276,16 @@ def draw_images(
     """
     check_count("chunk_size", chunk_size)
     state = start_processes()
+    count = settings.num_images
     takes_labels = pipe.classifier is not None or pipe.denoiser_is_conditional
-    num_classes = len(pipe.id2label) if takes_labels else 1
+    labelled = takes_labels and not settings.negative_class_labels
+    labels, numbers = (
+        wanted_classes(count, len(pipe.id2label), settings.class_weights) if labelled else wanted_classes(count, 1)
+    )
     scheduler = settings.make_scheduler(pipe)
     settings = settings.resolved(pipe)
     folder = Path(cache_dir or default_cache()) / _key(pipe, scheduler, settings)
-    spans = [
-        range(start, min(start + chunk_size, settings.num_images))
-        for start in range(0, settings.num_images, chunk_size)
-    ]
+    spans = [range(start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)]
     files = {span: folder / f"{span.start:06d}-{span.stop:06d}.safetensors" for span in spans}
 
     missing = [span for span in spans if _read_numbers(files[span], len(span)) is None]
@@ -204,56 +298,99 @@ def draw_images(
             hidden = None if progress and state.is_local_main_process and total else True
             with tqdm(total=total, desc="drawing", unit="image", disable=hidden, leave=False) as bar:
                 for span in mine:
-                    _draw_chunk(pipe, settings, span, num_classes, takes_labels, files[span])
+                    part = slice(span.start, span.stop)
+                    call = settings.call_arguments() | _labels_of_call(settings, span, labels[part], labelled)
+                    generators = _generators(settings.seed, labels[part], numbers[part])
+                    _draw_chunk(pipe, {**call, "generator": generators}, files[span])
                     bar.update(len(span))
     finally:
         pipe.scheduler = own_scheduler
     state.wait_for_everyone()
 
     found = (_read_numbers(files[span], len(span)) for span in spans)
-    numbers = [pair for pair in found if pair is not None]
-    if len(numbers) < len(spans):
+    of_chunks = [pair for pair in found if pair is not None]
+    if len(of_chunks) < len(spans):
         raise OSError(f"cache_dir {str(folder.parent)!r} lacks images that were drawn: all processes must see it.")
     return DrawnImages(
         files=tuple(files.values()),
-        labels=torch.arange(settings.num_images) % num_classes if takes_labels else None,
-        seconds=sum(seconds for seconds, _ in numbers),
-        num_non_finite=sum(count for _, count in numbers),
+        labels=labels if labelled else None,
+        seconds=sum(seconds for seconds, _ in of_chunks),
+        num_non_finite=sum(count for _, count in of_chunks),
     )
+
+
+def gan_labels(generator: GANGenerator, num_images: int, class_weights: Sequence[float] = ()) -> Tensor | None:
+    """:func:`wanted_classes` int64 (num_images,); None for a generator that does not take a class."""
+    num_classes = generator.config.num_classes
+    return None if num_classes is None else wanted_classes(num_images, num_classes, class_weights)[0]
+
+
+@torch.no_grad()
+def draw_gan_images(
+    generator: GANGenerator,
+    num_images: int,
+    seed: int = 0,
+    class_weights: Sequence[float] = (),
+    chunk_size: int = _BATCH,
+) -> Iterator[Tensor]:
+    """Images of a generator, chunk by chunk.
+
+    Args:
+        generator: on its device.
+        num_images: N.
+        seed: the noise of an image depends on it and on the image's number alone.
+        class_weights: as for :func:`wanted_classes`, where the generator takes classes.
+        chunk_size: images at a time; more of them change no image.
+
+    Yields:
+        uint8 (n, 28, 28), N in all.
+
+    Raises:
+        ValueError: a number below 1.
+    """
+    check_count("num_images", num_images)
+    check_count("chunk_size", chunk_size)
+    labels = gan_labels(generator, num_images, class_weights)
+    for numbers in torch.arange(num_images).split(chunk_size):
+        noise = [torch.randn(generator.config.latent_dim, generator=keyed_generator(seed, int(i))) for i in numbers]
+        latents = torch.stack(noise).to(generator.device, generator.dtype)
+        wanted = None if labels is None else labels[numbers].to(generator.device)
+        yield to_uint8(generator(latents, wanted).sample).cpu()
 
 
 def _key(pipe: Any, scheduler: Any, settings: SamplingSettings) -> str:
     """Everything but the number of images: more of them extend what is there."""
-    import diffusers
-
     return fingerprint(
         pipeline_fingerprint(pipe),
         [type(scheduler).__name__, public_config(scheduler)],
         {name: value for name, value in settings.to_dict().items() if name != "num_images"},
-        [str(pipe.device), str(pipe.denoiser.dtype), code_fingerprint(), torch.__version__, diffusers.__version__],
+        [str(pipe.device), str(pipe.denoiser.dtype), versions()],
     )
 
 
-def _draw_chunk(
-    pipe: Any, settings: SamplingSettings, span: range, num_classes: int, takes_labels: bool, file: Path
-) -> None:
-    """Draw the images of one span of indices and write them with the time that it took."""
+def _generators(seed: int, labels: Tensor, numbers: Tensor) -> list[torch.Generator]:
+    return [keyed_generator(seed, *key) for key in zip(labels.tolist(), numbers.tolist(), strict=True)]
+
+
+def _labels_of_call(settings: SamplingSettings, span: range, labels: Tensor, labelled: bool) -> dict[str, Any]:
+    """The arguments that say which classes the images of a span are wanted to be, or not to be."""
+    if labelled:
+        return {"class_labels": labels}
+    if unwanted := settings.negative_class_labels:
+        return {"negative_class_labels": [unwanted[index % len(unwanted)] for index in span]}
+    return {"num_images_per_label": len(span)}
+
+
+def _draw_chunk(pipe: Any, call: Mapping[str, Any], file: Path) -> None:
+    """Draw images by one call of the pipeline and write them with the time that it took."""
     from safetensors.torch import save
 
-    labels = [index % num_classes for index in span]
-    generators = [keyed_generator(settings.seed, index % num_classes, index // num_classes) for index in span]
     started = time.perf_counter()
-    unit = pipe(
-        labels if takes_labels else None,
-        num_images_per_label=1 if takes_labels else len(span),
-        generator=generators,
-        output_type="pt",
-        **settings.call_arguments(),
-    ).images.cpu()
+    unit = pipe(output_type="pt", **call).images.cpu()
     seconds = time.perf_counter() - started
     finite = torch.isfinite(unit).flatten(1).all(dim=1)
     images = to_uint8(torch.where(finite[:, None, None, None], unit, 0.0) * 2.0 - 1.0)
-    numbers = {"seconds": repr(seconds), "num_non_finite": str(len(span) - int(finite.sum()))}
+    numbers = {"seconds": repr(seconds), "num_non_finite": str(len(unit) - int(finite.sum()))}
     atomic_write(file, save({"images": images}, metadata=numbers))
 
 

@@ -1,7 +1,11 @@
-r"""Studies: what is varied, what stays, and the table that is filed.
+r"""Studies: what is varied, what stays, and how it is measured, filed and told apart.
 
-The studies of sampling vary one setting of a pipeline that is there; all else, the noise of every image included, is
-the same. ``mean-only`` leaves out the stochastic part of DDPM. Its step draws (Ho et al. 2020,
+A study of sampling is a grid of settings (:func:`grid`): all else, the noise of every image included, is the same.
+Every run is filed when it is finished (:func:`measure_runs`), runs that are in the file already are not repeated, and
+samples come from the cache, so an interrupted study goes on where it stopped. A study of different models is a table of
+named rows (:func:`file_table`).
+
+``mean-only`` leaves out the stochastic part of DDPM. Its step draws (Ho et al. 2020,
 https://arxiv.org/abs/2006.11239, equation 7)
 
     z_{t-1} = mu + sigma_t eps,
@@ -14,82 +18,208 @@ another coefficient of the predicted noise (Song et al. 2021, https://arxiv.org/
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
-from torch import Tensor
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from ..data.images import LabelledImages
-from ..weights import JUDGE_FOLDER
-from .fingerprints import fingerprint
-from .judge import Judge
-from .records import machine, public_name, versions, write_run
-from .run import Bench, measure_runs
-from .samples import SamplingSettings
+from ..data.posteriors import decode_images
+from ..training.history import training_seconds
+from .accuracy_score import classification_accuracy_score
+from .autoencoders import fitted_draws, prior_draws
+from .records import (
+    check_name,
+    fingerprint,
+    identity_of_pipeline,
+    make_record,
+    public_config,
+    read_runs,
+    versions,
+    write_run,
+)
+from .samples import SamplingSettings, draw_gan_images, draw_images, gan_labels, start_processes
+from .scores import Reference, check_enough, floors, measured, score_images
 
 __all__ = [
-    "check_judge",
-    "eta_runs",
+    "GRIDS",
+    "SystemImages",
+    "check_sweep",
+    "compare_systems",
+    "draw_autoencoder",
+    "draw_gan",
+    "draw_pipeline",
     "file_table",
+    "grid",
     "mean_only_scheduler",
-    "measure_mean_only",
-    "measure_spacings",
-    "scale_runs",
+    "measure_runs",
+    "seconds_per_thousand",
+    "sweep_lines",
+    "varied_settings",
+    "without_noise",
 ]
 
-MEAN_ONLY = "study-mean-only"
-SPACING = "study-spacing"
+Runs = Mapping[str, Mapping[str, Any]]
 
-SPACINGS: dict[str, dict[str, Any]] = {
-    "trailing": {},
-    "linspace": {"timestep_spacing": "linspace"},
-    "leading": {"timestep_spacing": "leading"},
-    "karras": {"use_karras_sigmas": True},
-    "exponential": {"use_exponential_sigmas": True},
-    "lu": {"use_lu_lambdas": True},
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "steps": {
+        "scheduler": ("DDPMScheduler", "DDIMScheduler"),
+        "num_inference_steps": (10, 20, 50, 100, 1000),
+    },
+    "eta": {
+        "scheduler": ("DDIMScheduler",),
+        "num_inference_steps": (10, 50),
+        "eta": (0.0, 0.25, 0.5, 0.75, 1.0),
+    },
+    "scale": {
+        "cfg_scale": (0.0, 1.0),
+        "guidance_scale": (0.0, 0.35, 0.7, 1.0, 2.0, 4.0, 8.0, 16.0),
+    },
+    "spacing": {
+        "scheduler": ("DPMSolverMultistepScheduler",),
+        "scheduler_options": (
+            {"timestep_spacing": "trailing"},
+            {"timestep_spacing": "linspace"},
+            {"timestep_spacing": "leading"},
+            {"use_karras_sigmas": True},
+            {"use_exponential_sigmas": True},
+            {"use_lu_lambdas": True},
+        ),
+        "num_inference_steps": (5, 10, 20),
+    },
+    "mean-only": {
+        "scheduler": ("DDPMScheduler", "DDIMScheduler"),
+        "num_inference_steps": (100,),
+    },
 }
-"""Where the steps of DPM-Solver++ lie, as options of its scheduler; ``trailing`` is what ``make_scheduler`` gives."""
+"""The studies of sampling: DDPM against DDIM by the number of steps; noise in the steps of DDIM; guidance scales, with
+a denoiser that knows the label (``cfg_scale`` 1) and without (0); where the steps lie; and DDPM without its noise."""
+
+_SETTINGS = ("scheduler", "scheduler_options", "num_inference_steps", "guidance_scale", "guidance_interval")
+_OPTIONS = {  # settings that are off where a record does not have them
+    "scheduler_options": {},
+    "cfg_scale": 1.0,
+    "eta": 0.0,
+    "guidance_rescale": 0.0,
+    "classifier_temperature": 1.0,
+    "autoguidance_scale": 1.0,
+}
+_COLUMNS = ("accuracy", "judge_fid", "judge_precision", "judge_recall", "judge_coverage", "near_copies")
+_CHUNK = 500
 
 
-def check_judge(judge: Judge, class_names: Sequence[str]) -> None:
-    """Refuse a judge of other classes, before the work.
+def grid(
+    base: SamplingSettings, axes: Mapping[str, Sequence[Any]], name: str = "default"
+) -> dict[str, SamplingSettings]:
+    """Settings by run name: the cartesian product of the axes.
+
+    Args:
+        base: everything else.
+        axes: values by setting; a setting without values is that of ``base``.
+        name: of the run where it is one, else the group before the slash, as in ``default/guidance_scale=2``; the
+            settings that have several values are named.
 
     Raises:
-        ValueError: naming both sets of classes.
+        ValueError: a value that does not fit, or a bad name.
     """
-    if judge.class_names != tuple(class_names):
+    axes = {axis: values for axis, values in axes.items() if values}
+    runs = {}
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        parts = [f"{axis}={_text(value)}" for axis, value in chosen.items() if len(axes[axis]) > 1]
+        run = "/".join([name, ",".join(parts)]) if parts else name
+        check_name(run)
+        runs[run] = replace(base, **chosen)
+    return runs
+
+
+def measure_runs(
+    pipe: Any,
+    runs: Mapping[str, SamplingSettings],
+    reference: Reference,
+    output: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str] | None = None,
+    chunk_size: int = _CHUNK,
+    with_cas: bool = False,
+    again: bool = False,
+    progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Draw, score, compare with the floors, and file every run.
+
+    Args:
+        pipe: on its device; networks and data are the same for all runs.
+        runs: settings by name, such as :func:`grid` makes them; classes are wanted in the mix of the reference.
+        reference: real images and the judge.
+        output: file of measurements.
+        cache_dir: of samples.
+        chunk_size: images drawn at a time.
+        with_cas: whether to compute the classification accuracy score.
+        again: measure runs that are in the file already, too.
+        progress: show progress bars and a line per run.
+
+    Returns:
+        The records by name; in processes other than the first, those that were filed before.
+
+    Raises:
+        ValueError: pipeline, data set and judge differ, settings do not fit, or the file is another.
+    """
+    num_classes = len(reference.test.class_names)
+    if len(pipe.id2label) not in (0, num_classes):
         raise ValueError(
-            f"The judge names the classes {', '.join(judge.class_names)}, the data set {', '.join(class_names)}: give "
-            "a judge that was trained on this data set."
+            f"The pipeline has {len(pipe.id2label)} classes, the data set {num_classes}: give the data set that it "
+            "was trained on."
         )
-
-
-def eta_runs(
-    base: SamplingSettings, etas: Sequence[float], steps: Sequence[int], name: str = "study-eta"
-) -> dict[str, SamplingSettings]:
-    """DDIM with more and more noise, in few steps and in many: eta 0 is deterministic, 1 has the variance of DDPM."""
-    return {
-        f"{name}/num_inference_steps={count},eta={eta:g}": replace(
-            base, scheduler="DDIMScheduler", num_inference_steps=count, eta=eta
-        )
-        for count in steps
-        for eta in etas
-    }
-
-
-def scale_runs(
-    base: SamplingSettings, scales: Sequence[float], cfg_scales: Sequence[float], name: str = "study-scale"
-) -> dict[str, SamplingSettings]:
-    """Guidance scales by classifier-free weight: 0 leaves the labels to the classifier, 1 tells the denoiser too."""
-    return {
-        f"{name}/cfg_scale={cfg:g},guidance_scale={scale:g}": replace(base, guidance_scale=scale, cfg_scale=cfg)
-        for cfg in cfg_scales
-        for scale in scales
-    }
+    for settings in runs.values():
+        check_enough(settings.num_images, num_classes)
+    state = start_processes()
+    filed, records = read_runs(output), {}
+    name_of_model = getattr(pipe.config, "_name_or_path", None)
+    identities = {"model": identity_of_pipeline(pipe), **reference.identities}
+    hashes = {kind: found["fingerprint"] for kind, found in identities.items()}
+    floor_of = _known_floors(filed, hashes, reference.class_weights, with_cas)
+    hidden = None if progress and state.is_main_process and len(runs) > 1 else True
+    for name, settings in tqdm(runs.items(), desc="runs", unit="run", disable=hidden):
+        settings = replace(settings, class_weights=reference.class_weights)
+        resolved, scheduler_config = settings.resolved(pipe), public_config(settings.make_scheduler(pipe))
+        key = fingerprint(hashes, resolved.to_dict(), scheduler_config, with_cas, versions())
+        if not again and filed.get(name, {}).get("key") == key:
+            records[name] = filed[name]
+            if progress and state.is_main_process:
+                tqdm.write(f"{name}: in {output} already, kept.")
+            continue
+        started, count = time.perf_counter(), settings.num_images
+        drawn = draw_images(pipe, settings, cache_dir, chunk_size, progress)
+        if not state.is_main_process:
+            continue
+        figures = score_images(drawn.chunks(), drawn.labels, reference)
+        figures["non_finite_images"] = measured(drawn.num_non_finite, count)
+        figures["images_per_second"] = measured(count / drawn.seconds, count)
+        if name_of_model and (seconds := training_seconds(name_of_model)) is not None:
+            figures["training_minutes"] = measured(seconds / 60.0, count)
+        if with_cas and drawn.labels is not None:
+            figures["classification_accuracy_score"] = classification_accuracy_score(
+                drawn.images(), drawn.labels, reference.test, progress=progress
+            )
+        if count not in floor_of:
+            floor_of[count] = _floors(reference, pipe.vae, count, with_cas, progress)
+        records[name] = {
+            **make_record(identities, resolved.to_dict(), figures, pipe.device, state.num_processes),
+            "key": key,
+            "class_names": list(reference.test.class_names),
+            "scheduler_config": scheduler_config,
+            "floors": floor_of[count],
+        }
+        write_run(output, name, records[name])
+        if progress:
+            tqdm.write(f"{name}: measured in {time.perf_counter() - started:.0f} s.")
+    return records
 
 
 def mean_only_scheduler(pipe: Any) -> DDPMScheduler:
@@ -100,127 +230,220 @@ def mean_only_scheduler(pipe: Any) -> DDPMScheduler:
     return scheduler
 
 
-def _no_variance(t: int, predicted_variance: Tensor | None = None, variance_type: str | None = None) -> Tensor:
-    return torch.zeros(())
-
-
-def measure_mean_only(
-    pipe: Any, base: SamplingSettings, bench: Bench, output: str | os.PathLike[str], command: str, **options: Any
-) -> dict[str, dict[str, Any]]:
-    """DDPM, DDPM without its noise, and DDIM with the same number of steps, measured and filed.
-
-    Args:
-        pipe: its scheduler is put back at the end.
-        base: ``num_inference_steps`` and everything else that stays.
-        bench: judge and data.
-        output: file of measurements.
-        command: line that makes the study, for the run that no line of ``evaluate`` makes.
-        options: of :func:`~mnist_guided_pipeline.evaluation.run.measure_runs`.
-
-    Returns:
-        The records by name, ``study-mean-only/...``.
-    """
-    named = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}
-    runs = {f"{MEAN_ONLY}/{name}": replace(base, scheduler=scheduler) for name, scheduler in named.items()}
-    records = measure_runs(pipe, runs, bench, output, **options)
+@contextmanager
+def without_noise(pipe: Any) -> Iterator[None]:
+    """Inside, the pipeline's own scheduler is :func:`mean_only_scheduler`."""
     own, pipe.scheduler = pipe.scheduler, mean_only_scheduler(pipe)
     try:
-        name = f"{MEAN_ONLY}/ddpm-mean-only"
-        record = measure_runs(pipe, {name: replace(base, scheduler=None)}, bench, output, **options)[name]
+        yield
     finally:
         pipe.scheduler = own
-    record["settings"]["scheduler"] = "DDPM without its noise"
-    record["command"] = command
-    write_run(output, name, record)
-    return records | {name: record}
-
-
-def measure_spacings(
-    pipe: Any,
-    base: SamplingSettings,
-    steps: Sequence[int],
-    bench: Bench,
-    output: str | os.PathLike[str],
-    command: str,
-    **options: Any,
-) -> dict[str, dict[str, Any]]:
-    """DPM-Solver++ with its steps in other places, for every number of steps, measured and filed.
-
-    Args:
-        pipe: its scheduler is put back at the end.
-        base: everything that stays.
-        steps: numbers of steps.
-        bench: judge and data.
-        output: file of measurements.
-        command: line that makes the study.
-        options: of :func:`~mnist_guided_pipeline.evaluation.run.measure_runs`.
-
-    Returns:
-        The records by name, ``study-spacing/karras,10``.
-    """
-    own = pipe.scheduler
-    records: dict[str, dict[str, Any]] = {}
-    try:
-        for spacing, settings in SPACINGS.items():
-            pipe.scheduler = pipe.make_scheduler(DPMSolverMultistepScheduler, **settings)
-            runs = {
-                f"{SPACING}/{spacing},{count}": replace(base, scheduler=None, num_inference_steps=count)
-                for count in steps
-            }
-            for name, record in measure_runs(pipe, runs, bench, output, **options).items():
-                record["settings"]["scheduler"] = f"DPM-Solver++, {spacing}"
-                record["command"] = command
-                write_run(output, name, record)
-                records[name] = record
-    finally:
-        pipe.scheduler = own
-    return records
 
 
 def file_table(
     output: str | os.PathLike[str],
     name: str,
-    command: str,
     rows: Mapping[str, Mapping[str, Any]],
-    judge: Judge,
-    splits: tuple[LabelledImages, LabelledImages],
-    dataset_name: str,
-    networks: str,
     settings: Mapping[str, Any],
+    networks: str,
+    reference: Reference,
 ) -> dict[str, Any]:
-    """File a table of named rows, which the view ``rows`` renders.
+    """File a table of named rows, which the view ``rows`` renders; the record.
 
     Args:
         output: file of measurements.
         name: of the record.
-        command: line that makes it again.
-        rows: figures by name, a row each.
-        judge: that measured.
-        splits: training and test images.
-        dataset_name: as given.
-        networks: hash of everything that was compared.
+        rows: values by name of the row.
         settings: with ``num_images`` and ``seed``.
-
-    Returns:
-        The record.
+        networks: hash of everything that was compared.
+        reference: real images and the judge.
     """
-    train, test = splits
-    folder = judge.model.name_or_path
-    record = {
-        "command": command,
-        "model": {"name": name, "fingerprint": networks},
-        "judge": {
-            "name": "shipped" if folder == str(JUDGE_FOLDER) else public_name(folder),
-            "fingerprint": fingerprint(judge.model),
-        },
-        "dataset": {
-            "name": public_name(dataset_name),
-            "fingerprint": fingerprint(train.images, train.labels, test.images, test.labels),
-        },
-        "settings": dict(settings),
-        "versions": versions(),
-        "machine": machine(judge.model.device, 1),
-        "figures": {"rows": dict(rows)},
-    }
+    identities = {"model": {"name": name, "fingerprint": networks}, **reference.identities}
+    record = make_record(identities, settings, {"rows": dict(rows)}, reference.judge.model.device)
     write_run(output, name, record)
     return record
+
+
+@dataclass(frozen=True)
+class SystemImages:
+    """What one model has drawn.
+
+    Attributes:
+        images: uint8 (N, 28, 28).
+        labels: wanted classes int64 (N,), or None for a model that takes none.
+        seconds: of the drawing alone, without loading and fitting.
+        num_parameters: of the networks that draw; encoders and discriminators are left out.
+        drawn: how, in a few words.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    seconds: float
+    num_parameters: int
+    drawn: str
+
+
+def draw_autoencoder(vae: Any, training_images: Tensor, num_images: int, seed: int = 0) -> SystemImages:
+    """Images of an autoencoder: from its prior where it is variational, else from a Gaussian fitted afterwards."""
+    variational = vae.config.variational
+    fitted = None if variational else fitted_draws(vae, training_images, num_images, seed)
+    started = time.perf_counter()
+    images = decode_images(vae, prior_draws(vae, num_images, seed) if fitted is None else fitted)
+    seconds = time.perf_counter() - started
+    return SystemImages(images, None, seconds, _count(vae.decoder), "N(0, I)" if variational else "fitted Gaussian")
+
+
+def draw_gan(generator: Any, num_images: int, seed: int = 0, class_weights: Sequence[float] = ()) -> SystemImages:
+    """Images of a GAN's generator, of the classes in these proportions where it takes them."""
+    started = time.perf_counter()
+    images = torch.cat(list(draw_gan_images(generator, num_images, seed, class_weights, _CHUNK)))
+    seconds = time.perf_counter() - started
+    return SystemImages(
+        images, gan_labels(generator, num_images, class_weights), seconds, _count(generator), "one pass"
+    )
+
+
+def draw_pipeline(pipe: Any, settings: SamplingSettings, cache_dir: Any = None) -> SystemImages:
+    """Images of a diffusion pipeline; those in the cache keep the seconds that they took."""
+    drawn = draw_images(pipe, settings, cache_dir, _CHUNK)
+    networks = [pipe.denoiser, pipe.classifier, None if pipe.vae is None else pipe.vae.decoder]
+    resolved = settings.resolved(pipe)
+    how = f"{str(resolved.scheduler).removesuffix('Scheduler')}, {resolved.num_inference_steps} steps"
+    return SystemImages(drawn.images(), drawn.labels, drawn.seconds, sum(map(_count, filter(None, networks))), how)
+
+
+def compare_systems(
+    systems: Iterable[tuple[str, SystemImages, float | None]], reference: Reference
+) -> dict[str, dict[str, Any]]:
+    """A table of generative models of different kinds.
+
+    Args:
+        systems: name, images, and the seconds of the training or None where they are not known.
+        reference: real images and the judge.
+
+    Returns:
+        Rows by name, the last one of real training images: ``drawn``, ``accuracy`` where classes were wanted, values
+        of quality and variety, ``images_per_second``, ``parameters`` and ``training_minutes``.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    count = 0
+    for name, system, seconds in systems:
+        count = len(system.images)
+        figures = score_images(system.images.split(_CHUNK), system.labels, reference)
+        rows[name] = {
+            "drawn": system.drawn,
+            **{column: figures[column] for column in _COLUMNS if column in figures},
+            "images_per_second": measured(count / system.seconds, count),
+            "parameters": system.num_parameters,
+            **({} if seconds is None else {"training_minutes": seconds / 60}),
+        }
+    real = floors(reference, None, count)["real_training_images"]
+    rows["real training images"] = {column: real[column] for column in _COLUMNS if column in real}
+    return rows
+
+
+def check_sweep(runs: Runs, name: str) -> None:
+    """Refuse what is no sweep: distances are biased by an amount that depends on the number of images.
+
+    Raises:
+        ValueError: a single run, runs without images, or with different numbers of images.
+    """
+    strangers = [run for run, record in runs.items() if "judge_fid" not in record["figures"]]
+    if len(runs) < 2 or strangers:
+        found = f"{strangers[0]!r} is not of it" if strangers else "it is one run"
+        raise ValueError(f"name {name!r} is no sweep of 'mnist-guided evaluate': {found}.")
+    counts = sorted({record["settings"]["num_images"] for record in runs.values()})
+    if len(counts) > 1:
+        raise ValueError(
+            f"The runs of {name!r} have {', '.join(map(str, counts))} images: distances compare at one number only. "
+            "Measure them with the same --num_images."
+        )
+
+
+def varied_settings(runs: Runs) -> list[str]:
+    """The settings that have more than one value among the runs."""
+    settings = dict.fromkeys((*_SETTINGS, *_OPTIONS))
+    return [name for name in settings if len({str(_setting(record, name)) for record in runs.values()}) > 1]
+
+
+def sweep_lines(runs: Runs, axis: str) -> dict[str, list[Mapping[str, Any]]]:
+    """Lines along one setting: the records that share all other settings, by what tells them apart.
+
+    Args:
+        runs: of one sweep.
+        axis: a setting that is a number.
+
+    Returns:
+        Records in the order of the axis, by a label such as ``"DDIM, 20 steps"``; a single line has the label ``""``.
+    """
+    others = [setting for setting in varied_settings(runs) if setting != axis]
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for record in runs.values():
+        label = ", ".join(_described(setting, _setting(record, setting)) for setting in others)
+        lines.setdefault(label, []).append(record)
+    return {label: sorted(line, key=lambda record: _setting(record, axis)) for label, line in lines.items()}
+
+
+def seconds_per_thousand(record: Mapping[str, Any]) -> float:
+    """Seconds of sampling for 1,000 images, on the machine that the record names."""
+    return 1000.0 / record["figures"]["images_per_second"]["value"]
+
+
+def _known_floors(
+    filed: Mapping[str, Mapping[str, Any]], hashes: Mapping[str, str], class_weights: Sequence[float], with_cas: bool
+) -> dict[int, dict[str, Any]]:
+    """Floors that a filed run with the same networks, judge, data and mix of labels has, by number of images."""
+    known = {}
+    for record in filed.values():
+        same = all(record.get(kind, {}).get("fingerprint") == found for kind, found in hashes.items())
+        same &= record["settings"].get("class_weights") == list(class_weights) and record["versions"] == versions()
+        if same and "floors" in record:
+            if "classification_accuracy_score" in record["floors"]["real_training_images"] or not with_cas:
+                known[record["settings"]["num_images"]] = record["floors"]
+    return known
+
+
+def _floors(reference: Reference, vae: Any, num_images: int, with_cas: bool, progress: bool) -> dict[str, Any]:
+    """The floors of sets of N images, with the score that not every command asks for."""
+    found = floors(reference, vae, num_images)
+    if with_cas:
+        real = reference.real_images(reference.train, num_images)
+        found["real_training_images"]["classification_accuracy_score"] = classification_accuracy_score(
+            real.images, real.labels, reference.test, progress=progress
+        )
+    return found
+
+
+def _no_variance(t: int, predicted_variance: Tensor | None = None, variance_type: str | None = None) -> Tensor:
+    return torch.zeros(())
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _setting(record: Mapping[str, Any], name: str) -> Any:
+    return record["settings"].get(name, _OPTIONS.get(name))
+
+
+def _text(value: Any) -> str:
+    """A value of a setting in the name of a run."""
+    if isinstance(value, Mapping):
+        return ",".join(name if on is True else f"{name}={on}" for name, on in value.items()) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _described(setting: str, value: Any) -> str:
+    """A value of a setting in the legend of a figure."""
+    if setting == "scheduler":
+        return value.removesuffix("Scheduler").removesuffix("Discrete")
+    if setting == "scheduler_options":
+        return _text(value).replace("_", " ")
+    if setting == "num_inference_steps":
+        return f"{value} steps"
+    if setting == "guidance_interval":
+        if value is None:
+            return "all levels"
+        low, high = value
+        return f"levels {low or 0.0:g}-{'inf' if high is None else f'{high:g}'}"
+    return f"{setting.removeprefix('guidance_').removesuffix('_scale') or setting} {value:g}"

@@ -1,17 +1,33 @@
-"""Lines: a figure against something else, losses over the updates, and receiver operating characteristics."""
+"""Lines: a value against something else, losses over the updates, a sweep, and what a guide does.
+
+A sweep has two axes for each number that was varied:
+
+* the number of steps: judge-FID against steps, and against seconds;
+* the guidance scale, or another number: accuracy against judge-FID, the points named by the number, and coverage
+  against it;
+* nothing that is a number: accuracy against judge-FID, and judge-FID against seconds, one point per run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..evaluation.studies import seconds_per_thousand, sweep_lines, varied_settings
 from .style import COLOURS, INK, new_figure, quiet
 
-__all__ = ["Curve", "line_panels", "metric_curves", "roc_curves"]
+__all__ = ["Curve", "guide_report_figure", "line_panels", "metric_curves", "sweep_figure"]
+
+_Record = Mapping[str, Any]
+_Rows = Sequence[_Record]
+_FID, _ACCURACY, _SECONDS = "judge-FID", "accuracy of the wanted class", "seconds for 1,000 images"
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_PALE = "#aaaaaa"
+_NO_NUMBERS = ("scheduler", "scheduler_options", "guidance_interval")
 
 
 class Curve(NamedTuple):
@@ -38,9 +54,8 @@ def metric_curves(
     *,
     log_x: bool = False,
     log_y: bool = False,
-    markers: bool = True,
 ) -> Figure:
-    """A figure against what it depends on: a line a name, with its error band.
+    """A value against what it depends on: one line per name, with its band, on one axes.
 
     Args:
         curves: by the name that the legend shows; a single line has no legend.
@@ -49,19 +64,12 @@ def metric_curves(
         title: above.
         log_x: logarithmic horizontal axis.
         log_y: logarithmic vertical axis.
-        markers: a dot at every value, for lines of few values.
-
-    Returns:
-        A figure with one axes.
     """
     figure = new_figure(5.4, 3.6)
     axes = figure.subplots()
-    _draw(axes, curves, markers)
+    _draw(axes, curves)
     quiet(axes, x_label, y_label, title)
-    if log_x:
-        axes.set_xscale("log")
-    if log_y:
-        axes.set_yscale("log")
+    axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
     return figure
 
 
@@ -69,60 +77,182 @@ def line_panels(panels: Mapping[str, Mapping[str, Curve]], x_label: str, y_label
     """Several sets of lines side by side, each with a scale of its own: losses whose terms differ in size.
 
     Args:
-        panels: title of the panel to its curves by name; a name has one colour in all panels.
+        panels: at least one, its title to its curves by name.
         x_label: below every panel.
         y_label: at the left of the first.
-
-    Returns:
-        A figure with one axes a panel.
-
-    Raises:
-        ValueError: no panel.
     """
-    if not panels:
-        raise ValueError("panels must hold at least one panel, got none.")
     figure = new_figure(3.4 * len(panels) + 0.4, 3.2)
-    for index, (axes, (title, curves)) in enumerate(
-        zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True)
-    ):
-        _draw(axes, curves, markers=False)
-        quiet(axes, x_label, "" if index else y_label, title)
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, curves) in zip(every, panels.items(), strict=True):
+        _draw(axes, curves, marker=None)
+        quiet(axes, x_label, y_label if axes is every[0] else "", title)
     return figure
 
 
-def roc_curves(curves: Mapping[str, Curve], areas: Mapping[str, float], title: str = "") -> Figure:
-    """Receiver operating characteristics, with their areas in the legend and the diagonal of a blind guess.
+def sweep_figure(runs: Mapping[str, _Record]) -> Figure:
+    """Draw a sweep.
 
     Args:
-        curves: false positive rate against true positive rate, by name.
-        areas: the area under each, by the same names.
-        title: above.
+        runs: records of ``mnist-guided evaluate`` by name, at least two.
 
     Returns:
-        A figure with one axes.
+        A figure of two axes for each setting that was varied and is a number, or of two in all.
     """
-    figure = new_figure(4.8, 4.5)
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle=":")
-    for colour, (name, curve) in zip(_colours(len(curves)), curves.items(), strict=True):
-        axes.plot(curve.x, curve.y, color=colour, linewidth=1.6, label=f"{name}: AUC {areas[name]:.3f}")
-    quiet(axes, "false positive rate", "true positive rate", title)
-    axes.set_aspect("equal")
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    axes.legend(loc="lower right", frameon=False, fontsize=8, labelcolor=INK)
+    numbers: list[str | None] = [name for name in varied_settings(runs) if name not in _NO_NUMBERS]
+    numbers = numbers or [None]
+    figure = new_figure(10.0, 3.7 * len(numbers))
+    for name, (left, right) in zip(numbers, figure.subplots(len(numbers), 2, squeeze=False), strict=True):
+        if name is None:
+            lines = {_short(run): [record] for run, record in runs.items()}
+            _draw_runs(left, lines, _value("judge_fid"), _value("accuracy"))
+            quiet(left, _FID, _ACCURACY, "Accuracy against distance")
+        elif name == "num_inference_steps":
+            lines = sweep_lines(runs, name)
+            _draw_runs(left, lines, _setting(name), _value("judge_fid"))
+            quiet(left, "steps", _FID, "Quality against steps")
+            _draw_floors(left, runs)
+            steps = sorted({record["settings"][name] for record in runs.values()})
+            left.set_xscale("log")
+            left.set_xticks(steps, [str(count) for count in steps])
+            left.minorticks_off()
+        else:
+            lines, title = sweep_lines(runs, name), name.replace("_", " ")
+            _draw_runs(left, lines, _value("judge_fid"), _value("accuracy"), name)
+            quiet(left, _FID, _ACCURACY, f"Accuracy against distance, by {title}")
+            _draw_runs(right, lines, _setting(name), _value("judge_coverage"))
+            quiet(right, title, "judge-coverage", f"Variety against {title}")
+        if name in (None, "num_inference_steps"):
+            _draw_runs(right, lines, seconds_per_thousand, _value("judge_fid"), name)
+            quiet(right, _SECONDS, _FID, "Quality against time")
+            right.set_xscale("log" if name else "linear")
+        if len(lines) > 1:
+            _legend(left, 7)
     return figure
 
 
-def _draw(axes: Axes, curves: Mapping[str, Curve], markers: bool) -> None:
-    for colour, (name, curve) in zip(_colours(len(curves)), curves.items(), strict=True):
-        axes.plot(
-            curve.x, curve.y, color=colour, linewidth=1.4, marker="o" if markers else None, markersize=3.5, label=name
-        )
+def guide_report_figure(by_noise: _Rows, hacking: _Rows, learned_scores: Mapping[str, _Rows]) -> Figure:
+    """Draw the report on a guide.
+
+    Args:
+        by_noise: rows of the reading through noise: values, each with its ``interval``, by the ratio sigma / alpha.
+        hacking: rows of the accuracy by guide and by judge, by guidance scale.
+        learned_scores: rows of the errors of learned gradients where the exact one is known, by the network's name.
+
+    Returns:
+        Six axes: accuracy and calibration, share of the gradient, guide hacking; two errors of learned gradients, and
+        the gap of the hacking by itself.
+    """
+    figure = new_figure(12.0, 6.8)
+    (reading, pull, hacked), (relative, clean, gap) = figure.subplots(2, 3)
+    ratios = [row["ratio"] for row in by_noise]
+    _draw(reading, {"accuracy": _banded(ratios, by_noise, "accuracy")})
+    reading.plot(ratios, _values(by_noise, "confidence"), "--", color=COLOURS[0], linewidth=1, label="confidence")
+    reading.plot(ratios, _values(by_noise, "calibration_error"), "o-", color=COLOURS[1], markersize=3.5, label="ECE")
+    _by_noise(reading, "", "Reading through the noise", ylim=(-0.02, 1.04))
+    _legend(reading)
+    _draw(pull, {"": Curve(ratios, _values(by_noise, "gradient_share"))})
+    _by_noise(pull, "sigma |gradient| / sqrt(d)", "Pull at scale 1, as a part of the score", yscale="log")
+
+    scales = [row["guidance_scale"] for row in hacking]
+    judge, guide = (_banded(scales, hacking, f"{reader}_accuracy") for reader in ("judge", "guide"))
+    _draw(hacked, {"by the judge": judge, "by the guide": guide})
+    hacked.fill_between(scales, judge.y, guide.y, color=COLOURS[6], alpha=0.25, linewidth=0, label="gap")
+    _legend(hacked)
+    _by_scale(hacked, scales, _ACCURACY, "Guide hacking")
+    _draw(gap, {"": Curve(scales, _values(hacking, "gap"))})
+    gap.axhline(0.0, color=_PALE, linewidth=1, linestyle=":")
+    _by_scale(gap, scales, "guide's accuracy minus judge's", "Gap: what convinces the guide alone")
+
+    for axes, name, title in (
+        (relative, "relative_error", "Relative error of the gradient, exact one known"),
+        (clean, "clean_sample_error", "The same as error of the predicted x0"),
+    ):
+        curves = {
+            label: Curve([row["ratio"] for row in rows], [row[name] for row in rows])
+            for label, rows in learned_scores.items()
+        }
+        _draw(axes, curves)
+        _by_noise(axes, name.replace("_", " "), title, yscale="log")
+    relative.axhline(1.0, color=_PALE, linewidth=1, linestyle=":")
+    relative.set_ylim(top=20)  # where classes are certain the exact gradient is 0, and a ratio says nothing
+    return figure
+
+
+def _draw(axes: Axes, curves: Mapping[str, Curve], marker: str | None = "o") -> None:
+    for index, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(curve.x, curve.y, color=colour, linewidth=1.4, marker=marker, markersize=3.5, label=name)
         if curve.low is not None and curve.high is not None:
             axes.fill_between(np.asarray(curve.x), curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+        _legend(axes)
 
 
-def _colours(count: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+def _legend(axes: Axes, size: int = 8) -> None:
+    axes.legend(frameon=False, fontsize=size, labelcolor=INK)
+
+
+def _draw_runs(
+    axes: Axes,
+    lines: Mapping[str, list[_Record]],
+    x: Callable[[_Record], float],
+    y: Callable[[_Record], float],
+    named_by: str | None = None,
+) -> None:
+    """One line per label; ``named_by`` writes that setting beside every point."""
+    for index, (label, records) in enumerate(lines.items()):
+        colour, mark = COLOURS[index % len(COLOURS)], _MARKS[index // len(COLOURS) % len(_MARKS)]
+        xs, ys = [x(record) for record in records], [y(record) for record in records]
+        axes.plot(xs, ys, marker=mark, color=colour, markersize=3.5, linewidth=1.3, label=label)
+        if named_by is not None:
+            for record, place in zip(records, zip(xs, ys, strict=True), strict=True):
+                name = f"{record['settings'][named_by]:g}"
+                axes.annotate(name, place, (3, 3), textcoords="offset points", fontsize=7, color=INK)
+
+
+def _draw_floors(axes: Axes, runs: Mapping[str, _Record]) -> None:
+    """What perfect images reach, as lines across."""
+    floors = next(iter(runs.values()))["floors"]
+    for name, label in (("vae_reconstructions", "reconstructions"), ("real_training_images", "real images")):
+        if name in floors:
+            value = floors[name]["judge_fid"]["value"]
+            axes.axhline(value, color=_PALE, linewidth=1, linestyle=":")
+            axes.annotate(
+                label, (1, value), (-2, 2), ("axes fraction", "data"), "offset points", ha="right", fontsize=7
+            )
+
+
+def _by_noise(axes: Axes, y_label: str, title: str, **limits: Any) -> None:
+    quiet(axes, "noise level sigma / alpha", y_label, title)
+    axes.set(xscale="log", **limits)
+
+
+def _by_scale(axes: Axes, scales: Sequence[float], y_label: str, title: str) -> None:
+    """Doublings at even distances, and room for 0."""
+    quiet(axes, "guidance scale", y_label, title)
+    axes.set_xscale("symlog", linthresh=0.5)
+    axes.set_xticks(scales, [f"{scale:g}" for scale in scales])
+    axes.set_xlim(min(scales) - 0.05, 1.15 * max(scales) + 0.05)
+    axes.minorticks_off()
+
+
+def _banded(x: Sequence[float], rows: _Rows, name: str) -> Curve:
+    low, high = zip(*(row[name]["interval"] for row in rows), strict=True)
+    return Curve(x, _values(rows, name), low, high)
+
+
+def _values(rows: _Rows, name: str) -> list[float]:
+    return [row[name]["value"] for row in rows]
+
+
+def _value(name: str) -> Callable[[_Record], float]:
+    """Reads a value; where a run has none, such as the accuracy of a pipeline without labels, no point is drawn."""
+    return lambda record: record["figures"].get(name, {}).get("value", float("nan"))
+
+
+def _setting(name: str) -> Callable[[_Record], float]:
+    return lambda record: record["settings"][name]
+
+
+def _short(run: str) -> str:
+    return run.rpartition("/")[2].removeprefix("scheduler=").removesuffix("Scheduler")

@@ -1,85 +1,85 @@
-"""Pictures of pictures: labelled rows of images, and the plane of a two-dimensional latent space."""
+"""Pictures of many images: rows with a name each, and the plane of a two-dimensional latent space."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
-
-from .style import INK, new_figure
+from PIL import Image, ImageDraw, ImageFont
 
 __all__ = ["image_rows", "manifold", "manifold_coordinates"]
 
-_GAP = 2  # pixels between two images
-_INCHES = 0.55  # side of an image
+_INK = 40
 
 
 def image_rows(
-    rows: Sequence[NDArray[np.uint8]],
+    rows: Sequence[Any] | NDArray[np.uint8],
     row_labels: Sequence[str],
     column_labels: Sequence[str] | None = None,
-    title: str = "",
-) -> Figure:
-    """Rows of images, each with its name at the left: originals over reconstructions, samples, interpolations.
+    *,
+    scale: int = 2,
+    gap: int = 2,
+) -> Image.Image:
+    """Lay out images in rows on white, the name of each row at its left.
 
     Args:
-        rows: uint8 (N, H, W) each, of one shape, 0 is black.
-        row_labels: a name a row; an empty one leaves its place blank.
-        column_labels: a name a column, above the first row.
-        title: above everything.
+        rows: the images of each row, as many in each, all of one size and kind: grey or RGB ``PIL`` images or uint8
+            arrays (H, W) or (H, W, 3), 0 is black.
+        row_labels: one name per row; it may be empty.
+        column_labels: one name per column, above the first row.
+        scale: whole-number magnification; pixels stay sharp squares.
+        gap: pixels between two images, before magnification.
 
     Returns:
-        A figure with one axes a row.
+        A new picture of mode L or RGB.
 
     Raises:
-        ValueError: no rows, rows of different shapes, or as many labels as there are not rows or columns.
+        ValueError: rows that are empty or differ, or another number of labels than of rows or columns.
     """
-    shapes = sorted({np.shape(row) for row in rows})
-    if len(shapes) != 1 or len(shapes[0]) != 3:
-        raise ValueError(f"rows must be one or more arrays (N, H, W) of one shape, got {shapes}.")
-    count, height, width = shapes[0]
-    if len(row_labels) != len(rows):
-        raise ValueError(f"row_labels must be {len(rows)} names, a name a row, got {len(row_labels)}.")
-    if column_labels is not None and len(column_labels) != count:
-        raise ValueError(f"column_labels must be {count} names, a name a column, got {len(column_labels)}.")
-
-    # places in inches: a layout engine does not foresee that the strips keep their proportions
-    longest = max(TextPath((0, 0), label, size=9).get_extents().width if label.strip() else 0.0 for label in row_labels)
-    left, right, gap = longest / 72 + 0.2, 0.08, 0.04
-    top = 0.08 + 0.25 * bool(column_labels) + 0.3 * bool(title)
-    strip_width, strip_height = _INCHES * (count + (count - 1) * _GAP / width), _INCHES * height / width
-    total_width, total_height = left + strip_width + right, top + len(rows) * (strip_height + gap) + right
-    figure = new_figure(total_width, total_height)
-    figure.set_layout_engine("none")
-    for index, (row, label) in enumerate(zip(rows, row_labels, strict=True)):
-        bottom = total_height - top - (index + 1) * strip_height - index * gap
-        axes = figure.add_axes(
-            (
-                left / total_width,
-                bottom / total_height,
-                strip_width / total_width,
-                strip_height / total_height,
-            )
+    tiles = [[np.asarray(image) for image in row] for row in rows]
+    shapes = {image.shape for row in tiles for image in row}
+    if len(shapes) != 1 or len({len(row) for row in tiles}) != 1:
+        raise ValueError(
+            f"rows must hold equally many images of one size, got {[len(row) for row in tiles]} images of the sizes "
+            f"{sorted(shapes)}."
         )
-        strip = np.full((height, count * (width + _GAP) - _GAP), 255, dtype=np.uint8)
-        for column, image in enumerate(row):
-            strip[:, column * (width + _GAP) : column * (width + _GAP) + width] = image
-        axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="equal")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
-        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9, color=INK)
+    if len(row_labels) != len(tiles):
+        raise ValueError(f"row_labels must be {len(tiles)} names, one per row, got {len(row_labels)}.")
+    columns = len(tiles[0])
+    if column_labels is not None and len(column_labels) != columns:
+        raise ValueError(f"column_labels must be {columns} names, one per column, got {len(column_labels)}.")
+
+    height, width = (scale * side for side in tiles[0][0].shape[:2])
+    across, down, margin = width + scale * gap, height + scale * gap, 8 * scale
+    size = max(10, round(0.45 * height))
+    font = ImageFont.load_default(size)
+    label_width = round(max(font.getlength(label) for label in row_labels))
+    left, top = margin + label_width + margin, margin
     if column_labels is not None:
-        first = figure.axes[0]
-        first.set_xticks([column * (width + _GAP) + width / 2 for column in range(count)], column_labels, fontsize=8)
-        first.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0, labelcolor=INK)
-    if title:
-        figure.suptitle(title, fontsize=10, color=INK, x=0.08 / total_width, y=1 - 0.06 / total_height, ha="left")
-    return figure
+        widest = max(1, *(font.getlength(label) for label in column_labels))
+        small_size = min(size, max(6, 0.9 * size * width / widest))
+        small = ImageFont.load_default(small_size)
+        top += round(1.5 * small_size)
+
+    first = Image.fromarray(tiles[0][0])
+    sheet = Image.new(
+        first.mode,
+        (left + columns * across - scale * gap + margin, top + len(tiles) * down - scale * gap + margin),
+        "white",
+    )
+    draw = ImageDraw.Draw(sheet)
+    ink = (_INK,) * len(first.getbands())
+    for row, (images, label) in enumerate(zip(tiles, row_labels, strict=True)):
+        draw.text((margin + label_width, top + row * down + height // 2), label, fill=ink, font=font, anchor="rm")
+        for column, image in enumerate(images):
+            enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (left + column * across, top + row * down))
+    for column, label in enumerate(column_labels or ()):
+        draw.text((left + column * across + width // 2, top - 2 * scale), label, fill=ink, font=small, anchor="ms")
+    return sheet
 
 
 def manifold_coordinates(count: int) -> NDArray[np.float64]:
@@ -97,34 +97,15 @@ def manifold_coordinates(count: int) -> NDArray[np.float64]:
     return np.array([NormalDist().inv_cdf((index + 0.5) / count) for index in range(count)])
 
 
-def manifold(images: NDArray[np.uint8], coordinates: NDArray[np.float64]) -> Figure:
-    """What the decoder makes of a square of latents.
+def manifold(images: NDArray[np.uint8], coordinates: NDArray[np.float64]) -> Image.Image:
+    """What the decoder makes of a square of latents, its rows and columns named by their coordinates.
 
     Args:
         images: uint8 (n, n, H, W): the row is the second latent dimension, upwards; the column the first.
         coordinates: latents of rows and columns (n,), ascending.
 
-    Returns:
-        A figure with one axes, its ticks in units of the latent.
-
     Raises:
         ValueError: the images are not n rows of n.
     """
-    count = len(coordinates)
-    if images.shape[:2] != (count, count):
-        raise ValueError(f"images must be {count} rows of {count}, as there are coordinates, got {images.shape[:2]}.")
-    _, _, height, width = images.shape
-    picture = images[::-1].transpose(0, 2, 1, 3).reshape(count * height, count * width)
-    side = max(3.0, 0.33 * count)
-    figure = new_figure(side + 0.5, side + 0.5)
-    axes = figure.subplots()
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    shown = np.unique(np.linspace(0, count - 1, min(count, 7)).round().astype(int))
-    names = [f"{coordinates[index]:.2f}" for index in shown]
-    axes.set_xticks((shown + 0.5) * width, names)
-    axes.set_yticks((count - shown - 0.5) * height, names)
-    axes.tick_params(colors=INK, labelsize=8, length=2)
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel("$z_1$, at equal steps of probability", fontsize=9, color=INK)
-    axes.set_ylabel("$z_2$", fontsize=9, color=INK)
-    return figure
+    names = [f"{coordinate:.2f}" for coordinate in coordinates]
+    return image_rows(images[::-1], names[::-1], names, gap=0)

@@ -1,4 +1,4 @@
-"""Points in the plane: samples over data, and their way there from noise."""
+"""Points in the plane: samples over data, their way there from noise, and where classes lie in latent space."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from numpy.typing import NDArray
+from PIL import Image
 
-from .style import COLOURS, INK, new_figure
+from .style import COLOURS, INK, new_figure, quiet
 
-__all__ = ["point_frames", "point_panels"]
+__all__ = ["latent_scatter", "point_frames", "point_panels", "principal_plane"]
 
-_FRAME_INCHES = 3.2  # at 150 dots an inch a multiple of 16 dots, which video needs
+_FRAME_INCHES = 3.2  # at 150 dots per inch a multiple of 16 dots, which video needs
 
 
 def point_panels(
@@ -51,8 +53,8 @@ def point_frames(
     labels: NDArray[np.integer],
     data: NDArray[np.floating],
     limits: NDArray[np.floating] | None = None,
-) -> Iterator[NDArray[np.uint8]]:
-    """One frame a step, uint8 (480, 480, 3).
+) -> Iterator[Image.Image]:
+    """One frame of 480x480 pixels per step.
 
     Args:
         trajectory: samples after every step (T, N, 2).
@@ -66,7 +68,48 @@ def point_frames(
     for samples in trajectory:
         points.set_offsets(samples)
         canvas.draw()
-        yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def latent_scatter(
+    points: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    class_names: Sequence[str],
+    axis_labels: tuple[str, str] = ("$z_1$", "$z_2$"),
+) -> Figure:
+    """One point per image, one colour per class that has any.
+
+    Args:
+        points: (N, 2).
+        labels: (N,), in ``[0, len(class_names))``.
+        class_names: for the legend; more than ten share colours.
+        axis_labels: below and at the left.
+    """
+    figure = new_figure(6.0, 5.2)
+    axes = figure.subplots()
+    for index in np.unique(labels):
+        chosen, colour = points[labels == index], COLOURS[index % len(COLOURS)]
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=4, color=colour, alpha=0.6, linewidths=0, label=class_names[index])
+    quiet(axes, *axis_labels)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9, labelcolor=INK, markerscale=3
+    ).set_title("class", prop=FontProperties(size=9))
+    return figure
+
+
+def principal_plane(latents: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates in the plane of greatest variance, by the singular value decomposition of the centred latents.
+
+    Args:
+        latents: (N, D), with N and D at least 2.
+
+    Returns:
+        Coordinates (N, 2), and the part of the variance along each (2,).
+    """
+    centred = np.asarray(latents, dtype=np.float64) - np.mean(latents, axis=0, dtype=np.float64)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    return left[:, :2] * singular[:2], singular[:2] ** 2 / np.sum(singular**2)
 
 
 def _scatter(

@@ -10,19 +10,20 @@ Images are in model range [-1, 1]. The decoder ends in a sigmoid, so ``decode`` 
 ``decode_logits`` gives what is before the sigmoid, for a stable binary cross-entropy.
 
 A diffusion model wants latents of unit variance. ``config.latents_mean`` and ``config.latents_std`` hold the
-statistics that were fitted after training, one entry a channel (or a dimension of a vector latent); nothing else in
+statistics that were fitted after training, one entry per channel (or a dimension of a vector latent); nothing else in
 the package stores them.
 """
 
 from __future__ import annotations
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
+
+from .layers import Network
 
 __all__ = ["ConvVAE", "LatentGaussian", "MLPVAE"]
 
@@ -44,7 +45,7 @@ class LatentGaussian(DiagonalGaussianDistribution):
         return 0.5 * terms.flatten(1).sum(dim=1)
 
 
-class _Autoencoder(ModelMixin, ConfigMixin):
+class _Autoencoder(Network):
     """What both autoencoders share: the interface. Subclasses define ``encoder`` and ``decoder``."""
 
     encoder: nn.Module

@@ -1,6 +1,6 @@
 r"""A small diffusion transformer (Peebles and Xie 2023, https://arxiv.org/abs/2212.09748, section 3.2).
 
-The sample is cut into patches of p x p, each a token; where it lies is told by fixed sines and cosines of its row and
+The sample is cut into patches of p x p, each a token; its place enters as fixed sines and cosines of its row and
 column. Every block is adaLN-Zero: from the condition c (timestep and class) come a shift, scale and gate for attention
 and another three for the network of each token,
 
@@ -16,24 +16,15 @@ Attention costs the square of the number of tokens, the rest grows with it: 28x2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps, get_timestep_embedding
-from diffusers.utils import BaseOutput
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-__all__ = ["DiTDenoiser", "DiTDenoiserOutput", "patchify", "unpatchify"]
+from .layers import DenoiserOutput, Network, TimeEmbedding, check_patches, check_sample, embed_labels
 
-
-@dataclass
-class DiTDenoiserOutput(BaseOutput):
-    """The prediction ``sample``, in the shape of the input."""
-
-    sample: Tensor
+__all__ = ["DiTDenoiser", "patchify", "unpatchify"]
 
 
 def patchify(sample: Tensor, patch_size: int) -> Tensor:
@@ -44,19 +35,6 @@ def patchify(sample: Tensor, patch_size: int) -> Tensor:
 def unpatchify(tokens: Tensor, patch_size: int, rows: int) -> Tensor:
     """Put the tokens of ``rows`` rows of patches back in place; the inverse of :func:`patchify`."""
     return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, -1)), patch_size)
-
-
-class _TimeEmbedding(nn.Module):
-    """Sinusoidal features of the timestep through a small network; (B, dim) or (1, dim)."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.features = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.network = TimestepEmbedding(dim, dim)
-
-    def forward(self, timestep: Tensor, like: Tensor) -> Tensor:
-        times = torch.as_tensor(timestep, device=like.device).reshape(-1)
-        return self.network(self.features(times).to(like.dtype))
 
 
 class _Position(nn.Module):
@@ -102,7 +80,7 @@ class _DiTBlock(nn.Module):
         return torch.addcmul(hidden, gate_2, self.mlp(torch.addcmul(shift_2, self.norm(hidden), 1 + scale_2)))
 
 
-class DiTDenoiser(ModelMixin, ConfigMixin):
+class DiTDenoiser(Network):
     """Diffusion transformer on images or spatial latents.
 
     Args:
@@ -136,15 +114,11 @@ class DiTDenoiser(ModelMixin, ConfigMixin):
         num_classes: int | None = None,
     ):
         super().__init__()
-        if len(sample_shape) != 3 or sample_shape[1] % patch_size or sample_shape[2] % patch_size:
-            raise ValueError(
-                f"sample_shape {tuple(sample_shape)} does not fit patch_size {patch_size}: it must be "
-                "(channels, height, width) with a height and width that patch_size divides."
-            )
+        check_patches(sample_shape, patch_size)
         if hidden_size % 4 or hidden_size % num_heads:
             raise ValueError(f"hidden_size must be a multiple of 4 and of num_heads ({num_heads}), got {hidden_size}.")
         channels, height, width = sample_shape
-        self.time_embedding = _TimeEmbedding(condition_dim)
+        self.time_embedding = TimeEmbedding(condition_dim)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, condition_dim)
         self.input = nn.Linear(channels * patch_size**2, hidden_size)
         self.position = _Position(height // patch_size, width // patch_size, hidden_size)
@@ -160,7 +134,7 @@ class DiTDenoiser(ModelMixin, ConfigMixin):
 
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> DiTDenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor]:
         """Predict from noisy samples.
 
         Args:
@@ -172,15 +146,11 @@ class DiTDenoiser(ModelMixin, ConfigMixin):
         Raises:
             ValueError: samples of another shape, or labels for a denoiser without classes.
         """
-        if tuple(sample.shape[1:]) != tuple(self.config.sample_shape):
-            raise ValueError(f"sample must be (B, *{tuple(self.config.sample_shape)}), got {tuple(sample.shape)}.")
+        check_sample(sample, self.config.sample_shape)
         condition = self.time_embedding(timestep, sample)
-        if self.class_embedding is not None:
-            if class_labels is None:
-                class_labels = torch.full((1,), self.config.num_classes, device=sample.device)
-            condition = condition + self.class_embedding(class_labels)
-        elif class_labels is not None:
-            raise ValueError("class_labels were given, but this denoiser has no classes (num_classes=None).")
+        labels = embed_labels(self.class_embedding, class_labels, sample)
+        if labels is not None:
+            condition = condition + labels
         condition = F.silu(condition)
         patch_size = self.config.patch_size
         hidden = self.position(self.input(patchify(sample, patch_size)))
@@ -189,4 +159,4 @@ class DiTDenoiser(ModelMixin, ConfigMixin):
         shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
         tokens = self.output(torch.addcmul(shift, self.norm(hidden), 1 + scale))
         prediction = unpatchify(tokens, patch_size, sample.shape[2] // patch_size)
-        return DiTDenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)

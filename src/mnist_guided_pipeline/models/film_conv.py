@@ -16,39 +16,16 @@ work on a 7x7 grid, which four of them overlook.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-__all__ = ["FiLMConvDenoiser", "FiLMConvDenoiserOutput"]
+from .layers import DenoiserOutput, Network, TimeEmbedding, check_patches, check_sample, embed_labels
+
+__all__ = ["FiLMConvDenoiser"]
 
 _GROUPS = 8
-
-
-@dataclass
-class FiLMConvDenoiserOutput(BaseOutput):
-    """The prediction ``sample``, in the shape of the input."""
-
-    sample: Tensor
-
-
-class _TimeEmbedding(nn.Module):
-    """Sinusoidal features of the timestep through a small network; (B, dim) or (1, dim)."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.features = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.network = TimestepEmbedding(dim, dim)
-
-    def forward(self, timestep: Tensor, like: Tensor) -> Tensor:
-        times = torch.as_tensor(timestep, device=like.device).reshape(-1)
-        return self.network(self.features(times).to(like.dtype))
 
 
 class _FiLMLayer(nn.Module):
@@ -65,7 +42,7 @@ class _FiLMLayer(nn.Module):
         return hidden + self.conv(F.silu(torch.addcmul(shift, self.norm(hidden), 1 + scale)))
 
 
-class FiLMConvDenoiser(ModelMixin, ConfigMixin):
+class FiLMConvDenoiser(Network):
     """Convolutional denoiser of images or spatial latents, modulated by FiLM.
 
     Args:
@@ -95,15 +72,11 @@ class FiLMConvDenoiser(ModelMixin, ConfigMixin):
         num_classes: int | None = None,
     ):
         super().__init__()
-        if len(sample_shape) != 3 or sample_shape[1] % patch_size or sample_shape[2] % patch_size:
-            raise ValueError(
-                f"sample_shape {tuple(sample_shape)} does not fit patch_size {patch_size}: it must be "
-                "(channels, height, width) with a height and width that patch_size divides."
-            )
+        check_patches(sample_shape, patch_size)
         if channels % _GROUPS:
             raise ValueError(f"channels must be a multiple of {_GROUPS}, got {channels}.")
         folded = sample_shape[0] * patch_size**2
-        self.time_embedding = _TimeEmbedding(condition_dim)
+        self.time_embedding = TimeEmbedding(condition_dim)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, condition_dim)
         self.input = nn.Conv2d(folded, channels, 3, padding=1)
         self.layers = nn.ModuleList(_FiLMLayer(channels, condition_dim) for _ in range(num_layers))
@@ -114,7 +87,7 @@ class FiLMConvDenoiser(ModelMixin, ConfigMixin):
 
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> FiLMConvDenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor]:
         """Predict from noisy samples.
 
         Args:
@@ -126,18 +99,14 @@ class FiLMConvDenoiser(ModelMixin, ConfigMixin):
         Raises:
             ValueError: samples of another shape, or labels for a denoiser without classes.
         """
-        if tuple(sample.shape[1:]) != tuple(self.config.sample_shape):
-            raise ValueError(f"sample must be (B, *{tuple(self.config.sample_shape)}), got {tuple(sample.shape)}.")
+        check_sample(sample, self.config.sample_shape)
         condition = self.time_embedding(timestep, sample)
-        if self.class_embedding is not None:
-            if class_labels is None:
-                class_labels = torch.full((1,), self.config.num_classes, device=sample.device)
-            condition = condition + self.class_embedding(class_labels)
-        elif class_labels is not None:
-            raise ValueError("class_labels were given, but this denoiser has no classes (num_classes=None).")
+        labels = embed_labels(self.class_embedding, class_labels, sample)
+        if labels is not None:
+            condition = condition + labels
         condition = F.silu(condition)
         hidden = self.input(F.pixel_unshuffle(sample, self.config.patch_size))
         for layer in self.layers:
             hidden = layer(hidden, condition)
         prediction = F.pixel_shuffle(self.output(F.silu(self.norm(hidden))), self.config.patch_size)
-        return FiLMConvDenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)

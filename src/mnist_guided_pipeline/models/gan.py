@@ -18,10 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
+
+from .layers import Network
 
 __all__ = ["GANDiscriminator", "GANDiscriminatorOutput", "GANGenerator", "GANGeneratorOutput"]
 
@@ -37,19 +38,19 @@ class GANGeneratorOutput(BaseOutput):
 
 @dataclass
 class GANDiscriminatorOutput(BaseOutput):
-    """One of the ``logits`` (B,) an image, above 0 where it is taken for real."""
+    """One logit per image, ``logits`` (B,), above 0 where it is taken for real."""
 
     logits: Tensor
 
 
-class GANGenerator(ModelMixin, ConfigMixin):
+class GANGenerator(Network):
     """Noise, and a class where there are classes, to an image.
 
     Args:
         latent_dim: size of the noise vector.
         hidden_channels: channels at 7x7 and at 14x14, multiples of 8; ignored with ``hidden_sizes``.
         hidden_sizes: widths of the hidden layers, for a network without convolutions.
-        num_classes: number of classes; None for a generator that is not told a class.
+        num_classes: number of classes; None for a generator without classes.
     """
 
     @register_to_config
@@ -106,14 +107,14 @@ class GANGenerator(ModelMixin, ConfigMixin):
         return GANGeneratorOutput(sample=images) if return_dict else (images,)
 
 
-class GANDiscriminator(ModelMixin, ConfigMixin):
+class GANDiscriminator(Network):
     """An image, and its class where there are classes, to one logit.
 
     Args:
         hidden_channels: channels at 14x14 and at 7x7; ignored with ``hidden_sizes``.
         num_features: width of the features that are judged; ignored with ``hidden_sizes``, whose last is that width.
         hidden_sizes: widths of the hidden layers, for a network without convolutions.
-        num_classes: number of classes; None for a discriminator that is not told the class.
+        num_classes: number of classes; None for a discriminator without classes.
     """
 
     @register_to_config

@@ -13,7 +13,7 @@ so everything that networks learn is known: with responsibilities ``r_k(x) ~ w_k
 and sampling with guidance scale 1 must reproduce ``p(x0 | y)`` up to the solver's step size. That makes the pair a
 testbed for guidance: any deviation is the method's. They are ordinary networks to the pipeline.
 
-The noise law says what a timestep means (``timestep`` may be fractional):
+The noise schedule (``law``) says what a timestep means (``timestep`` may be fractional):
 
 ``preserving``  ``sigma / alpha`` of a diffusers beta schedule, interpolated in its logarithm; ``alpha^2 + sigma^2 = 1``
 ``flow``        ``sigma = timestep / num_train_timesteps``, ``alpha = 1 - sigma``
@@ -25,33 +25,18 @@ The noise law says what a timestep means (``timestep`` may be fractional):
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
+from diffusers import DDPMScheduler
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-__all__ = ["MixtureClassifier", "MixtureClassifierOutput", "MixtureDenoiser", "MixtureDenoiserOutput"]
+from .layers import ClassifierOutput, DenoiserOutput, Network
+
+__all__ = ["MixtureClassifier", "MixtureDenoiser"]
 
 _PRECONDITIONED = ("edm", "arctan")
-
-
-@dataclass
-class MixtureDenoiserOutput(BaseOutput):
-    """The prediction ``sample``, in the shape of the input."""
-
-    sample: Tensor
-
-
-@dataclass
-class MixtureClassifierOutput(BaseOutput):
-    """Class ``logits`` (B, num_classes): the exact log-probabilities."""
-
-    logits: Tensor
 
 
 class _Mixture(nn.Module):
@@ -68,19 +53,20 @@ class _Mixture(nn.Module):
     ):
         super().__init__()
         if not len(weights) == len(means) == len(covariances) == len(classes):
-            raise ValueError("weights, means, covariances and classes must have one entry a component.")
-        values, vectors = np.linalg.eigh(np.asarray(covariances, dtype=np.float64))
+            raise ValueError("weights, means, covariances and classes must have one entry per component.")
         self.num_classes = max(classes) + 1
-        self._add("log_weights", np.log(np.asarray(weights) / np.sum(weights)))
-        self._add("means", means)
-        self._add("variances", values)
-        self._add("directions", vectors)
-        self._add("membership", np.eye(self.num_classes)[classes])
-
-    def _add(self, name: str, value: Any) -> None:
         with torch.device("cpu"):  # from_pretrained builds networks on the meta device, where there are no values
-            tensor = torch.tensor(np.asarray(value), dtype=torch.float64)
-        self.register_buffer(name, tensor, persistent=False)
+            values, vectors = torch.linalg.eigh(torch.tensor(covariances, dtype=torch.float64))
+            shares = torch.tensor(weights, dtype=torch.float64)
+            buffers = {
+                "log_weights": torch.log(shares / shares.sum()),
+                "means": torch.tensor(means, dtype=torch.float64),
+                "variances": values,
+                "directions": vectors,
+                "membership": torch.eye(self.num_classes, dtype=torch.float64)[classes],
+            }
+        for name, value in buffers.items():
+            self.register_buffer(name, value, persistent=False)
 
     def components(self, sample: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Log joint density (B, K) of sample and component, and E[x0 | x, k] (B, K, d)."""
@@ -97,7 +83,7 @@ class _Mixture(nn.Module):
         return torch.logsumexp(log_joint.unsqueeze(-1) + torch.log(self.membership), dim=1)
 
 
-class _NoiseLaw(nn.Module):
+class _NoiseSchedule(nn.Module):
     """Timestep to coefficients."""
 
     log_ratio: Tensor
@@ -135,7 +121,7 @@ class _NoiseLaw(nn.Module):
         return table[low] * (1 - part) + table[low + 1] * part
 
 
-class MixtureDenoiser(ModelMixin, ConfigMixin):
+class MixtureDenoiser(Network):
     """The exact denoiser.
 
     Args:
@@ -166,17 +152,17 @@ class MixtureDenoiser(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.mixture = _Mixture(weights, means, covariances, classes)
-        self.noise_law = _NoiseLaw(law, schedule)
+        self.noise_schedule = _NoiseSchedule(law, schedule)
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)  # gives the network a dtype and a device
         self.register_to_config(sample_shape=[len(means[0])])
 
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> MixtureDenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor]:
         """The optimal prediction for samples (B, d) at ``timestep`` (any dtype, 0-d or (B,))."""
-        alpha, sigma = self.noise_law(timestep, sample)
+        alpha, sigma = self.noise_schedule(timestep, sample)
         log_joint, means = self.mixture.components(
-            _edm_unscale(sample, alpha, self.noise_law.law, self.config.sigma_data), alpha, sigma
+            _edm_unscale(sample, alpha, self.noise_schedule.law, self.config.sigma_data), alpha, sigma
         )
         if class_labels is not None and self.config.num_classes is not None:
             every_class = torch.ones_like(self.mixture.membership[:, :1])
@@ -184,11 +170,11 @@ class MixtureDenoiser(ModelMixin, ConfigMixin):
             log_joint = log_joint + torch.log(allowed)
         x0 = torch.einsum("bk,bkd->bd", torch.softmax(log_joint, dim=1), means)
         prediction = self._from_x0(sample, x0, alpha.unsqueeze(-1), sigma.unsqueeze(-1))
-        return MixtureDenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
 
     def _from_x0(self, sample: Tensor, x0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         kind = self.config.prediction_type
-        if self.noise_law.law in _PRECONDITIONED:
+        if self.noise_schedule.law in _PRECONDITIONED:
             ratio, data = sigma / alpha, self.config.sigma_data
             norm = torch.sqrt(ratio**2 + data**2)
             latents = sample * norm
@@ -208,7 +194,7 @@ def _edm_unscale(sample: Tensor, alpha: Tensor, law: str, sigma_data: float) -> 
     return sample * torch.sqrt(ratio_squared + sigma_data**2) * alpha
 
 
-class MixtureClassifier(ModelMixin, ConfigMixin):
+class MixtureClassifier(Network):
     """The exact noise-aware classifier; arguments as :class:`MixtureDenoiser`."""
 
     @register_to_config
@@ -224,16 +210,14 @@ class MixtureClassifier(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         self.mixture = _Mixture(weights, means, covariances, classes)
-        self.noise_law = _NoiseLaw(law, schedule)
+        self.noise_schedule = _NoiseSchedule(law, schedule)
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.register_to_config(num_classes=max(classes) + 1)
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, return_dict: bool = True
-    ) -> MixtureClassifierOutput | tuple[Tensor]:
+    def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = True) -> ClassifierOutput | tuple[Tensor]:
         """Exact log-probabilities of the classes for samples (B, d) at ``timestep`` (any dtype, 0-d or (B,))."""
-        alpha, sigma = self.noise_law(timestep, sample)
-        unscaled = _edm_unscale(sample, alpha, self.noise_law.law, self.config.sigma_data)
+        alpha, sigma = self.noise_schedule(timestep, sample)
+        unscaled = _edm_unscale(sample, alpha, self.noise_schedule.law, self.config.sigma_data)
         log_joint, _ = self.mixture.components(unscaled, alpha, sigma)
         logits = self.mixture.class_log_density(log_joint)
-        return MixtureClassifierOutput(logits=logits) if return_dict else (logits,)
+        return ClassifierOutput(logits=logits) if return_dict else (logits,)

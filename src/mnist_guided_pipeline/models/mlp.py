@@ -7,30 +7,15 @@ networks of ``residual_mlp`` are better at the same cost.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import Timesteps
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-__all__ = ["MLPClassifier", "MLPClassifierOutput", "MLPDenoiser", "MLPDenoiserOutput"]
+from .layers import ClassifierOutput, DenoiserOutput, Network, embed_labels
 
-
-@dataclass
-class MLPDenoiserOutput(BaseOutput):
-    """The prediction ``sample``, in the shape of the input."""
-
-    sample: Tensor
-
-
-@dataclass
-class MLPClassifierOutput(BaseOutput):
-    """Class ``logits`` (B, num_classes)."""
-
-    logits: Tensor
+__all__ = ["MLPClassifier", "MLPDenoiser"]
 
 
 class _TimeConditionedMLP(nn.Module):
@@ -53,7 +38,7 @@ class _TimeConditionedMLP(nn.Module):
         return self.layers(torch.cat([flat, self.time_embedding(times).to(flat.dtype), *extra], dim=1))
 
 
-class MLPDenoiser(ModelMixin, ConfigMixin):
+class MLPDenoiser(Network):
     """Two-layer denoiser.
 
     Args:
@@ -82,7 +67,7 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
 
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> MLPDenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor]:
         """Predict from noisy samples.
 
         Args:
@@ -91,18 +76,13 @@ class MLPDenoiser(ModelMixin, ConfigMixin):
             class_labels: int64 (B,); only for a denoiser with ``num_classes``.
             return_dict: return an output object rather than a tuple.
         """
-        extra = []
-        if self.class_embedding is not None:
-            if class_labels is None:
-                class_labels = torch.full((sample.shape[0],), self.config.num_classes, device=sample.device)
-            extra.append(self.class_embedding(class_labels))
-        elif class_labels is not None:
-            raise ValueError("class_labels were given, but this denoiser has no classes (num_classes=None).")
+        labels = embed_labels(self.class_embedding, class_labels, sample)
+        extra = [] if labels is None else [labels.expand(sample.shape[0], -1)]
         prediction = self.network(sample, timestep, *extra).reshape(sample.shape)
-        return MLPDenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
 
 
-class MLPClassifier(ModelMixin, ConfigMixin):
+class MLPClassifier(Network):
     """Two-layer noise-aware classifier p(y | x, t).
 
     Args:
@@ -123,9 +103,7 @@ class MLPClassifier(ModelMixin, ConfigMixin):
         super().__init__()
         self.network = _TimeConditionedMLP(math.prod(sample_shape), 0, time_embed_dim, hidden_size, num_classes)
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, return_dict: bool = True
-    ) -> MLPClassifierOutput | tuple[Tensor]:
+    def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = True) -> ClassifierOutput | tuple[Tensor]:
         """Class logits of noisy samples (B, *sample_shape) at ``timestep`` (any dtype, 0-d or (B,))."""
         logits = self.network(sample, timestep)
-        return MLPClassifierOutput(logits=logits) if return_dict else (logits,)
+        return ClassifierOutput(logits=logits) if return_dict else (logits,)

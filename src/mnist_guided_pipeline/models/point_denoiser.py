@@ -8,23 +8,15 @@ frequencies that double from ``min_frequency``, and the timestep with its own, a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import Timesteps
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-__all__ = ["PointDenoiser", "PointDenoiserOutput"]
+from .layers import DenoiserOutput, Network, embed_labels
 
-
-@dataclass
-class PointDenoiserOutput(BaseOutput):
-    """The prediction ``sample``, in the shape of the input."""
-
-    sample: Tensor
+__all__ = ["PointDenoiser"]
 
 
 class _Block(nn.Module):
@@ -45,7 +37,7 @@ class _Block(nn.Module):
         return hidden + self.layers(hidden)
 
 
-class PointDenoiser(ModelMixin, ConfigMixin):
+class PointDenoiser(Network):
     """Residual denoiser with three-layer GELU blocks on sinusoidal features.
 
     Args:
@@ -84,7 +76,7 @@ class PointDenoiser(ModelMixin, ConfigMixin):
 
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> PointDenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor]:
         """Predict from noisy samples.
 
         Args:
@@ -98,16 +90,13 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         """
         times = torch.as_tensor(timestep, device=sample.device).reshape(-1)
         hidden = self.input(self._features(sample)) + self.time_input(self.time_embedding(times).to(sample.dtype))
-        if self.class_embedding is not None:
-            if class_labels is None:
-                class_labels = torch.full((1,), self.config.num_classes, device=sample.device)
-            hidden = hidden + self.class_embedding(class_labels)
-        elif class_labels is not None:
-            raise ValueError("class_labels were given, but this denoiser has no classes (num_classes=None).")
+        labels = embed_labels(self.class_embedding, class_labels, sample)
+        if labels is not None:
+            hidden = hidden + labels
         for block in self.blocks:
             hidden = block(hidden)
         prediction = self.output(hidden).reshape(sample.shape)
-        return PointDenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
 
     def _features(self, sample: Tensor) -> Tensor:
         """Every coordinate, and its sines and cosines; (B, size * (1 + 2 * num_frequencies))."""

@@ -1,7 +1,7 @@
 """Probes of trained networks: does a label that is given change the output?
 
 A class-conditional denoiser that ignores its labels still samples good digits, only not the ones that were asked for,
-so nothing but a probe tells. One noise is shown with every label, the null class included, and no two answers may be
+so only a probe shows it. One noise is shown with every label, the null class included, and no two answers may be
 equal. The noise is the same for every label, so whatever differs is the labels' doing.
 """
 
@@ -25,12 +25,12 @@ def check_label_effect(denoiser: Any, timestep: float = 500.0, seed: int = 0) ->
     Args:
         denoiser: with ``config.sample_shape`` and ``config.num_classes``; one without classes passes. Its mode is left
             as it was.
-        timestep: where to ask; with labels that matter anywhere they matter in the middle of the noise law.
+        timestep: where to ask; with labels that matter anywhere they matter in the middle of the noise schedule.
         seed: of the noise (1, *sample_shape) that it is shown.
 
     Raises:
-        ValueError: two labels have the same output; the message tells a network that ignores its labels from one whose
-            output is the same for all samples too, as before any training.
+        ValueError: two labels have the same output; the message distinguishes a network that ignores its labels from an
+            untrained one, whose output is the same for all samples too.
     """
     num_classes = getattr(denoiser.config, "num_classes", None)
     if num_classes is None:

@@ -15,51 +15,27 @@ upwards, 7 -> 4, and brought back to its skip connection's size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-__all__ = ["UNetDenoiser", "UNetDenoiserOutput"]
+from .layers import DenoiserOutput, Network, TimeEmbedding, check_patches, check_sample, embed_labels
+
+__all__ = ["UNetDenoiser"]
 
 _GROUPS = 8
-
-
-@dataclass
-class UNetDenoiserOutput(BaseOutput):
-    """The prediction ``sample``, in the shape of the input."""
-
-    sample: Tensor
-
-
-class _TimeEmbedding(nn.Module):
-    """Sinusoidal features of the timestep through a small network; (B, dim) or (1, dim)."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.features = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.network = TimestepEmbedding(dim, dim)
-
-    def forward(self, timestep: Tensor, like: Tensor) -> Tensor:
-        times = torch.as_tensor(timestep, device=like.device).reshape(-1)
-        return self.network(self.features(times).to(like.dtype))
 
 
 class _ResidualBlock(nn.Module):
     """Two convolutions, the second after adaptive group normalisation, added to their input."""
 
-    def __init__(self, in_channels: int, out_channels: int, condition_dim: int, dropout: float):
+    def __init__(self, in_channels: int, out_channels: int, condition_dim: int):
         super().__init__()
         self.norm = nn.GroupNorm(_GROUPS, in_channels)
         self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.modulation = nn.Linear(condition_dim, 2 * out_channels)
         self.modulated_norm = nn.GroupNorm(_GROUPS, out_channels, affine=False)
-        self.dropout = nn.Dropout(dropout)
         self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
         for parameter in self.second.parameters():
@@ -69,7 +45,7 @@ class _ResidualBlock(nn.Module):
         scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
         inner = self.first(F.silu(self.norm(hidden)))
         inner = F.silu(torch.addcmul(shift, self.modulated_norm(inner), 1 + scale))
-        return self.shortcut(hidden) + self.second(self.dropout(inner))
+        return self.shortcut(hidden) + self.second(inner)
 
 
 class _Attention(nn.Module):
@@ -90,7 +66,7 @@ class _Attention(nn.Module):
         return hidden + self.output(mixed).transpose(1, 2).unflatten(2, hidden.shape[2:])
 
 
-class UNetDenoiser(ModelMixin, ConfigMixin):
+class UNetDenoiser(Network):
     """U-Net denoiser of images or spatial latents.
 
     Args:
@@ -102,7 +78,6 @@ class UNetDenoiser(ModelMixin, ConfigMixin):
         condition_dim: size of the timestep and class embeddings, even.
         num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
             stands in where no labels are given.
-        dropout: in each block, while training.
 
     Raises:
         ValueError: a shape that does not fit the patches, or a width that does not fit the normalisation.
@@ -121,18 +96,13 @@ class UNetDenoiser(ModelMixin, ConfigMixin):
         attention: bool = False,
         condition_dim: int = 128,
         num_classes: int | None = None,
-        dropout: float = 0.0,
     ):
         super().__init__()
-        if len(sample_shape) != 3 or sample_shape[1] % patch_size or sample_shape[2] % patch_size:
-            raise ValueError(
-                f"sample_shape {tuple(sample_shape)} does not fit patch_size {patch_size}: it must be "
-                "(channels, height, width) with a height and width that patch_size divides."
-            )
+        check_patches(sample_shape, patch_size)
         if not block_channels or any(channels % _GROUPS for channels in block_channels):
             raise ValueError(f"block_channels must be multiples of {_GROUPS}, got {tuple(block_channels)}.")
         folded = sample_shape[0] * patch_size**2
-        self.time_embedding = _TimeEmbedding(condition_dim)
+        self.time_embedding = TimeEmbedding(condition_dim)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, condition_dim)
         self.input = nn.Conv2d(folded, block_channels[0], 3, padding=1)
 
@@ -140,14 +110,14 @@ class UNetDenoiser(ModelMixin, ConfigMixin):
         self.up_blocks, self.upsamplers = nn.ModuleList(), nn.ModuleList()
         for level, channels in enumerate(block_channels):
             for _ in range(layers_per_block):
-                self.down_blocks.append(_ResidualBlock(channels, channels, condition_dim, dropout))
-                self.up_blocks.append(_ResidualBlock(2 * channels, channels, condition_dim, dropout))
+                self.down_blocks.append(_ResidualBlock(channels, channels, condition_dim))
+                self.up_blocks.append(_ResidualBlock(2 * channels, channels, condition_dim))
             if level + 1 < len(block_channels):
                 below = block_channels[level + 1]
                 self.downsamplers.append(nn.Conv2d(channels, below, 3, stride=2, padding=1))
                 self.upsamplers.append(nn.Conv2d(below, channels, 3, padding=1))
         self.mixing = _Attention(block_channels[-1]) if attention else nn.Identity()
-        self.middle = _ResidualBlock(block_channels[-1], block_channels[-1], condition_dim, dropout)
+        self.middle = _ResidualBlock(block_channels[-1], block_channels[-1], condition_dim)
 
         self.norm = nn.GroupNorm(_GROUPS, block_channels[0])
         self.output = nn.Conv2d(block_channels[0], folded, 3, padding=1)
@@ -156,7 +126,7 @@ class UNetDenoiser(ModelMixin, ConfigMixin):
 
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> UNetDenoiserOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor]:
         """Predict from noisy samples.
 
         Args:
@@ -168,15 +138,11 @@ class UNetDenoiser(ModelMixin, ConfigMixin):
         Raises:
             ValueError: samples of another shape, or labels for a denoiser without classes.
         """
-        if tuple(sample.shape[1:]) != tuple(self.config.sample_shape):
-            raise ValueError(f"sample must be (B, *{tuple(self.config.sample_shape)}), got {tuple(sample.shape)}.")
+        check_sample(sample, self.config.sample_shape)
         condition = self.time_embedding(timestep, sample)
-        if self.class_embedding is not None:
-            if class_labels is None:
-                class_labels = torch.full((1,), self.config.num_classes, device=sample.device)
-            condition = condition + self.class_embedding(class_labels)
-        elif class_labels is not None:
-            raise ValueError("class_labels were given, but this denoiser has no classes (num_classes=None).")
+        labels = embed_labels(self.class_embedding, class_labels, sample)
+        if labels is not None:
+            condition = condition + labels
         condition = F.silu(condition)
 
         depth = self.config.layers_per_block
@@ -196,4 +162,4 @@ class UNetDenoiser(ModelMixin, ConfigMixin):
             if level > 0:
                 hidden = self.upsamplers[level - 1](F.interpolate(hidden, size=skips[-1].shape[2:], mode="nearest"))
         prediction = F.pixel_shuffle(self.output(F.silu(self.norm(hidden))), self.config.patch_size)
-        return UNetDenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)

@@ -33,6 +33,9 @@ compose with classifier guidance, as all of them are shifts of the same predicti
 of the prediction's spread (:func:`rescaled_prediction`). A **guidance interval** (Kynkaanniemi et al. 2024,
 https://arxiv.org/abs/2404.07724) leaves the noisiest and cleanest levels unguided (:func:`in_interval`).
 
+**Where guidance is off**: outside the interval, and wherever alpha is below 0.005 (0.02 for a flow): there is nothing
+to guide by, and k divides by alpha (:func:`has_signal`). A noise schedule with a zero terminal signal begins there.
+
 Only s = 1 draws from p(x | y). For other s no sampler draws from p(x) p(y | x)^s, because noising does not commute
 with raising to a power; a larger s trades diversity for agreement with the classifier.
 """
@@ -47,13 +50,16 @@ from torch import Tensor
 __all__ = [
     "class_log_likelihood",
     "classifier_score",
-    "clipped_score",
     "extrapolated_prediction",
     "guidance_factor",
     "guided_prediction",
+    "has_signal",
     "in_interval",
     "rescaled_prediction",
 ]
+
+_MIN_ALPHA = 5e-3
+_MIN_FLOW_ALPHA = 2e-2
 
 
 def class_log_likelihood(logits: Tensor, class_labels: Tensor, temperature: float = 1.0) -> Tensor:
@@ -61,7 +67,7 @@ def class_log_likelihood(logits: Tensor, class_labels: Tensor, temperature: floa
 
     Args:
         logits: (B, num_classes).
-        class_labels: int64 (B,), one class an image; or float (B, num_classes), the weight ``q`` of each class, for
+        class_labels: int64 (B,), one class per image; or float (B, num_classes), the weight ``q`` of each class, for
             which the result is ``log sum_y q_y p(y | x)``: the evidence that the class is one of several. Weights that
             are zero on a class and one elsewhere mean "anything but that class".
         temperature: the logits are divided by it, positive; it calibrates the classifier and is not a scale.
@@ -176,25 +182,16 @@ def rescaled_prediction(guided: Tensor, unguided: Tensor, amount: float) -> Tens
     return guided * (amount * factor + (1.0 - amount))
 
 
-def clipped_score(score: Tensor, sigma: float | Tensor, scale: float | Tensor, limit: float) -> Tensor:
-    """Shorten classifier scores where the guidance would outweigh the denoiser.
-
-    The score of the data, ``-eps / sigma``, has a norm of about ``sqrt(d) / sigma`` for d dimensions. The guidance
-    ``scale * score`` is shortened to at most ``limit`` times that, keeping its direction, which keeps high-order
-    solvers stable at large scales.
-
-    Args:
-        score: from :func:`classifier_score` (B, ...).
-        sigma: coefficient of the noise.
-        scale: guidance scale, a float or a tensor that broadcasts against ``score``.
-        limit: positive; infinity never shortens.
-    """
-    dims = tuple(range(1, score.ndim))
-    norm = torch.linalg.vector_norm(scale * score, dim=dims, keepdim=True)
-    longest = limit * score[0].numel() ** 0.5 / sigma
-    return score * (longest / norm.clamp_min(1e-12)).clamp_max(1.0)
-
-
 def in_interval(ratio: float, interval: tuple[float, float]) -> bool:
     """Whether ``low < sigma / alpha <= high``, the noise levels at which to guide."""
     return interval[0] < ratio <= interval[1]
+
+
+def has_signal(alpha: float, noise_schedule: str) -> bool:
+    """Whether there is enough signal to guide by; see the module's last section.
+
+    Args:
+        alpha: coefficient of the signal, of the networks' own noise schedule.
+        noise_schedule: its kind, such as ``"preserving"`` or ``"flow"``.
+    """
+    return alpha >= (_MIN_FLOW_ALPHA if noise_schedule == "flow" else _MIN_ALPHA)

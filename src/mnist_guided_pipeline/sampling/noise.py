@@ -34,12 +34,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .schedulers import scheduler_family
+
 __all__ = [
     "NoiseLevel",
     "PREDICTION_TYPES",
     "add_noise",
     "levels_at",
-    "noise_family",
     "noise_level",
     "per_sample",
     "predicted_epsilon",
@@ -47,12 +48,13 @@ __all__ = [
     "prediction_target",
     "preserving_equivalent",
     "preserving_levels",
+    "step_index",
     "training_levels",
 ]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
-_LARGEST_RATIO = 200.0
+_LARGEST_RATIO = 200.0  # alpha = 0.005, below which nothing is guided either
 
 
 class NoiseLevel(NamedTuple):
@@ -72,31 +74,6 @@ class NoiseLevel(NamedTuple):
         return self.sigma / self.alpha if self.alpha > 0 else math.inf
 
 
-def noise_family(scheduler: Any) -> str:
-    """Which kind of coefficients a scheduler works with.
-
-    Returns:
-        ``"edm"`` (Karras preconditioning), ``"flow"`` (straight lines), ``"dpm"`` (variance-preserving latents with
-        ``sigmas``), ``"sigma"`` (variance-exploding latents), ``"vp"`` (a table over integer timesteps) or ``"ipndm"``.
-
-    Raises:
-        TypeError: the object has none of the attributes by which a family is told.
-    """
-    config = getattr(scheduler, "config", {})
-    if hasattr(scheduler, "precondition_outputs"):
-        return "edm"
-    has_table = hasattr(scheduler, "alphas_cumprod")
-    if config.get("use_flow_sigmas", False) or (hasattr(scheduler, "sigmas") and not has_table):
-        return "flow"
-    if has_table and hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
-        return "dpm"
-    if has_table:
-        return "sigma" if hasattr(scheduler, "sigmas") else "vp"
-    if type(scheduler).__name__ == "IPNDMScheduler":
-        return "ipndm"
-    raise TypeError(f"{type(scheduler).__name__} is not a scheduler whose noise this package can read.")
-
-
 def noise_level(scheduler: Any, index: int, timestep: Tensor | float) -> NoiseLevel:
     """``(alpha, sigma)`` of model-input space at one step of the sampling loop.
 
@@ -112,7 +89,7 @@ def noise_level(scheduler: Any, index: int, timestep: Tensor | float) -> NoiseLe
         Two Python floats; no value is read from an accelerator except by ``"vp"`` and ``"ipndm"`` schedulers whose
         own tables live there.
     """
-    family = noise_family(scheduler)
+    family = scheduler_family(scheduler)
     if family == "vp":
         return _preserving_from_table(scheduler.alphas_cumprod[int(timestep)])
     if family == "ipndm":
@@ -123,6 +100,20 @@ def noise_level(scheduler: Any, index: int, timestep: Tensor | float) -> NoiseLe
     data_std = float(scheduler.config.sigma_data) if family == "edm" else 1.0
     alpha = 1.0 / math.hypot(sigma, data_std)
     return NoiseLevel(alpha, alpha * sigma)
+
+
+def step_index(scheduler: Any, timestep: Tensor | float) -> int:
+    """The position in ``scheduler.timesteps`` that a scheduler has reached, whoever drives it.
+
+    Args:
+        scheduler: after ``set_timesteps``.
+        timestep: of the step; it is only looked up where the scheduler has not made a step yet or keeps no count.
+    """
+    for name in ("step_index", "begin_index"):
+        index = getattr(scheduler, name, None)
+        if index is not None:
+            return int(index)
+    return int(scheduler.index_for_timestep(timestep)) if hasattr(scheduler, "index_for_timestep") else 0
 
 
 def _sigma_at(scheduler: Any, index: int) -> float:
@@ -143,13 +134,13 @@ def _preserving_from_table(alpha_cumprod: Tensor | float) -> NoiseLevel:
 
 
 def training_levels(scheduler: Any) -> NoiseLevel:
-    """The noise law that a network is trained on, one entry a training timestep.
+    """The noise schedule that a network is trained on, one entry per training timestep.
 
     Returns:
         ``alpha`` and ``sigma``, float64 tensors (num_train_timesteps,), from timestep 0 (least noise) upwards.
         A flow-matching scheduler has ``alpha = 1 - t / T`` at timestep ``t`` in (0, T].
     """
-    if noise_family(scheduler) == "flow":
+    if scheduler_family(scheduler) == "flow":
         steps = int(scheduler.config.num_train_timesteps)
         sigma = torch.arange(1, steps + 1, dtype=torch.float64) / steps
         return NoiseLevel(1.0 - sigma, sigma)
@@ -171,11 +162,11 @@ def preserving_equivalent(level: NoiseLevel, table: NoiseLevel) -> tuple[float, 
     """The variance-preserving sample and timestep with the same signal-to-noise ratio as a flow sample.
 
     A flow sample ``x = (1 - s) x0 + s eps`` divided by ``sqrt((1 - s)^2 + s^2)`` is a variance-preserving one, so a
-    network trained on a preserving law can be run, and guided, at the timestep whose ratio is the same.
+    network trained on a preserving noise schedule can be run, and guided, at the timestep whose ratio is the same.
 
     Args:
         level: of the flow sample.
-        table: :func:`training_levels` of the law the networks were trained on.
+        table: :func:`training_levels` of the noise schedule the networks were trained on.
 
     Returns:
         The divisor, the (fractional) timestep, and the equivalent level. Noisier levels than the table has, or than a
@@ -202,7 +193,7 @@ def levels_at(table: NoiseLevel, timesteps: Tensor, sample: Tensor) -> NoiseLeve
 
 
 def add_noise(x0: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
-    """The noisy sample ``alpha x0 + sigma noise``; equals ``scheduler.add_noise`` for the same law."""
+    """The noisy sample ``alpha x0 + sigma noise``; equals ``scheduler.add_noise`` for the same noise schedule."""
     return level.alpha * x0 + level.sigma * noise
 
 

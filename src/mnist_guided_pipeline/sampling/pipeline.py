@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -15,43 +16,24 @@ from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .checks import check_choice, check_count, check_interval, check_number, parse_scales
-from .guidance import (
-    classifier_score,
-    clipped_score,
-    extrapolated_prediction,
-    guidance_factor,
-    guided_prediction,
-    in_interval,
-    rescaled_prediction,
+from .arguments import (
+    check_choice,
+    check_count,
+    check_number,
+    excluded_classes,
+    parse_scales,
+    resolve_labels,
 )
-from .labels import excluded_classes, resolve_labels
+from .denoiser import GuidedDenoiser, is_conditional
+from .guidance import classifier_score  # noqa: F401 - an export is fetched file by file, those that this file names
 from .latents import denormalise
-from .noise import (
-    NoiseLevel,
-    noise_level,
-    predicted_epsilon,
-    predicted_x0,
-    prediction_target,
-    preserving_equivalent,
-    preserving_levels,
-)
-from .schedulers import (
-    build_scheduler,
-    check_scheduler,
-    compatible_schedulers,
-    describe_noise,
-    preserving_table,
-    scheduler_law,
-    scheduler_prediction_type,
-)
+from .noise import NoiseLevel  # noqa: F401 - as above
+from .schedulers import build_scheduler, check_scheduler, compatible_schedulers, describe_noise
 
 __all__ = ["ClassifierGuidedLatentPipeline"]
 
 logger = logging.get_logger(__name__)
 
-_MIN_ALPHA = {"flow": 2e-2}  # with less signal than this there is nothing to guide by, and the rule divides by it
-_DEFAULT_MIN_ALPHA = 5e-3
 _DECODE_BATCH = 500
 
 
@@ -70,11 +52,10 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         scheduler: a supported diffusers scheduler. ``clip_sample`` and ``thresholding`` are switched off.
         weak_denoiser: a denoiser of lower quality for autoguidance, or None.
         id2label: class index to class name; ``{0: "0", 1: "1", ...}`` if None.
-        training_noise: the noise law that the networks were trained on; that of ``scheduler`` if None. A scheduler
-            with another law is refused.
+        training_noise: the noise schedule that the networks were trained on; that of ``scheduler`` if None. A scheduler
+            with another one is refused.
         sampling_defaults: ``guidance_scale``, ``guidance_interval`` and ``num_inference_steps`` that a call uses where
-            its arguments are None; under ``"schedulers"`` others of them for single scheduler classes, by class name,
-            and under ``"classifier_alone"`` those of calls with ``cfg_scale`` 0.
+            its arguments are None.
 
     Raises:
         ValueError: the scheduler is not supported.
@@ -89,6 +70,9 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     classifier: Any
     scheduler: Any
     weak_denoiser: Any
+    _guidance_scale: float | Tensor
+    _num_timesteps: int
+    _interrupt: bool
 
     def __init__(
         self,
@@ -110,7 +94,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         self.register_to_config(
             id2label={str(index): name for index, name in _class_names(id2label, classifier, denoiser).items()},
             training_noise=dict(training_noise),
-            sampling_defaults=dict(sampling_defaults or {}),
+            sampling_defaults=_flat_defaults(sampling_defaults or {}, scheduler),
         )
         self.image_processor = VaeImageProcessor(do_resize=False)
 
@@ -126,7 +110,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Length of the sampling loop of the call in progress."""
+        """Length of the sampling loop of the call in progress, or of the last one."""
         return self._num_timesteps
 
     @property
@@ -140,7 +124,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         return compatible_schedulers(dict(self.config.training_noise))
 
     def make_scheduler(self, scheduler_class: type, **options: Any) -> Any:
-        """A scheduler of another class that fits these networks: same noise law, same prediction type.
+        """A scheduler of another class that fits these networks: same noise schedule, same prediction type.
 
         Args:
             scheduler_class: one of :attr:`compatible_schedulers`.
@@ -152,26 +136,15 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         """
         return build_scheduler(scheduler_class, dict(self.config.training_noise), **options)
 
-    def sampling_defaults_for(self, scheduler: Any, cfg_scale: float = 1.0) -> dict[str, Any]:
-        """What a call with class labels under a scheduler uses where its arguments are None.
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """What a call with class labels uses where its arguments are None.
 
-        Args:
-            scheduler: such as :attr:`scheduler`; the best settings differ between deterministic and stochastic ones.
-            cfg_scale: of the call. Where it is 0, a class-conditional denoiser is not told the label, so what suits
-                that denoiser with it does not count: the classifier alone has to make the class.
-
-        Returns:
-            ``guidance_scale``, ``guidance_interval`` and ``num_inference_steps``: those of ``config.sampling_defaults``
-            for the scheduler's class, else its general ones, else 1 (0 without a classifier), every level and 25. With
-            ``cfg_scale`` 0 scale and interval are those of its entry ``classifier_alone``, else 1 and every level.
+        ``guidance_scale``, ``guidance_interval`` and ``num_inference_steps``: those of ``config.sampling_defaults``,
+        else 1 (0 without a classifier), every level and 25.
         """
-        own = dict(self.config.sampling_defaults)
-        of_class = own.pop("schedulers", {}).get(type(scheduler).__name__, {})
-        alone = own.pop("classifier_alone", {})
         general = {"guidance_scale": 1.0, "guidance_interval": (0.0, math.inf), "num_inference_steps": 25}
-        defaults = {**general, **own, **of_class}
-        if cfg_scale == 0.0 and self.denoiser_is_conditional:
-            defaults = {**general, "num_inference_steps": defaults["num_inference_steps"], **alone}
+        defaults = {**general, **self.config.sampling_defaults}
         defaults["guidance_interval"] = tuple(defaults["guidance_interval"])
         return defaults if self.classifier is not None else {**defaults, "guidance_scale": 0.0}
 
@@ -197,7 +170,6 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         negative_class_labels: Any = None,
         classifier_temperature: float = 1.0,
         guidance_rescale: float = 0.0,
-        guidance_clip: float = math.inf,
         autoguidance_scale: float = 1.0,
     ) -> Any:
         """Draw samples.
@@ -206,9 +178,9 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             class_labels: an index, a name of ``id2label``, a list of either, or a 1-D integer tensor. A mapping such as
                 ``{"4": 0.5, "9": 0.5}``, or a row of a float tensor (L, num_classes), is a label that is one of
                 several. None draws unconditional samples.
-            num_images_per_label: samples a label (or in all, without labels).
-            guidance_scale: s >= 0, one number or one a label. 0 is off, 1 is Bayes' rule, more trades diversity for
-                agreement with the classifier. None takes :meth:`sampling_defaults_for` the scheduler.
+            num_images_per_label: samples per label (or in all, without labels).
+            guidance_scale: s >= 0, one number or one per label. 0 is off, 1 is Bayes' rule, more trades diversity
+                for agreement with the classifier. None takes that of :attr:`sampling_defaults`.
             cfg_scale: classifier-free weight for a class-conditional denoiser; 1 uses its conditional prediction as it
                 is, 0 its unconditional one.
             guidance_interval: guide only where ``low < sigma / alpha <= high``. None as for ``guidance_scale``.
@@ -216,18 +188,18 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             timesteps: custom timesteps, for schedulers that take them.
             sigmas: custom sigmas, for schedulers that take them.
             eta: stochasticity of DDIM, in [0, 1]; schedulers without it ignore it.
-            generator: one generator, or one a sample: then a sample does not depend on its batch.
+            generator: one generator, or one per sample: then a sample does not depend on its batch.
             latents: standard Gaussian noise (B, *sample_shape) to start from.
             output_type: ``"pil"`` (mode L), ``"np"`` (B, 28, 28, 1) or ``"pt"`` (B, 1, 28, 28) in [0, 1], or
                 ``"latent"`` (B, *sample_shape), what the denoiser sees.
             return_dict: return an ``ImagePipelineOutput`` rather than a tuple.
-            callback_on_step_end: called as ``callback(pipe, step, timestep, tensors)`` after every step; the
-                ``latents`` it returns replace the sample.
+            callback_on_step_end: called as ``callback(pipe, step, timestep, tensors)`` after every step, with a
+                pipeline that belongs to this call alone, and its scheduler; the ``latents`` that it returns replace the
+                sample.
             callback_on_step_end_tensor_inputs: which tensors the callback gets, of ``_callback_tensor_inputs``.
-            negative_class_labels: in place of ``class_labels``: any class but these, one row a label.
+            negative_class_labels: in place of ``class_labels``: any class but these, one row per label.
             classifier_temperature: divides the classifier's logits, positive; it calibrates, the scale guides.
             guidance_rescale: 0 to 1, how far the spread of guided predictions is brought back.
-            guidance_clip: longest guidance, in units of the denoiser's own score; infinity does not clip.
             autoguidance_scale: weight of ``denoiser`` against ``weak_denoiser``; 1 is off.
 
         Returns:
@@ -242,132 +214,103 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         if callback_on_step_end is not None and not callable(callback_on_step_end):
             raise TypeError(f"callback_on_step_end must be a function or None, got {callback_on_step_end!r}.")
-        defaults = self.sampling_defaults_for(self.scheduler, cfg_scale)
-        if num_inference_steps is None:
-            num_inference_steps = defaults["num_inference_steps"]
+        defaults = self.sampling_defaults
         if guidance_interval is None:
             guidance_interval = defaults["guidance_interval"]
+        if num_inference_steps is None:
+            num_inference_steps = defaults["num_inference_steps"]
         if guidance_scale is None:
             labelled = class_labels is not None or negative_class_labels is not None
             if labelled:
                 self.check_labels_have_a_reader()
             guidance_scale = defaults["guidance_scale"] if labelled else 0.0
         self.check_inputs(
-            class_labels,
             num_images_per_label,
-            guidance_scale,
-            cfg_scale,
-            guidance_interval,
             num_inference_steps,
             timesteps,
             sigmas,
             eta,
             generator,
-            latents,
             output_type,
             callback_on_step_end_tensor_inputs,
-            negative_class_labels,
-            classifier_temperature,
-            guidance_rescale,
-            guidance_clip,
-            autoguidance_scale,
         )
-
+        num_images_per_label, num_inference_steps = int(num_images_per_label), int(num_inference_steps)
         device = self._execution_device
         labels = self.prepare_labels(class_labels, negative_class_labels, num_images_per_label, device)
         batch_size = num_images_per_label if labels is None else len(labels)
-        self._guidance_scale = self.prepare_guidance_scale(guidance_scale, num_images_per_label, labels, device)
-        self._interrupt = False
-        times = self.prepare_timesteps(num_inference_steps, timesteps, sigmas)
-        latents = self.prepare_latents(batch_size, device, generator, latents)
-        step_options = self.prepare_step_options(generator, eta)
-        next_times = (
-            [*times[1:], None] if "prev_timestep" in inspect.signature(self.scheduler.step).parameters else None
-        )
-        adapter = self.prepare_adapter()
+        self.check_sizes(batch_size, generator, latents, output_type)
 
-        self._num_timesteps = len(times)
-        order = getattr(self.scheduler, "order", 1)
+        call = self._of_one_call()
+        guided = GuidedDenoiser(
+            self.denoiser,
+            self.classifier,
+            call.scheduler,
+            labels,
+            self.prepare_guidance_scale(guidance_scale, num_images_per_label, labels, device),
+            guidance_interval,
+            cfg_scale=cfg_scale,
+            classifier_temperature=classifier_temperature,
+            guidance_rescale=guidance_rescale,
+            weak_denoiser=self.weak_denoiser,
+            autoguidance_scale=autoguidance_scale,
+            training_noise=dict(self.config.training_noise),
+        )
+        call._guidance_scale = guided.guidance_scale
+        times = call.prepare_timesteps(num_inference_steps, timesteps, sigmas)
+        latents = call.prepare_latents(batch_size, device, generator, latents)
+        step_options = call.prepare_step_options(generator, eta)
+        next_times = (
+            [*times[1:], None] if "prev_timestep" in inspect.signature(call.scheduler.step).parameters else None
+        )
+
+        call._num_timesteps = len(times)
+        order = getattr(call.scheduler, "order", 1)
         network_times = times.to(device)
-        # a network's dtype is found by a walk over its modules, so it is read once, not at every step
-        dtype = self.denoiser.dtype
-        classifier_dtype = None if self.classifier is None else self.classifier.dtype
-        guided = True
         with self.progress_bar(total=math.ceil(len(times) / order)) as progress_bar:
             for i, t in enumerate(times):
-                if self._interrupt:
+                if call._interrupt:
                     continue
-                level = noise_level(self.scheduler, i, t)
-                sample, time = self.scale_model_input(latents, t), network_times[i]
-                if adapter is not None:
-                    flow_level = level
-                    divisor, timestep, level = preserving_equivalent(flow_level, adapter)
-                    sample, time = sample / divisor, torch.full((), timestep, device=device)
-                if getattr(self.scheduler, "state_in_first_order", True):  # a two-stage step is guided as a whole
-                    guided = in_interval(level.ratio, guidance_interval)
-
-                # outside the interval nothing is extrapolated; a cfg_scale below 1 names the base, and stays
-                scales = (cfg_scale, autoguidance_scale) if guided else (min(cfg_scale, 1.0), 1.0)
-                prediction = self.predict(sample, time, labels, *scales, dtype)
-                if guided and labels is not None and self.guides_at(level):
-                    score = classifier_score(
-                        self.classifier, sample.to(classifier_dtype), time, labels, classifier_temperature
-                    )
-                    unguided = prediction
-                    prediction = self.guide(prediction, score, level, guidance_clip)
-                    if guidance_rescale > 0:
-                        prediction = rescaled_prediction(prediction, unguided, guidance_rescale)
-                if adapter is not None:
-                    prediction = self.to_flow(prediction, sample, level, flow_level)
-
+                guided.guidance_scale = call._guidance_scale  # which a callback may have changed
+                prediction = guided(call.scale_model_input(latents, t), network_times[i], return_dict=False)[0]
                 if next_times is not None:
                     step_options["prev_timestep"] = next_times[i]
-                latents = self.scheduler.step(prediction, t, latents, **step_options, return_dict=False)[0]
+                latents = call.scheduler.step(prediction, t, latents, **step_options, return_dict=False)[0]
 
                 if callback_on_step_end is not None:
                     available = {"latents": latents, "prediction": prediction}
                     chosen = {name: available[name] for name in callback_on_step_end_tensor_inputs}
-                    latents = (callback_on_step_end(self, i, t, chosen) or {}).get("latents", latents)
+                    latents = (callback_on_step_end(call, i, t, chosen) or {}).get("latents", latents)
                 if (i + 1) % order == 0 or i + 1 == len(times):
                     progress_bar.update()
 
+        self._guidance_scale, self._num_timesteps = call._guidance_scale, call._num_timesteps
         images = self.decode_latents(latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
+    def _of_one_call(self) -> ClassifierGuidedLatentPipeline:
+        """This pipeline with a scheduler and a state of its own, so that calls in several threads do not meet."""
+        call = copy.copy(self)
+        call.__dict__["scheduler"] = copy.deepcopy(self.scheduler)  # not registered: the config names the same class
+        call._interrupt = False
+        return call
+
     def check_inputs(
         self,
-        class_labels: Any,
         num_images_per_label: int,
-        guidance_scale: Any,
-        cfg_scale: float,
-        guidance_interval: tuple[float, float],
         num_inference_steps: int,
         timesteps: list[int] | None,
         sigmas: list[float] | None,
         eta: float,
         generator: Any,
-        latents: Tensor | None,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
-        negative_class_labels: Any = None,
-        classifier_temperature: float = 1.0,
-        guidance_rescale: float = 0.0,
-        guidance_clip: float = math.inf,
-        autoguidance_scale: float = 1.0,
     ) -> None:
         """Refuse what cannot work, before any work; see :meth:`__call__` for the arguments."""
         check_scheduler(self.scheduler, dict(self.config.training_noise))
         check_count("num_images_per_label", num_images_per_label)
         check_count("num_inference_steps", num_inference_steps)
-        check_number("cfg_scale", cfg_scale, 0.0, meaning=" (1 is off)")
         check_number("eta", eta, 0.0, 1.0)
-        check_number("classifier_temperature", classifier_temperature, 1e-6)
-        check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
-        if guidance_clip != math.inf:
-            check_number("guidance_clip", guidance_clip, 0.0)
-        check_number("autoguidance_scale", autoguidance_scale, 0.0, meaning=" (1 is off)")
-        check_interval("guidance_interval", guidance_interval)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         if timesteps is not None and sigmas is not None:
             raise ValueError("timesteps and sigmas were both given; give one of them.")
@@ -375,25 +318,14 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         for name, value in (("timesteps", timesteps), ("sigmas", sigmas)):
             if value is not None and name not in accepted:
                 raise ValueError(f"{type(self.scheduler).__name__} does not take custom {name}; leave it None.")
-        labels = self.prepare_labels(class_labels, negative_class_labels, 1, torch.device("cpu"))
-        num_labels = 1 if labels is None else len(labels)
-        scales = parse_scales("guidance_scale", guidance_scale, num_labels)
-        if labels is not None:
-            self.check_labels_matter(labels, scales, cfg_scale)
-        if cfg_scale != 1.0 and not self.denoiser_is_conditional:
-            raise ValueError(
-                f"cfg_scale is {cfg_scale}, but the denoiser is not class-conditional; leave cfg_scale at 1, or load a "
-                "denoiser that was trained with num_classes."
-            )
-        if autoguidance_scale != 1.0 and self.weak_denoiser is None:
-            raise ValueError(
-                f"autoguidance_scale is {autoguidance_scale}, but there is no weak_denoiser; leave it at 1, or give "
-                "the pipeline one."
-            )
-        batch_size = num_labels * num_images_per_label
         generators = generator if isinstance(generator, (list, tuple)) else [generator]
         if generator is not None and not all(isinstance(entry, torch.Generator) for entry in generators):
             raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}.")
+        for name in callback_on_step_end_tensor_inputs:
+            check_choice("callback_on_step_end_tensor_inputs", name, tuple(self._callback_tensor_inputs))
+
+    def check_sizes(self, batch_size: int, generator: Any, latents: Tensor | None, output_type: str) -> None:
+        """One generator per sample, latents of the samples' shape, and images only where samples are images."""
         if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
             raise ValueError(f"generator is a list of {len(generator)}, but {batch_size} samples are drawn.")
         shape = (batch_size, *self.denoiser.config.sample_shape)
@@ -406,13 +338,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 f"output_type {output_type!r} makes images, but this pipeline has no VAE and samples of shape "
                 f"{shape[1:]}; use output_type='latent'."
             )
-        for name in callback_on_step_end_tensor_inputs:
-            check_choice("callback_on_step_end_tensor_inputs", name, tuple(self._callback_tensor_inputs))
 
     @property
     def denoiser_is_conditional(self) -> bool:
         """Whether the denoiser takes class labels."""
-        return getattr(self.denoiser.config, "num_classes", None) is not None
+        return is_conditional(self.denoiser)
 
     def check_labels_have_a_reader(self) -> None:
         """Some network must take class labels, unless guidance is switched off by ``guidance_scale=0``."""
@@ -422,22 +352,10 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 "would have no effect; use class_labels=None or guidance_scale=0, or load a classifier."
             )
 
-    def check_labels_matter(self, labels: Tensor, scales: Tensor, cfg_scale: float) -> None:
-        """A label must not be ignored in silence."""
-        if self.classifier is None and bool((scales > 0).any()):
-            raise ValueError(
-                "guidance_scale is above 0, but this pipeline has no classifier; load one, or use guidance_scale=0."
-            )
-        if labels.is_floating_point() and self.denoiser_is_conditional and cfg_scale != 0.0:
-            raise ValueError(
-                "The labels are distributions over classes, which a class-conditional denoiser cannot take; use "
-                "cfg_scale=0, so that the classifier alone guides."
-            )
-
     def prepare_labels(
         self, class_labels: Any, negative_class_labels: Any, num_images_per_label: int, device: torch.device
     ) -> Tensor | None:
-        """One label a sample on the device, int64 (B,) or class weights (B, num_classes); None without labels."""
+        """One label per sample on the device, int64 (B,) or class weights (B, num_classes); None without labels."""
         if class_labels is not None and negative_class_labels is not None:
             raise ValueError("class_labels and negative_class_labels were both given; give one of them.")
         if class_labels is not None:
@@ -452,8 +370,9 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     def prepare_guidance_scale(
         self, guidance_scale: Any, num_images_per_label: int, labels: Tensor | None, device: torch.device
     ) -> float | Tensor:
-        """A float, or one scale a sample (B,)."""
-        scales = torch.as_tensor(guidance_scale, dtype=torch.float32)
+        """A float, or one scale per sample (B,)."""
+        num_labels = 1 if labels is None else len(labels) // num_images_per_label
+        scales = parse_scales("guidance_scale", guidance_scale, num_labels)
         if scales.ndim == 0 or labels is None:
             return float(scales.reshape(-1)[0])
         return scales.repeat_interleave(num_images_per_label).to(device)
@@ -489,79 +408,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         options = {"generator": generator, "eta": eta}
         return {name: value for name, value in options.items() if name in accepted}
 
-    def prepare_adapter(self) -> NoiseLevel | None:
-        """The networks' own noise levels, where they are variance-preserving and the scheduler is a flow; else None."""
-        noise = self.config.training_noise
-        if noise["law"] == "preserving" and scheduler_law(self.scheduler) == "flow":
-            return preserving_levels(preserving_table(dict(noise)))
-        return None
-
     def scale_model_input(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """What the networks see at this step."""
         if hasattr(self.scheduler, "scale_model_input"):
             return self.scheduler.scale_model_input(latents, timestep)
         return latents
-
-    def predict(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        labels: Tensor | None,
-        cfg_scale: float = 1.0,
-        autoguidance_scale: float = 1.0,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """The denoiser's output in the dtype of ``sample``, with classifier-free and autoguidance.
-
-        ``dtype`` is the denoiser's, where the caller has read it already.
-        """
-        prediction = self._conditional_prediction(self.denoiser, sample, timestep, labels, cfg_scale, dtype)
-        if autoguidance_scale != 1.0:
-            weak = self._conditional_prediction(self.weak_denoiser, sample, timestep, labels, min(cfg_scale, 1.0))
-            prediction = extrapolated_prediction(weak, prediction, autoguidance_scale)
-        return prediction
-
-    def _conditional_prediction(
-        self,
-        denoiser: Any,
-        sample: Tensor,
-        timestep: Tensor,
-        labels: Tensor | None,
-        cfg_scale: float,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        network_input = sample.to(dtype or denoiser.dtype)
-        conditional = getattr(denoiser.config, "num_classes", None) is not None
-        if not conditional or labels is None or cfg_scale == 0.0:
-            return denoiser(network_input, timestep, return_dict=False)[0].to(sample.dtype)
-        with_labels = denoiser(network_input, timestep, class_labels=labels, return_dict=False)[0].to(sample.dtype)
-        if cfg_scale == 1.0:
-            return with_labels
-        without = denoiser(network_input, timestep, return_dict=False)[0].to(sample.dtype)
-        return extrapolated_prediction(without, with_labels, cfg_scale)
-
-    def guides_at(self, level: NoiseLevel) -> bool:
-        """Whether the classifier guides at this level; a tensor of scales is not read, so no device is waited for."""
-        wanted = isinstance(self._guidance_scale, Tensor) or self._guidance_scale > 0
-        return wanted and level.alpha >= _MIN_ALPHA.get(self.config.training_noise["law"], _DEFAULT_MIN_ALPHA)
-
-    def guide(self, prediction: Tensor, score: Tensor, level: NoiseLevel, clip: float = math.inf) -> Tensor:
-        """Add the classifier's gradient to the prediction."""
-        noise = self.config.training_noise
-        factor = guidance_factor(level.alpha, level.sigma, noise["prediction_type"], noise.get("sigma_data"))
-        scale = self._guidance_scale
-        if isinstance(scale, Tensor):
-            scale = scale.to(score).reshape(-1, *(1,) * (score.ndim - 1))
-        if clip != math.inf:
-            score = clipped_score(score, level.sigma, scale, clip)
-        return guided_prediction(prediction, score.to(prediction.dtype), factor, scale)
-
-    def to_flow(self, prediction: Tensor, sample: Tensor, level: NoiseLevel, flow_level: NoiseLevel) -> Tensor:
-        """A variance-preserving prediction as what the flow scheduler takes."""
-        trained = self.config.training_noise["prediction_type"]
-        x0 = predicted_x0(prediction, sample, level, trained)
-        noise = predicted_epsilon(prediction, sample, level, trained)
-        return prediction_target(x0, noise, flow_level, scheduler_prediction_type(self.scheduler))
 
     def decode_latents(self, latents: Tensor, output_type: str) -> Any:
         """Samples to images of the wanted type."""
@@ -583,6 +434,12 @@ def _class_names(id2label: dict[Any, str] | None, classifier: Any, denoiser: Any
         if count is not None:
             return {index: str(index) for index in range(count)}
     return {}
+
+
+def _flat_defaults(defaults: dict[str, Any], scheduler: Any) -> dict[str, Any]:
+    """Sampling defaults of one level; earlier versions kept some for single scheduler classes and for one use."""
+    flat = {name: value for name, value in defaults.items() if name not in ("schedulers", "classifier_alone")}
+    return {**flat, **defaults.get("schedulers", {}).get(type(scheduler).__name__, {})}
 
 
 def _without_clipping(scheduler: Any) -> Any:

@@ -1,32 +1,32 @@
 """A pipeline's folder that loads without this package, and a Hugging Face Space.
 
 ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` runs ``pipeline.py`` of the folder, and one file
-beside each network's weights. They are this package's own modules, unchanged: diffusers fetches ``pipeline.py`` and
-the files that ``pipeline.py`` itself imports by name, so every module that any of them imports is imported there too.
+beside each network's weights. The former are this package's ``sampling/``, unchanged: diffusers fetches ``pipeline.py``
+and the files that ``pipeline.py`` itself imports. The latter are networks, ``models/layers.py`` in front.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import inspect
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 from .atomic import atomic_folder, write_manifest
+from .card import PICTURE
 from .pipelines import ClassifierGuidedLatentPipeline
-from .safety import PACKAGE, REMOTE_CODE, check_pipeline, installed_names
-from .weight_files import read_json
+from .strict import PACKAGE, REMOTE_CODE, check_pipeline, installed_names, read_json
 
 __all__ = ["export_pipeline", "export_space", "remote_modules"]
 
 _PACKAGE = Path(__file__).parents[1]
 _SAMPLING = _PACKAGE / "sampling"
 _EXTRAS = ("demo", "plots")
-_KEPT = ("README.md", "metrics.json", "train_config.json")
+_KEPT = ("README.md", PICTURE, "metrics.json", "train_config.json")
 
 _APP = """\
 from mnist_guided_pipeline.demo import build_demo
@@ -73,13 +73,13 @@ def export_pipeline(folder: str | os.PathLike[str], output: str | os.PathLike[st
     index["_class_name"] = ["pipeline", ClassifierGuidedLatentPipeline.__name__]
     components = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
     components.remove("_class_name")
-    code = {module.name: module for module in remote_modules()}
+    code = {module.name: module.read_text(encoding="utf-8") for module in remote_modules()}
     for name in components:
         library, class_name = index[name]
         if library == PACKAGE:
-            module = _module_of(class_name)
-            code[f"{name}/{REMOTE_CODE}{module.name}"] = module
-            index[name] = [f"{REMOTE_CODE}{module.stem}", class_name]
+            file, source = network_code(class_name)
+            code[f"{name}/{REMOTE_CODE}{file}"] = source
+            index[name] = [f"{REMOTE_CODE}{file.removesuffix('.py')}", class_name]
         elif library != "diffusers":
             raise ValueError(f"{name} is a {class_name} of {library}, whose code is not exported with the pipeline.")
     with atomic_folder(output) as partial:
@@ -88,8 +88,8 @@ def export_pipeline(folder: str | os.PathLike[str], output: str | os.PathLike[st
         for name in _KEPT:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, partial / name)
-        for target, module in code.items():
-            shutil.copyfile(module, partial / target)
+        for target, source in code.items():
+            (partial / target).write_text(source, encoding="utf-8")
         (partial / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         write_manifest(partial)
 
@@ -122,16 +122,22 @@ def _requirements() -> list[str]:
     return list(dict.fromkeys(needed))
 
 
-def _module_of(class_name: str) -> Path:
-    """The file of a network's class, which must need no other file of this package."""
+def network_code(class_name: str) -> tuple[str, str]:
+    """A network's file and its source, with ``layers.py`` in front in place of the import of it.
+
+    Raises:
+        ValueError: the file needs another file of this package.
+    """
     file = Path(inspect.getfile(getattr(sys.modules[PACKAGE], class_name)))
-    needed = [
-        node.module or "."
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and (node.level or str(node.module).startswith(PACKAGE))
-    ]
-    if needed:
-        raise ValueError(
-            f"{class_name} in {file.name} imports {', '.join(needed)} of this package: it cannot go alone."
-        )
-    return file
+    source, layers = file.read_text(encoding="utf-8"), (file.parent / "layers.py").read_text(encoding="utf-8")
+    source = re.sub(r"^from \.layers import (\([^)]*\)|.*)\n", "", source, flags=re.MULTILINE)
+    if needed := re.findall(rf"^\s*(?:from \.|from {PACKAGE}|import {PACKAGE}).*", source, flags=re.MULTILINE):
+        raise ValueError(f"{file.name} has {needed[0].strip()!r}, so {class_name} cannot go alone.")
+    future = "from __future__ import annotations\n"
+    head, _, body = source.partition(future)
+    return file.name, f"{head}{future}{_without_all(layers.partition(future)[2])}{body}"
+
+
+def _without_all(source: str) -> str:
+    """A module's code without its ``__all__``, which would hide that of the module it is put into."""
+    return re.sub(r"^__all__ = \[[^\]]*\]\n", "", source, flags=re.MULTILINE)

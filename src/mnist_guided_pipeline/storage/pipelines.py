@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from diffusers.utils import logging
 from huggingface_hub import create_repo, snapshot_download
@@ -18,10 +18,20 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ..sampling import pipeline as sampling
 from ..weights import DEFAULT_FOLDER
-from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, standing_folder, write_manifest
-from .safety import PACKAGE, check_pipeline, installed_names
+from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, write_manifest
+from .places import find_folder
+from .strict import (
+    PACKAGE,
+    check_listed,
+    check_network,
+    check_pipeline,
+    installed_names,
+    known_class,
+    read_json,
+    weight_files,
+)
 
-__all__ = ["ClassifierGuidedLatentPipeline", "download_snapshot", "load_default"]
+__all__ = ["ClassifierGuidedLatentPipeline", "load_default", "load_network"]
 
 logger = logging.get_logger(__name__)
 
@@ -42,7 +52,7 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Load a pipeline from a folder or a Hub id; see ``DiffusionPipeline.from_pretrained`` for the options.
 
-        Only JSON and safetensors are read, and everything is checked first (``safety.py``). No code of the folder or
+        Only JSON and safetensors are read, and everything is checked first (``strict.py``). No code of the folder or
         repository is run, also not of an exported one.
 
         Raises:
@@ -52,11 +62,9 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise ValueError("use_safetensors must be True: pickled weights can run code, so they are not read.")
         name = os.fspath(pretrained_model_name_or_path)
-        folder = standing_folder(name)
-        remote = not folder.is_dir()
-        if remote and _looks_like_a_path(name):
-            raise FileNotFoundError(f"{name!r} is neither a folder nor a Hub id such as 'user/name'.")
-        if remote:
+        folder = find_folder(name)
+        remote = folder is None
+        if folder is None:
             options = {key: kwargs.pop(key) for key in _HUB_OPTIONS if key in kwargs}
             folder = Path(cls.download(name, variant=kwargs.get("variant"), **options))
         try:
@@ -66,6 +74,9 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
                 raise _forgotten(error, name) from error
             raise
         pipe = super().from_pretrained(str(folder), **kwargs)
+        for component in pipe.components.values():
+            if isinstance(component, ModelMixin) and all(component is not given for given in kwargs.values()):
+                _copy_out(component)
         pipe.register_to_config(_name_or_path=name)
         return pipe
 
@@ -92,7 +103,7 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
             The folder in the cache; all of its files are of one commit.
         """
         options = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
-        return download_snapshot(pretrained_model_name, kwargs.get("variant"), **options)
+        return _download(pretrained_model_name, kwargs.get("variant"), **options)
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
@@ -145,13 +156,47 @@ def load_default(**options: Any) -> ClassifierGuidedLatentPipeline:
     return ClassifierGuidedLatentPipeline.from_pretrained(str(DEFAULT_FOLDER), **options)
 
 
-def download_snapshot(repo_id: str, variant: str | None = None, **options: Any) -> str:
-    """Download JSON and safetensors files of one commit of a Hub repository.
+def load_network(path: str | os.PathLike[str], component: str | None = None, **options: Any) -> ModelMixin:
+    """Load a network of this package, in ``eval()`` mode, safetensors only, after the checks of ``strict.py``.
 
     Args:
-        repo_id: Hub id.
-        variant: also the weights of this variant.
-        options: as for ``huggingface_hub.snapshot_download``.
+        path: folder or Hub id of the network, or of a pipeline that holds it.
+        component: the network's name in a pipeline, such as ``"vae"``.
+        options: passed to ``from_pretrained``, such as ``torch_dtype``, ``variant``, ``subfolder`` or ``revision``.
+
+    Raises:
+        FileNotFoundError: the path is neither a folder nor a Hub id.
+        IntegrityError: a file is missing, damaged or does not fit the others, or the network is not of this package;
+            the message names it.
+    """
+    variant = options.get("variant")
+    root = find_folder(path)
+    if root is None:
+        hub_options = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
+        root = Path(_download(os.fspath(path), variant, **hub_options))
+    subfolder = options.pop("subfolder", None)
+    if component is not None and (root / "model_index.json").is_file():
+        subfolder = component
+    folder = root / (subfolder or "")
+    config = folder / "config.json"
+    network_class = known_class(config, "the network", [PACKAGE, str(read_json(config).get("_class_name"))])
+    files = weight_files(folder, variant)
+    check_listed(root, [config, *files])
+    check_network(folder, network_class, variant)
+    if variant and f".{variant}" not in files[0].name:
+        options.pop("variant")  # this network has none, as in a pipeline where only some have
+    return _copy_out(network_class.from_pretrained(folder, use_safetensors=True, **options))
+
+
+def _copy_out(network: ModelMixin) -> ModelMixin:
+    """The network, its weights copied out of the mapped file: how they lie in memory chooses the kernels."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.clone()
+    return network
+
+
+def _download(repo_id: str, variant: str | None = None, **options: Any) -> str:
+    """The folder of JSON and safetensors files of one commit of a Hub repository, also those of ``variant``.
 
     Raises:
         ConnectionError: the download was interrupted.
@@ -176,10 +221,6 @@ def download_snapshot(repo_id: str, variant: str | None = None, **options: Any) 
             f"The download of {repo_id!r} from the Hub was interrupted ({type(error).__name__}: {error}). Nothing "
             "unfinished is used; run it again, and it goes on where it stopped."
         ) from error
-
-
-def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep != "/" and os.sep in name
 
 
 def _forgotten(error: IntegrityError, repo_id: str) -> IntegrityError:

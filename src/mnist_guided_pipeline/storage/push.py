@@ -1,34 +1,29 @@
 """Folders to the Hugging Face Hub: the repository first, then one commit of what belongs to the model.
 
-Only named files are uploaded, from a clean folder, so no checkpoint, log or leftover of a run goes along. A commit is
-whole or not made at all. Where the answer to an upload is lost, the same upload is tried again; files that are there
-are not sent twice.
+Only named files are uploaded, so no checkpoint, log or leftover of a run goes along. A commit is whole or not made at
+all. huggingface_hub tries the upload of a file again where a server is busy or a connection is lost; here a commit is
+tried again too, and files that are there are not sent twice.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from .atomic import MANIFEST, atomic_write, verify_manifest, write_manifest
-from .weight_files import read_json
+from .strict import read_json
 
-if TYPE_CHECKING:
-    from ..training.config import TrainingConfig
-
-__all__ = ["PushSettings", "finish_push", "model_files", "open_repo", "push_folder", "save_result", "start_push"]
+__all__ = ["finish_push", "model_files", "open_repo", "push_folder", "save_result", "start_push"]
 
 Result = TypeVar("Result")
 
 _BESIDE = ("README.md", "train_config.json", "metrics.json", MANIFEST)
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 _ATTEMPTS = 3
-_PAUSE = 0.5  # seconds before the second attempt, doubled before the next
+_PAUSE = 0.5  # seconds before the second attempt, twice as many before the third
 _CARD = """\
 ---
 library_name: {library}
@@ -114,7 +109,7 @@ def push_folder(
         IntegrityError: a file differs from the folder's manifest; nothing was uploaded.
         OSError: the Hub could not be reached or refused; the repository holds the old commit or the new one.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     folder = Path(folder)
     names = model_files(folder)
@@ -123,20 +118,18 @@ def push_folder(
     api = HfApi(token=token)
     if revision is not None:
         _tried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), repo_id)
-    with tempfile.TemporaryDirectory() as staged:
-        for name in names:
-            (Path(staged) / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, Path(staged) / name)
-        if "README.md" not in names:
-            (Path(staged) / "README.md").write_text(_placeholder_card(folder, repo_id))
-        upload = lambda: api.upload_folder(  # noqa: E731
-            repo_id=repo_id, folder_path=staged, revision=revision, commit_message=commit_message
-        )
-        return str(_tried(upload, repo_id).commit_url)
+    contents: dict[str, Path | bytes] = {name: folder / name for name in names}
+    contents.setdefault("README.md", _placeholder_card(folder, repo_id).encode())
+
+    def commit() -> str:
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        return str(api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision).commit_url)
+
+    return _tried(commit, repo_id)
 
 
 class PushSettings(Protocol):
-    """What a training script's settings say about the Hub."""
+    """What a training script's settings say about its result."""
 
     output_dir: str
     push_to_hub: bool
@@ -151,9 +144,9 @@ def start_push(config: PushSettings) -> None:
         open_repo(_repo_name(config), config.hub_private_repo)
 
 
-def save_result(config: TrainingConfig) -> None:
-    """Finish a training script's ``output_dir``: settings, manifest, and with ``push_to_hub`` the upload."""
-    atomic_write(f"{config.output_dir}/train_config.json", config.to_json())
+def save_result(config: PushSettings, settings: str) -> None:
+    """Finish a training script's ``output_dir``: settings as JSON, manifest, and with ``push_to_hub`` the upload."""
+    atomic_write(f"{config.output_dir}/train_config.json", settings)
     names = [name for name in model_files(config.output_dir) if name.endswith((".json", ".safetensors"))]
     write_manifest(config.output_dir, [name for name in names if name != MANIFEST])
     finish_push(config)
@@ -170,28 +163,24 @@ def _repo_name(config: PushSettings) -> str:
 
 
 def _tried(action: Callable[[], Result], repo_id: str) -> Result:
-    """The action's result; what may pass by itself (a lost connection, a busy server) is tried again."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for attempt in range(1, _ATTEMPTS + 1):
+    """The action's result; a lost connection or a busy server is tried again."""
+    attempt = 1
+    while True:
         try:
             return action()
-        except HfHubHTTPError as error:
-            passing = (
-                error.response is None or error.response.status_code in (408, 429) or error.response.is_server_error
-            )
-            if not passing or attempt == _ATTEMPTS:
-                raise
         except ValueError:
             raise
-        except Exception as error:  # of the HTTP library, which changes between versions of huggingface_hub
+        except Exception as error:  # of the HTTP library too, which changes between versions of huggingface_hub
+            status = getattr(getattr(error, "response", None), "status_code", 500)
+            if status < 500 and status != 429:
+                raise
             if attempt == _ATTEMPTS:
                 raise ConnectionError(
                     f"The Hub could not be reached for {repo_id!r} ({type(error).__name__}: {error}). The repository "
                     "holds its old commit or the new one, never a part; run it again."
                 ) from error
-        time.sleep(_PAUSE * 2 ** (attempt - 1))
-    raise AssertionError("the last attempt returns or raises")
+        time.sleep(_PAUSE * attempt)
+        attempt += 1
 
 
 def _placeholder_card(folder: Path, repo_id: str) -> str:

@@ -20,7 +20,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
 from torch import Tensor
 
 from ..sampling.noise import NoiseLevel, levels_at, training_levels
-from ..sampling.schedulers import describe_noise, scheduler_law
+from ..sampling.schedulers import describe_noise, scheduler_schedule
 from .config import LatentTrainingConfig
 
 __all__ = ["MAX_TERMINAL_SIGNAL", "MIN_EPSILON_SIGNAL", "TrainingNoise", "noise_scheduler"]
@@ -67,7 +67,7 @@ class TrainingNoise:
         self.scheduler = noise_scheduler(config)
         self.table = training_levels(self.scheduler)
         self._tables: dict[tuple[torch.device, torch.dtype], NoiseLevel] = {}
-        self._first_timestep = 1 if scheduler_law(self.scheduler) == "flow" else 0
+        self._first_timestep = 1 if scheduler_schedule(self.scheduler) == "flow" else 0
         left = self.terminal_signal
         if left > MAX_TERMINAL_SIGNAL:
             warnings.warn(

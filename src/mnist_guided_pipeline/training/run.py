@@ -297,7 +297,7 @@ class Run:
             network.save_pretrained(self.config.output_dir)
             for name, part in beside.items():
                 part.save_pretrained(f"{self.config.output_dir}/{name}")
-            save_result(self.config)
+            save_result(self.config, self.config.to_json())
 
     def _save_when_due(self) -> None:
         """Save a checkpoint every ``checkpointing_steps`` updates, and on a request to stop, which ends the program."""

@@ -1,0 +1,136 @@
+"""What the networks share: outputs, the embeddings of timestep and class, the signal gate, and checks of shapes.
+
+It imports torch and diffusers only, and no other file of this package: an export puts it in front of each network, so
+that a network's file can go alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+__all__ = [
+    "ClassifierOutput",
+    "DenoiserOutput",
+    "Network",
+    "SignalGate",
+    "TimeEmbedding",
+    "check_patches",
+    "check_sample",
+    "embed_labels",
+]
+
+
+@dataclass
+class DenoiserOutput(BaseOutput):
+    """The prediction ``sample``, in the shape of the input."""
+
+    sample: Tensor
+
+
+@dataclass
+class ClassifierOutput(BaseOutput):
+    """Class ``logits`` (B, num_classes)."""
+
+    logits: Tensor
+
+
+class Network(ModelMixin, ConfigMixin):
+    """A diffusers model whose saved config may hold settings of earlier versions that no longer exist."""
+
+    retired_settings: ClassVar[tuple[str, ...]] = ("dropout",)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in ``ConfigMixin``, without the retired settings."""
+        known = {name: value for name, value in config_dict.items() if name not in cls.retired_settings}
+        return super().extract_init_dict(known, **kwargs)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoidal features of the timestep through a small network; (B, dim) or (1, dim)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.features = Timesteps(dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.network = TimestepEmbedding(dim, dim)
+
+    def forward(self, timestep: Tensor, like: Tensor) -> Tensor:
+        """Embed a timestep of any type, 0-d or (B,), in the type of ``like``."""
+        times = torch.as_tensor(timestep, device=like.device).reshape(-1)
+        return self.network(self.features(times).to(like.dtype))
+
+
+class SignalGate(nn.Module):
+    """``alpha(t) x``: the sample in the units in which the class-dependent part of the log-likelihood depends on it.
+
+    Guidance moves the predicted clean sample by ``sigma^2 / alpha`` times the classifier's gradient, so where little
+    signal is left any error of the gradient is multiplied without bound. Under Gaussian noise the class-dependent part
+    of the log-likelihood depends on x through ``alpha x / sigma^2`` alone, so scaling the input by alpha loses nothing,
+    and the chain rule gives the gradient the factor alpha that it ought to have.
+    """
+
+    alpha: Tensor
+
+    def __init__(self, noise_schedule: dict[str, Any]):
+        super().__init__()
+        with torch.device("cpu"):  # from_pretrained builds networks on the meta device, where there are no values
+            if noise_schedule.get("law") == "flow":
+                table = torch.linspace(1.0, 0.0, noise_schedule["num_train_timesteps"] + 1)
+            else:
+                table = DDPMScheduler(**noise_schedule).alphas_cumprod.sqrt()
+        self.register_buffer("alpha", table, persistent=False)
+
+    def forward(self, timestep: Tensor, sample: Tensor) -> Tensor:
+        """Scale samples (B, ...) by alpha at ``timestep``, linear between integer timesteps."""
+        last = len(self.alpha) - 1
+        times = torch.as_tensor(timestep, device=sample.device).reshape(-1).to(torch.float32).clamp(0, last)
+        below = times.floor().long()
+        above = (below + 1).clamp(max=last)
+        alpha = torch.lerp(self.alpha[below].float(), self.alpha[above].float(), times - below)
+        return sample * alpha.to(sample.dtype).reshape(-1, *(1,) * (sample.ndim - 1))
+
+
+def embed_labels(embedding: nn.Embedding | None, class_labels: Tensor | None, like: Tensor) -> Tensor | None:
+    """The embedding of int64 labels (B,), or (1, dim) of the null class, which is the last, where none are given.
+
+    Raises:
+        ValueError: labels for a denoiser without classes.
+    """
+    if embedding is None:
+        if class_labels is not None:
+            raise ValueError("class_labels were given, but this denoiser has no classes (num_classes=None).")
+        return None
+    if class_labels is None:
+        class_labels = torch.full((1,), embedding.num_embeddings - 1, device=like.device)
+    return embedding(class_labels)
+
+
+def check_patches(sample_shape: Sequence[int], patch_size: int) -> None:
+    """Images (channels, height, width) that can be cut into patches.
+
+    Raises:
+        ValueError: the shape does not fit.
+    """
+    if len(sample_shape) != 3 or sample_shape[1] % patch_size or sample_shape[2] % patch_size:
+        raise ValueError(
+            f"sample_shape {tuple(sample_shape)} does not fit patch_size {patch_size}: it must be "
+            "(channels, height, width) with a height and width that patch_size divides."
+        )
+
+
+def check_sample(sample: Tensor, sample_shape: Sequence[int]) -> None:
+    """Samples (B, *sample_shape).
+
+    Raises:
+        ValueError: they have another shape.
+    """
+    if tuple(sample.shape[1:]) != tuple(sample_shape):
+        raise ValueError(f"sample must be (B, *{tuple(sample_shape)}), got {tuple(sample.shape)}.")

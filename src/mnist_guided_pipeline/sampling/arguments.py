@@ -1,0 +1,168 @@
+"""What a caller means by an argument: labels, scales, counts and numbers.
+
+Each error names the argument, what it was, and what would do; it is raised before any work.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_interval",
+    "check_number",
+    "excluded_classes",
+    "parse_scales",
+    "resolve_labels",
+]
+
+
+def check_count(name: str, value: Any) -> int:
+    """An integer of at least 1, of Python, NumPy or torch."""
+    if not _is_index(value) or operator.index(value) < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+    return operator.index(value)
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf, meaning: str = "") -> float:
+    """A finite number in [low, high], of Python, NumPy or torch."""
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not (low <= number <= high and math.isfinite(number)):
+        bounds = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} must be a number {bounds}{meaning}, and finite, got {value!r}.")
+    return number
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """One of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def check_interval(name: str, value: Any) -> tuple[float, float]:
+    """A pair (low, high) with 0 <= low < high."""
+    try:
+        low, high = map(float, value)
+        fits = 0 <= low < high
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must be (low, high) with 0 <= low < high, in units of sigma / alpha, got {value!r}; "
+            "(0, float('inf')) is every level."
+        )
+    return low, high
+
+
+def parse_scales(name: str, value: Any, num_labels: int) -> Tensor:
+    """A finite number of at least 0, or one per label; a float32 tensor () or (num_labels,) on the CPU."""
+    try:
+        scales = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a number or a list of numbers, got {value!r}.") from error
+    if scales.ndim and scales.shape != (num_labels,):
+        raise ValueError(
+            f"{name} has shape {tuple(scales.shape)} for {num_labels} labels; give one number, or one per label."
+        )
+    if not (torch.isfinite(scales).all() and (scales >= 0).all()) or isinstance(value, bool):
+        raise ValueError(f"{name} must be finite and at least 0 (0 is off), got {value!r}.")
+    return scales
+
+
+def resolve_labels(class_labels: Any, id2label: Mapping[int, str], argument: str = "class_labels") -> Tensor:
+    """Turn labels into a tensor with one row per label.
+
+    Args:
+        class_labels: an index; a name of ``id2label``; a mapping from either to its weight, for a label that is one of
+            several; a sequence of these; an integer tensor (L,); or a float tensor (L, num_classes) of weights.
+        id2label: class index to name.
+        argument: the argument's name, for errors.
+
+    Returns:
+        int64 (L,) on the CPU, or float32 (L, num_classes) where any label is a distribution.
+
+    Raises:
+        TypeError: something that cannot be a label.
+        ValueError: an index or name that is none of the classes, an empty list, or weights that are no distribution.
+    """
+    if isinstance(class_labels, Tensor) and class_labels.ndim:
+        labels = class_labels.detach().cpu()
+        if labels.is_floating_point() and labels.ndim == 2 and labels.shape[1] == len(id2label) and len(labels):
+            return _normalised(labels.float(), argument)
+        if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex() or labels.ndim > 1:
+            raise TypeError(
+                f"{argument} must be an integer tensor of shape (L,), or a float tensor of shape (L, {len(id2label)}) "
+                f"of class weights, got {labels.dtype} of shape {tuple(labels.shape)}."
+            )
+        class_labels = labels.tolist()
+    elif hasattr(class_labels, "tolist"):  # an array, or a scalar of NumPy or torch
+        class_labels = class_labels.tolist()
+    if isinstance(class_labels, (str, Mapping)) or _is_index(class_labels):
+        class_labels = [class_labels]
+    if not isinstance(class_labels, Sequence):
+        raise TypeError(
+            f"{argument} must be a class index, a class name, a list of either or a 1-D tensor, "
+            f"got {type(class_labels).__name__}."
+        )
+    if not class_labels:
+        raise ValueError(f"{argument} is empty; give at least one label, or None for unconditional samples.")
+    if any(isinstance(label, Mapping) for label in class_labels):
+        return torch.stack([_weights(label, id2label, argument) for label in class_labels])
+    if not all(type(label) in (int, str) for label in class_labels):
+        return torch.tensor([_index(label, id2label, argument) for label in class_labels], dtype=torch.int64)
+    known = {label: _index(label, id2label, argument) for label in set(class_labels)}  # thousands are few different
+    return torch.tensor([known[label] for label in class_labels], dtype=torch.int64)
+
+
+def excluded_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """The distribution "any class but this": int64 (L,) to float32 (L, num_classes) of zeros and ones."""
+    return 1.0 - torch.nn.functional.one_hot(labels, num_classes).to(torch.float32)
+
+
+def _is_index(value: Any) -> bool:
+    """What ``operator.index`` takes, but no truth value."""
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _index(label: Any, id2label: Mapping[int, str], argument: str) -> int:
+    if isinstance(label, str):
+        for index, name in id2label.items():
+            if name == label:
+                return int(index)
+        raise ValueError(f"{argument}: {label!r} is not a class name; the names are {', '.join(id2label.values())}.")
+    if not _is_index(label):
+        raise TypeError(f"{argument} must hold class indices or names, got {label!r} of type {type(label).__name__}.")
+    index = operator.index(label)
+    if (id2label and index not in id2label) or index < 0:
+        raise ValueError(f"{argument}: {index} is not a class; the classes are 0 to {len(id2label) - 1}.")
+    return index
+
+
+def _weights(label: Any, id2label: Mapping[int, str], argument: str) -> Tensor:
+    weights = torch.zeros(len(id2label))
+    for name, weight in label.items() if isinstance(label, Mapping) else [(label, 1.0)]:
+        weights[_index(name, id2label, argument)] = float(weight)
+    return _normalised(weights, argument)
+
+
+def _normalised(weights: Tensor, argument: str) -> Tensor:
+    usable = torch.isfinite(weights).all() and (weights >= 0).all() and (weights.sum(dim=-1) > 0).all()
+    if not usable:
+        raise ValueError(f"{argument}: the weights of classes must be finite, not negative and not all zero.")
+    return weights / weights.sum(dim=-1, keepdim=True)

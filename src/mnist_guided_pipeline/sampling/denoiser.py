@@ -1,0 +1,297 @@
+"""``GuidedDenoiser``: a denoiser that wraps any denoiser and guides it, under the scheduler that drives it.
+
+It is called as the denoiser is, with the sample that the scheduler hands out, and answers as the denoiser does, with
+guidance added (``guidance.py`` has the rules and their sources). Nothing else in this package guides.
+
+The noise level of a step is read from the scheduler itself, so a pipeline that knows nothing of guidance can drive it::
+
+    unet = GuidedDenoiser(unet, classifier, scheduler, class_labels=[3] * 16)
+    images = DDPMPipeline(unet=unet, scheduler=scheduler)(batch_size=16).images
+
+Networks that were trained on a variance-preserving noise schedule also run under flow schedulers: they are shown the
+preserving sample of the same signal-to-noise ratio, and their prediction is turned into what the scheduler takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .arguments import check_interval, check_number, parse_scales, resolve_labels
+from .guidance import (
+    classifier_score,
+    extrapolated_prediction,
+    guidance_factor,
+    guided_prediction,
+    has_signal,
+    in_interval,
+    rescaled_prediction,
+)
+from .noise import (
+    NoiseLevel,
+    noise_level,
+    predicted_epsilon,
+    predicted_x0,
+    prediction_target,
+    preserving_equivalent,
+    preserving_levels,
+    step_index,
+)
+from .schedulers import (
+    check_scheduler,
+    describe_noise,
+    preserving_table,
+    scheduler_prediction_type,
+    scheduler_schedule,
+)
+
+__all__ = ["GuidedDenoiser", "Seen", "is_conditional", "network_levels", "see"]
+
+
+class Seen(NamedTuple):
+    """What the networks see of a step.
+
+    Attributes:
+        sample: (B, ...), on the networks' own noise schedule.
+        timestep: theirs, 0-d or (B,).
+        level: theirs, of ``sample``.
+        scheduler_level: of the sample that the scheduler handed out.
+    """
+
+    sample: Tensor
+    timestep: Tensor
+    level: NoiseLevel
+    scheduler_level: NoiseLevel
+
+
+class GuidedDenoiser(nn.Module):
+    """A denoiser guided by a classifier.
+
+    Args:
+        denoiser: ``forward(sample, timestep[, class_labels])`` with output ``.sample``; class-conditional where its
+            ``config.num_classes`` is a number.
+        classifier: ``forward(sample, timestep)`` with output ``.logits`` (B, num_classes); None where every scale is 0.
+        scheduler: the very object that drives the sampling.
+        class_labels: one class index per sample of the batch; or a float tensor (B, num_classes), the weights of
+            classes of which any will do; None does not guide. It may be set anew between calls.
+        guidance_scale: s >= 0, one number or one per sample; 1 is Bayes' rule. It may be set anew at any step.
+        guidance_interval: guide only where ``low < sigma / alpha <= high``.
+        cfg_scale: classifier-free weight; 1 is off, 0 does not give the denoiser the label.
+        classifier_temperature: divides the classifier's logits.
+        guidance_rescale: 0 to 1, how far the spread of guided predictions is brought back.
+        weak_denoiser: of lower quality, for autoguidance.
+        autoguidance_scale: weight of ``denoiser`` against ``weak_denoiser``; 1 is off.
+        training_noise: the noise schedule that the networks were trained on, from
+            :func:`~mnist_guided_pipeline.sampling.schedulers.describe_noise`; that of ``scheduler`` if None.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: an argument that does not fit, or a scheduler under which the samples would be wrong.
+    """
+
+    def __init__(
+        self,
+        denoiser: Any,
+        classifier: Any | None,
+        scheduler: Any,
+        class_labels: Any,
+        guidance_scale: float | Sequence[float] | Tensor = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, math.inf),
+        *,
+        cfg_scale: float = 1.0,
+        classifier_temperature: float = 1.0,
+        guidance_rescale: float = 0.0,
+        weak_denoiser: Any | None = None,
+        autoguidance_scale: float = 1.0,
+        training_noise: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        noise = dict(training_noise or describe_noise(scheduler))
+        check_scheduler(scheduler, noise)
+        self.denoiser, self.classifier, self.weak_denoiser = denoiser, classifier, weak_denoiser
+        self.scheduler = scheduler
+        self.guidance_interval = check_interval("guidance_interval", guidance_interval)
+        self.cfg_scale = check_number("cfg_scale", cfg_scale, 0.0, meaning=" (1 is off)")
+        self.classifier_temperature = check_number("classifier_temperature", classifier_temperature, 1e-6)
+        self.guidance_rescale = check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
+        self.autoguidance_scale = check_number("autoguidance_scale", autoguidance_scale, 0.0, meaning=" (1 is off)")
+        self.training_noise = noise
+        self._levels = network_levels(scheduler, noise)
+        self._in_interval = True
+        if cfg_scale != 1.0 and not is_conditional(denoiser):
+            raise ValueError(
+                f"cfg_scale is {cfg_scale}, but the denoiser is not class-conditional; leave cfg_scale at 1, or load a "
+                "denoiser that was trained with num_classes."
+            )
+        if autoguidance_scale != 1.0 and weak_denoiser is None:
+            raise ValueError(
+                f"autoguidance_scale is {autoguidance_scale}, but there is no weak_denoiser; leave it at 1, or give "
+                "one."
+            )
+        self.class_labels = class_labels
+        labels = self.class_labels
+        scales = parse_scales("guidance_scale", guidance_scale, 1 if labels is None else len(labels))
+        if classifier is None and labels is not None and bool((scales > 0).any()):
+            raise ValueError(
+                "guidance_scale is above 0, but there is no classifier; load one, or use guidance_scale=0."
+            )
+        self.guidance_scale: float | Tensor = scales if scales.ndim else float(scales)
+
+    @property
+    def class_labels(self) -> Tensor | None:
+        """The labels, int64 (B,) or class weights (B, num_classes)."""
+        return self._class_labels
+
+    @class_labels.setter
+    def class_labels(self, labels: Any) -> None:
+        if labels is not None:
+            labels = resolve_labels(labels, {index: str(index) for index in range(self._num_classes())})
+            if labels.is_floating_point() and is_conditional(self.denoiser) and self.cfg_scale != 0.0:
+                raise ValueError(
+                    "The labels are distributions over classes, which a class-conditional denoiser cannot take; use "
+                    "cfg_scale=0, so that the classifier alone guides."
+                )
+        self._class_labels = labels
+
+    @property
+    def config(self) -> Any:
+        """The wrapped denoiser's settings."""
+        return self.denoiser.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The wrapped denoiser's type."""
+        return self.denoiser.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The wrapped denoiser's device."""
+        return self.denoiser.device
+
+    def forward(self, sample: Tensor, timestep: Tensor | float, return_dict: bool = True) -> Any:
+        """The guided prediction.
+
+        Args:
+            sample: (B, ...), in the scheduler's model-input space.
+            timestep: an element of ``scheduler.timesteps``.
+            return_dict: return the wrapped denoiser's own output object rather than a tuple.
+
+        Raises:
+            ValueError: there is not one label per sample.
+        """
+        labels = self._class_labels
+        if labels is not None and len(labels) != len(sample):
+            raise ValueError(f"class_labels are {len(labels)}, but the batch has {len(sample)} samples; give one each.")
+        if labels is not None:
+            self._class_labels = labels = labels.to(sample.device)
+        seen = see(self.scheduler, sample, timestep, self._levels)
+        if getattr(self.scheduler, "state_in_first_order", True):  # a two-stage step is guided as a whole
+            self._in_interval = in_interval(seen.level.ratio, self.guidance_interval)
+
+        output, prediction = self._predict(seen, labels)
+        if self.classifier is not None and labels is not None and self._guides_at(seen.level):
+            score = classifier_score(
+                self.classifier,
+                seen.sample.to(_dtype_of(self.classifier)),
+                seen.timestep,
+                labels,
+                self.classifier_temperature,
+            )
+            prediction = self._guided(prediction, score, seen.level)
+        if self._levels is not None:
+            prediction = self._to_flow(prediction, seen)
+        if not return_dict:
+            return (prediction,)
+        return dataclasses.replace(output, sample=prediction)
+
+    def _num_classes(self) -> int:
+        """Of the classifier, or else of the denoiser; 0 where neither has any."""
+        networks = (self.classifier, self.denoiser)
+        counts = (getattr(getattr(network, "config", None), "num_classes", None) for network in networks)
+        return next((int(count) for count in counts if count is not None), 0)
+
+    def _predict(self, seen: Seen, labels: Tensor | None) -> tuple[Any, Tensor]:
+        """The denoiser's output, and its prediction with classifier-free and autoguidance in the sample's type.
+
+        Outside the interval nothing is extrapolated; a ``cfg_scale`` below 1 names the base, and stays.
+        """
+        cfg_scale = self.cfg_scale if self._in_interval else min(self.cfg_scale, 1.0)
+        output, prediction = self._conditional(self.denoiser, seen, labels, cfg_scale)
+        if self._in_interval and self.autoguidance_scale != 1.0:
+            _, weak = self._conditional(self.weak_denoiser, seen, labels, min(cfg_scale, 1.0))
+            prediction = extrapolated_prediction(weak, prediction, self.autoguidance_scale)
+        return output, prediction
+
+    def _conditional(self, denoiser: Any, seen: Seen, labels: Tensor | None, cfg_scale: float) -> tuple[Any, Tensor]:
+        sample = seen.sample.to(_dtype_of(denoiser))
+        if labels is None or cfg_scale == 0.0 or not is_conditional(denoiser):
+            output = denoiser(sample, seen.timestep)
+            return output, output.sample.to(seen.sample.dtype)
+        output = denoiser(sample, seen.timestep, class_labels=labels)
+        prediction = output.sample.to(seen.sample.dtype)
+        if cfg_scale != 1.0:
+            without = denoiser(sample, seen.timestep).sample.to(seen.sample.dtype)
+            prediction = extrapolated_prediction(without, prediction, cfg_scale)
+        return output, prediction
+
+    def _guides_at(self, level: NoiseLevel) -> bool:
+        """Whether the classifier guides at this level; a tensor of scales is not read."""
+        wanted = isinstance(self.guidance_scale, Tensor) or self.guidance_scale > 0
+        return self._in_interval and wanted and has_signal(level.alpha, self.training_noise["law"])
+
+    def _guided(self, prediction: Tensor, score: Tensor, level: NoiseLevel) -> Tensor:
+        """The prediction with the classifier's gradient added."""
+        noise = self.training_noise
+        factor = guidance_factor(level.alpha, level.sigma, noise["prediction_type"], noise.get("sigma_data"))
+        scale = self.guidance_scale
+        if isinstance(scale, Tensor):
+            scale = scale.to(score).reshape(-1, *(1,) * (score.ndim - 1))
+        guided = guided_prediction(prediction, score.to(prediction.dtype), factor, scale)
+        return guided if self.guidance_rescale == 0 else rescaled_prediction(guided, prediction, self.guidance_rescale)
+
+    def _to_flow(self, prediction: Tensor, seen: Seen) -> Tensor:
+        """A variance-preserving prediction as what the flow scheduler takes."""
+        trained = self.training_noise["prediction_type"]
+        x0 = predicted_x0(prediction, seen.sample, seen.level, trained)
+        noise = predicted_epsilon(prediction, seen.sample, seen.level, trained)
+        return prediction_target(x0, noise, seen.scheduler_level, scheduler_prediction_type(self.scheduler))
+
+
+def see(scheduler: Any, sample: Tensor, timestep: Tensor | float, levels: NoiseLevel | None) -> Seen:
+    """What the networks see at the step that the scheduler has reached.
+
+    Args:
+        scheduler: after ``set_timesteps``.
+        sample: (B, ...), in the scheduler's model-input space.
+        timestep: of the step.
+        levels: from :func:`network_levels`.
+    """
+    level = noise_level(scheduler, step_index(scheduler, timestep), timestep)
+    if levels is None:
+        return Seen(sample, torch.as_tensor(timestep, device=sample.device), level, level)
+    divisor, equivalent_timestep, equivalent = preserving_equivalent(level, levels)
+    time = torch.full((), equivalent_timestep, device=sample.device)
+    return Seen(sample / divisor, time, equivalent, level)
+
+
+def network_levels(scheduler: Any, training_noise: dict[str, Any]) -> NoiseLevel | None:
+    """The networks' own noise levels, where they are variance-preserving and the scheduler is a flow; else None."""
+    if training_noise["law"] == "preserving" and scheduler_schedule(scheduler) == "flow":
+        return preserving_levels(preserving_table(training_noise))
+    return None
+
+
+def is_conditional(denoiser: Any) -> bool:
+    """Whether a denoiser takes class labels."""
+    return getattr(denoiser.config, "num_classes", None) is not None
+
+
+def _dtype_of(network: Any) -> torch.dtype:
+    """The type that a network computes in; that of its first parameter is read faster than ``network.dtype``."""
+    dtype = next(network.parameters()).dtype
+    return dtype if dtype.itemsize > 1 else network.dtype  # stored in float8, computed in something wider

@@ -1,0 +1,99 @@
+"""``figure NAME`` on tiny networks: every picture is drawn, depends on its seed alone, and mistakes are one line."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.cli import main
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Untrained networks, saved, and the history of a run."""
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    for name, network in {
+        "plane": mgp.MLPVAE(latent_dim=2, hidden_size=16),
+        "plain": mgp.MLPVAE(latent_dim=3, hidden_size=16, variational=False),
+        "wide": mgp.MLPVAE(latent_dim=5, hidden_size=8),
+        "denoiser": mgp.MLPDenoiser(sample_shape=(2,), hidden_size=8),
+        "gan": mgp.GANGenerator(latent_dim=4, hidden_sizes=(8,)),
+        "gan10": mgp.GANGenerator(latent_dim=4, hidden_sizes=(8,), num_classes=10),
+        "discriminator": mgp.GANDiscriminator(hidden_sizes=(8,)),
+    }.items():
+        network.save_pretrained(root / name)
+    events = [{"step": step, "loss": 1 / step, "kl": 0.0, "test/loss": 2 / step} for step in (1, 2, 3)]
+    (root / "plane" / "history.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "options", "said"),
+    [
+        ("reconstructions", "plane", "DATA", "12 test images"),
+        ("reconstructions", "plain", "DATA --num_images 3", "3 test images"),
+        ("prior_samples", "plane", "--num_rows 2", "32 samples"),
+        ("manifold", "plane", "--num_images 5", "5 x 5 latents from -1.28 to 1.28"),
+        ("interpolation", "plain", "DATA --num_pairs 2", "2 lines of 10 steps"),
+        ("latents", "plane", "DATA", "297 test images"),
+        ("latents", "wide", "DATA --num_images 50", "50 test images"),
+        ("loss_curves", "plane", "", "loss over 3 updates"),
+        ("gan_samples", "gan", "--num_rows 3 --num_columns 4", "12 images"),
+        ("gan_samples", "gan10", "--num_columns 4 --interpolate", "40 images"),
+        ("forward_process", None, "DATA --num_levels 3", "10 images at 3 timesteps"),
+        ("noise_schedules", None, "--num_train_timesteps 10 20", "| squaredcos_cap_v2 | 20 |"),
+    ],
+)
+def test_draws_and_says_so(models, digits_folder, tmp_path, capsys, name, model, options, said):
+    output = tmp_path / "figure.png"
+    given = ["--model", str(models / model)] if model else []
+    main(
+        [
+            "figure",
+            name,
+            *given,
+            *options.replace("DATA", f"--dataset_name {digits_folder}").split(),
+            "--output",
+            str(output),
+        ]
+    )
+    with Image.open(output) as picture:
+        assert min(picture.size) > 100
+        assert np.asarray(picture.convert("L")).std() > 5
+    printed = capsys.readouterr().out
+    assert str(output) in printed and said in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(("name", "model"), [("prior_samples", "plane"), ("gan_samples", "gan")])
+def test_the_same_seed_gives_the_same_picture(models, tmp_path, name, model):
+    pictures = []
+    for index, seed in enumerate((0, 0, 1)):
+        output = tmp_path / f"{index}.png"
+        main(["figure", name, "--model", str(models / model), "--output", str(output), "--seed", str(seed)])
+        pictures.append(output.read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "options", "message"),
+    [
+        ("prior_samples", "plain", "", "plain autoencoder .* no prior"),
+        ("manifold", "plain", "", "plain autoencoder .* no prior"),
+        ("manifold", "wide", "", r"latents of shape \(5,\)"),
+        ("loss_curves", "wide", "", "has no history.jsonl with losses"),
+        ("reconstructions", "wide", "--num_images 0", "--num_images must be from 1 to 250, got 0"),
+        ("interpolation", "wide", "--num_steps 1", "--num_steps must be from 2 to 250, got 1"),
+        ("prior_samples", "denoiser", "", "holds a MLPDenoiser, which is no autoencoder"),
+        ("gan_samples", "discriminator", "", "holds a GANDiscriminator, not a GANGenerator"),
+        ("gan_samples", "gan", "--num_columns 1000000", "--num_columns must be from 1 to 250"),
+    ],
+)
+def test_refusals(models, tmp_path, refused, name, model, options, message):
+    line = refused("figure", name, "--model", models / model, *options.split(), "--output", tmp_path / "x.png")
+    assert re.search(message, line)
+    assert not (tmp_path / "x.png").exists()

@@ -1,0 +1,137 @@
+"""``generate``: a picture from a line; every option reaches the pipeline; help for every command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+from torchvision.transforms.functional import pil_to_tensor
+
+from mnist_guided_pipeline.cli import main
+
+
+@pytest.fixture
+def generate(tiny_pipeline_folder):
+    """Run ``generate`` with the tiny pipeline."""
+
+    def run(*options: object) -> None:
+        main(["generate", "--model", str(tiny_pipeline_folder), *map(str, options)])
+
+    return run
+
+
+def open_image(file: Path) -> Image.Image:
+    """A picture, read whole."""
+    with Image.open(file) as image:
+        image.load()
+        return image
+
+
+def test_writes_a_picture_and_says_so(generate, tmp_path, capsys):
+    output = tmp_path / "digits.png"
+    generate("--class_labels", 3, 7, "--num_images_per_label", 4, "--output", output)
+    assert open_image(output).size[0] > 4 * 56
+    printed = capsys.readouterr().out
+    assert str(output) in printed
+    assert "8 images by DDPMScheduler in 3 steps" in printed
+
+
+def test_one_row_of_every_class_by_default(generate, tmp_path, capsys):
+    generate("--num_images_per_label", 1, "--output", tmp_path / "digits.png")
+    assert "10 images" in capsys.readouterr().out
+
+
+def test_same_seed_same_picture(generate, tmp_path):
+    pictures = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        generate("--class_labels", 3, "--seed", seed, "--output", tmp_path / f"{name}.png")
+        pictures.append((tmp_path / f"{name}.png").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_an_image_does_not_depend_on_its_batch(generate, tmp_path):
+    generate("--class_labels", 3, 4, "--num_images_per_label", 3, "--output", tmp_path / "many.png")
+    generate("--class_labels", 3, "--num_images_per_label", 1, "--output", tmp_path / "one.png")
+    one = open_image(tmp_path / "one.png")
+    shared = (0, 0, one.width - 20, one.height - 20)  # without the right and lower margin
+    difference = ImageChops.difference(one.crop(shared), open_image(tmp_path / "many.png").crop(shared))
+    assert difference.getextrema()[1] <= 1
+
+
+def test_names_come_before_indices(generate, tmp_path):
+    by_name, by_index = tmp_path / "name.png", tmp_path / "index.png"
+    generate("--class_labels", "digit 5", "--output", by_name)
+    generate("--class_labels", 5, "--output", by_index)
+    assert by_name.read_bytes() == by_index.read_bytes()
+
+
+def test_options_reach_the_pipeline(generate, tmp_path, capsys):
+    options = ["--scheduler", "DDIMScheduler", "--num_inference_steps", 5, "--guidance_scale", 0, 3]
+    generate("--class-labels", 1, 2, *options, "--device", "cpu", "--output", tmp_path / "digits.webp")
+    assert "by DDIMScheduler in 5 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--guidance_interval 0 1",
+        "--eta 1 --scheduler DDIMScheduler",
+        "--classifier_temperature 3",
+        "--guidance_rescale 0.9",
+        "--timesteps 900 500 100",
+        '--scheduler_options {"variance_type":"fixed_large"}',
+        "--scheduler EulerDiscreteScheduler --sigmas 50 5 1",
+        "--negative_class_labels 3",
+    ],
+)
+def test_every_option_of_the_call_changes_the_picture(generate, tmp_path, options):
+    base = ["--guidance_scale", 8, "--num_images_per_label", 2, "--num_inference_steps", 3]
+    pictures = []
+    for name, given in (("plain", []), ("changed", options.split())):
+        if "--timesteps" in given or "--sigmas" in given:
+            base = base[:-2]
+        labels = [] if "--negative_class_labels" in given else ["--class_labels", "3"]
+        generate(*labels, *base, *given, "--output", tmp_path / f"{name}.png")
+        pictures.append(open_image(tmp_path / f"{name}.png").tobytes())
+    assert pictures[0] != pictures[1]
+
+
+def test_another_type_draws_nearly_the_same(generate, tmp_path):
+    drawn = {}
+    for dtype in ("float32", "bfloat16"):
+        generate("--class_labels", 1, "--dtype", dtype, "--output", tmp_path / f"{dtype}.png")
+        drawn[dtype] = pil_to_tensor(open_image(tmp_path / f"{dtype}.png").convert("L")).float()
+    difference = (drawn["float32"] - drawn["bfloat16"]).abs().mean()
+    assert 0 < difference < 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--class_labels", "11"], "class_labels: 11 is not a class"),
+        (["--class_labels", "eleven"], "class_labels: 'eleven' is not a class name"),
+        (["--num_images_per_label", "0"], "num_images_per_label must be from 1 to 250, got 0"),
+        (["--num_images_per_label", "1000000000"], "num_images_per_label must be from 1 to 250"),
+        (["--num_inference_steps", "0"], "num_inference_steps must be"),
+        (["--guidance_scale", "-1"], "guidance_scale must be"),
+        (["--guidance_scale", "1", "2"], "for 10 labels; give one number, or one"),
+        (["--cfg_scale", "2"], "cfg_scale is 2.0, but"),
+        (["--scheduler", "NoScheduler"], "--scheduler 'NoScheduler' is not supported; the supported ones are DDPM"),
+        (["--scheduler_options", "karras"], "--scheduler_options must be JSON such as"),
+        (["--scheduler_options", '{"use_karras": true}'], "use_karras"),
+        (["--device", "abacus"], "--device 'abacus' cannot be used here"),
+        (["--device", "cpu", "--dtype", "float16"], "--dtype float16 is for GPUs, and this runs on --device cpu"),
+    ],
+)
+def test_bad_options(refused, tiny_pipeline_folder, tmp_path, options, message):
+    common = ["--model", tiny_pipeline_folder, "--output", tmp_path / "digits.png"]
+    assert message in refused("generate", *common, *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_shipped_weights_in_a_process_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "mnist_guided_pipeline", "generate", "--class_labels", "0", "1"]
+    done = subprocess.run([*command, "--output", "digits.png"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert open_image(tmp_path / "digits.png").getextrema() == (0, 255)

@@ -1,0 +1,238 @@
+"""What loads from a folder draws the same as what was saved; a folder is the old one or the new, never a mixture."""
+
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
+from diffusers.utils import logging as diffusers_logging
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.storage.atomic import IntegrityError, read_manifest, write_manifest
+from mnist_guided_pipeline.storage.pipelines import load_network
+from mnist_guided_pipeline.storage.places import find_folder
+from mnist_guided_pipeline.storage.strict import weight_files
+from tiny import NOISE, images, make
+
+Pipeline = mgp.ClassifierGuidedLatentPipeline
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+NETWORKS = sorted(
+    {name for name in mgp.__all__ if name.endswith(("Denoiser", "Classifier", "VAE"))} - {"GuidedDenoiser"}
+)
+KILLS = int(os.environ.get("KILLS", "4"))
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    diffusers_logging.disable_progress_bar()
+    yield
+    diffusers_logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pipelines") / "saved"
+    make().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "pipeline"))
+
+
+def with_another_last_bit(file: Path) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def latents(pipe) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe([3, 7], generator=torch.Generator().manual_seed(0), output_type="latent").images
+
+
+class TestLoading:
+    """What diffusers offers goes on working."""
+
+    def test_a_reloaded_pipeline_draws_the_very_same(self, tmp_path):
+        """Also where kernels depend on how weights lie in memory, which a mapped file would choose."""
+        pipe = make(vae=None, denoiser=mgp.UNetDenoiser((1, 28, 28)), classifier=mgp.ConvClassifier((1, 28, 28)))
+        pipe.save_pretrained(tmp_path / "pipe")
+        loaded = Pipeline.from_pretrained(tmp_path / "pipe")
+        assert torch.equal(latents(loaded), latents(pipe))
+        for network in (loaded.denoiser, loaded.classifier, load_network(tmp_path / "pipe", "denoiser")):
+            assert {weight.data_ptr() % 64 for weight in network.parameters()} == {0}
+
+    def test_variant(self, tmp_path):
+        pipe = make()
+        pipe.save_pretrained(tmp_path / "pipe")
+        expected = images(Pipeline.from_pretrained(tmp_path / "pipe"))
+        make().to(torch.float16).save_pretrained(tmp_path / "pipe", variant="fp16")
+        assert torch.equal(images(Pipeline.from_pretrained(tmp_path / "pipe")), expected)
+        narrow = Pipeline.from_pretrained(tmp_path / "pipe", variant="fp16", torch_dtype=torch.float16)
+        assert narrow.denoiser.dtype == torch.float16
+        assert (tmp_path / "pipe" / "vae" / "diffusion_pytorch_model.fp16.safetensors").is_file()
+        with pytest.raises((ValueError, IntegrityError)):
+            Pipeline.from_pretrained(tmp_path / "pipe", variant="int2")
+
+    def test_a_damaged_variant_is_noticed_where_it_is_read(self, folder):
+        make().save_pretrained(folder, variant="fp16")
+        with_another_last_bit(folder / "vae" / "diffusion_pytorch_model.fp16.safetensors")
+        make().save_pretrained(folder)  # which does not sign what it has not written
+        Pipeline.from_pretrained(folder)
+        with pytest.raises(IntegrityError, match="fp16.safetensors is damaged"):
+            Pipeline.from_pretrained(folder, variant="fp16")
+
+    def test_shards(self, tmp_path):
+        pipe = make()
+        pipe.save_pretrained(tmp_path / "one")
+        pipe.save_pretrained(tmp_path / "many", max_shard_size=1000)
+        assert len(weight_files(tmp_path / "many" / "denoiser")) > 2
+        expected = images(Pipeline.from_pretrained(tmp_path / "one"))
+        assert torch.equal(images(Pipeline.from_pretrained(tmp_path / "many")), expected)
+        pipe.save_pretrained(tmp_path / "many")  # the shards are stale now, and gone
+        assert len(weight_files(tmp_path / "many" / "denoiser")) == 1
+        assert torch.equal(images(Pipeline.from_pretrained(tmp_path / "many")), expected)
+
+    def test_components_of_the_caller(self, folder):
+        (folder / "classifier" / WEIGHTS).unlink()
+        other = DDIMScheduler(**NOISE)
+        pipe = Pipeline.from_pretrained(folder, classifier=None, scheduler=other, torch_dtype=torch.float64)
+        assert pipe.classifier is None and pipe.scheduler is other and pipe.denoiser.dtype == torch.float64
+        shutil.rmtree(folder / "vae")
+        assert Pipeline.from_pretrained(str(folder), classifier=None, vae=None).vae is None
+        with pytest.raises(IntegrityError, match=r"samples of shape \(4,\), the classifier on \(5,\)"):
+            Pipeline.from_pretrained(folder, vae=None, classifier=mgp.MLPClassifier(sample_shape=(5,), hidden_size=8))
+
+    def test_networks_of_diffusers(self, tmp_path):
+        blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+        unet = UNet2DModel(28, in_channels=1, out_channels=1, norm_num_groups=4, layers_per_block=1, **blocks)
+        unet.register_to_config(sample_shape=[1, 28, 28])  # what a pipeline asks of a denoiser
+        vae = AutoencoderKL(1, 1, block_out_channels=(8,), norm_num_groups=4, latent_channels=1, sample_size=28)
+        make(vae=vae, denoiser=unet, classifier=None, id2label={}).save_pretrained(tmp_path / "pipe")
+        loaded = Pipeline.from_pretrained(tmp_path / "pipe")
+        assert type(loaded.vae) is AutoencoderKL and type(loaded.denoiser) is UNet2DModel
+        assert loaded(None, output_type="latent").images.shape == (1, 1, 28, 28)
+
+    @pytest.mark.parametrize("name", NETWORKS)
+    def test_every_network_of_the_package(self, tmp_path, name):
+        torch.manual_seed(0)
+        mixture = {"means": [[0.0, 1.0], [1.0, 0.0]], "covariances": [[[1.0, 0.0], [0.0, 1.0]]] * 2, "classes": [0, 1]}
+        arguments = {**mixture, "weights": [0.5, 0.5]} if name.startswith("Mixture") else {}
+        network = getattr(mgp, name)(**arguments)
+        network.save_pretrained(tmp_path / name)
+        write_manifest(tmp_path / name)
+        loaded = load_network(tmp_path / name)
+        state, expected = loaded.state_dict(), network.state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+    def test_one_network_of_a_pipeline(self, folder):
+        assert type(load_network(folder, "vae")) is type(load_network(folder, subfolder="vae")) is mgp.MLPVAE
+        assert load_network(folder, "vae", torch_dtype=torch.float16).dtype == torch.float16
+        with_another_last_bit(folder / "vae" / WEIGHTS)
+        with pytest.raises(IntegrityError, match="vae/.* is damaged"):
+            load_network(folder, "vae")
+        with pytest.raises(IntegrityError, match="the network is ClassifierGuidedLatentPipeline"):
+            shutil.copy(folder / "model_index.json", folder / "config.json")
+            load_network(folder)
+
+    def test_pickles_are_not_asked_for(self, folder):
+        with pytest.raises(ValueError, match="use_safetensors must be True"):
+            Pipeline.from_pretrained(folder, use_safetensors=False)
+
+    def test_shipped_weights_have_a_manifest(self):
+        from mnist_guided_pipeline.weights import DEFAULT_FOLDER
+
+        listed = read_manifest(DEFAULT_FOLDER)
+        assert {f"{name}/{WEIGHTS}" for name in ("vae", "denoiser", "classifier")} <= listed.keys()
+
+
+class TestSaving:
+    def test_other_files_of_the_folder_stay(self, tmp_path):
+        folder = tmp_path / "pipe"
+        make(0).save_pretrained(folder)
+        for name in ("README.md", "steps/vae/log.txt", "denoiser/train_config.json", ".hidden/x"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+        (folder / "link").symlink_to("README.md")
+        os.chmod(folder, 0o750)
+        make(1).save_pretrained(folder)
+        for name in ("README.md", "steps/vae/log.txt", "denoiser/train_config.json", ".hidden/x"):
+            assert (folder / name).read_text() == name
+        assert (folder / "link").is_symlink() and folder.stat().st_mode & 0o777 == 0o750
+        make(1).save_pretrained(tmp_path / "fresh")
+        for name in ("vae", "denoiser", "classifier"):
+            assert (folder / name / WEIGHTS).read_bytes() == (tmp_path / "fresh" / name / WEIGHTS).read_bytes()
+        assert sorted(os.listdir(tmp_path)) == ["fresh", "pipe"]
+        (folder / "steps/vae/log.txt").write_text("goes on")
+        Pipeline.from_pretrained(folder)
+
+    def test_into_the_working_folder(self, tmp_path, monkeypatch):
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        pipe = make()
+        pipe.save_pretrained(".")
+        assert torch.equal(images(Pipeline.from_pretrained(tmp_path / "here")), images(pipe))
+
+    def test_a_file_in_the_way(self, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(NotADirectoryError, match="is a file; name a folder"):
+            make().save_pretrained(tmp_path / "file")
+        assert (tmp_path / "file").read_text() == "mine"
+
+    def test_a_failing_save_leaves_the_old(self, tmp_path, monkeypatch):
+        make(0).save_pretrained(tmp_path / "pipe")
+        before = {file: file.read_bytes() for file in (tmp_path / "pipe").rglob("*") if file.is_file()}
+        broken = make(1)
+
+        def no_space(*args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(broken.classifier, "save_pretrained", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            broken.save_pretrained(tmp_path / "pipe")
+        assert {file: file.read_bytes() for file in (tmp_path / "pipe").rglob("*") if file.is_file()} == before
+        assert os.listdir(tmp_path) == ["pipe"]
+
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+    def test_a_killed_save_leaves_the_old_or_the_new(self, tmp_path):
+        pipes, sums = [make(0), make(1)], []
+        for i, pipe in enumerate(pipes):
+            pipe.save_pretrained(tmp_path / f"{i}")
+            sums.append(read_manifest(tmp_path / f"{i}"))
+        target, chance, died = tmp_path / "target", random.Random(0), 0
+        pipes[0].save_pretrained(target)
+
+        def write(pipe) -> int:
+            """Save in a child, which is warm at once and never returns to pytest."""
+            child = os.fork()
+            if child == 0:
+                try:
+                    pipe.save_pretrained(target)
+                finally:
+                    os._exit(0)
+            return child
+
+        started = time.perf_counter()
+        os.waitpid(write(pipes[0]), 0)
+        delay = time.perf_counter() - started
+        for kill in range(KILLS):
+            child = write(pipes[(kill + 1) % 2])
+            time.sleep(delay * chance.uniform(0.5, 1.1))
+            os.kill(child, signal.SIGKILL)
+            killed = os.waitpid(child, 0)[1] == signal.SIGKILL
+            delay *= 1.25 if killed else 0.8  # so kills gather around the moment when the new folder takes its place
+            died += killed
+            pipe = Pipeline.from_pretrained(target)
+            found = read_manifest(find_folder(target))
+            assert found in sums
+            index = sums.index(found)
+            state, expected = pipe.denoiser.state_dict(), pipes[index].denoiser.state_dict()
+            assert all(torch.equal(state[name], expected[name]) for name in expected)
+        assert died
