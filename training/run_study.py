@@ -220,7 +220,7 @@ def train_once(module: ModuleType, settings: TrainingConfig, folder: Path, **cha
     print(f"{folder}: training")
     accelerator = make_accelerator(settings)
     with warnings.catch_warnings():  # schedules that leave signal at their end are what some studies are about
-        warnings.filterwarnings("ignore", message="The noise law leaves")
+        warnings.filterwarnings("ignore", message="The noise schedule leaves")
         module.main(settings, accelerator)
     accelerator.free_memory()
     return str(folder)

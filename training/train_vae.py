@@ -60,9 +60,10 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
         vae.eval()
         mean, std = latent_statistics(encode_images(vae, train.images))
         vae.register_to_config(latents_mean=mean, latents_std=std)
-        for name, values in {"latents/mean": mean, "latents/std": std}.items():
-            accelerator.log({f"{name}_{i}": value for i, value in enumerate(values)}, step=run.state.update)
-            print(f"{name}: {', '.join(f'{value:.3f}' for value in values)}")
+        statistics = {"latents/mean": mean, "latents/std": std}
+        fitted = {f"{name}_{i}": value for name, values in statistics.items() for i, value in enumerate(values)}
+        accelerator.log(fitted, step=run.state.update)
+        print(*(f"{name}: {', '.join(f'{value:.3f}' for value in values)}" for name, values in statistics.items()))
     run.finish(vae)
 
 

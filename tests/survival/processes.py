@@ -11,11 +11,13 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from accelerate.state import AcceleratorState
+from tqdm.auto import tqdm
 
 PATIENCE = 60
 """Seconds for a process to end after SIGTERM; torchrun gives 30, on a machine that is not busy with other things."""
@@ -38,6 +40,7 @@ def fork(task: Callable[[], None], log: Path) -> int:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        tqdm.set_lock(threading.RLock())  # the default is shared by forked processes, and one that is killed keeps it
         task()
         status = 0
     except SystemExit as end:

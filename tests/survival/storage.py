@@ -66,7 +66,8 @@ def vanished_data(root: Path) -> Iterator[bool]:
     data, away, cache = root / "digits", root / "digits-away", root / "cache"
     for split in ("train", "test"):
         write_split(data, split, images[:120], labels[:120])
-    course = Course(root / "vanishing", "vae", str(data), cache_dir=str(cache), checkpointing_steps=10)
+    settings = {"max_train_steps": 50, "checkpointing_steps": 10}
+    course = Course(root / "vanishing", "vae", str(data), cache_dir=str(cache), **settings)
 
     data.rename(away)
     fresh = course.root / "fresh"

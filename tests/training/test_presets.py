@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.training.command_line import parse
-from mnist_guided_pipeline.training.config import VAEConfig
+from mnist_guided_pipeline.training.config import VAEConfig, parse
 from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS
 
 PLAIN = '{"latent_dim": 3, "hidden_size": 32, "variational": false}'

@@ -1,11 +1,9 @@
 """Runs that are killed, asked to stop, out of disk, or that diverge: nothing saved is lost, nothing bad is saved."""
 
-import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import torch
 
 from mnist_guided_pipeline.data.images import DatasetError
 from mnist_guided_pipeline.training.checkpoints import NonFiniteError, checkpoint_folders
-from mnist_guided_pipeline.training.run import FiniteWatch, StopRequest
+from mnist_guided_pipeline.training.run import FiniteWatch, Run, StopRequest
 from training_runs import make_config, train
 
 FEW = {  # of what ``python tests/reliability.py`` does
@@ -40,14 +38,23 @@ def test_all_that_is_stopped_or_starved_survives():
 
 class TestStopping:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_the_update_in_hand_is_saved_and_the_status_says_so(self, digits_folder, tmp_path, capsys, number):
-        threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
-        config = make_config("vae", digits_folder, tmp_path, max_train_steps=100_000, checkpointing_steps=None)
+    def test_the_update_in_hand_is_saved_and_the_status_says_so(
+        self, digits_folder, tmp_path, capsys, monkeypatch, number
+    ):
+        log = Run.log
+
+        def log_and_signal(run, values):
+            log(run, values)
+            if run.state.update == 3:
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(Run, "log", log_and_signal)
         with pytest.raises(SystemExit) as stop:
-            train("vae", config)
+            train("vae", make_config("vae", digits_folder, tmp_path, checkpointing_steps=None))
         assert stop.value.code == 128 + number
-        (saved,) = checkpoint_folders(tmp_path)
-        assert f"Stopped by {number.name}, saved {saved}. Go on by the same command" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert f"Stopped by {number.name}, saved {tmp_path / 'checkpoint-3'}. Go on by the same command" in printed
+        assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["checkpoint-3"]
 
     def test_a_second_interrupt_stops_at_once(self):
         before = signal.getsignal(signal.SIGINT)

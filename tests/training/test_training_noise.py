@@ -1,4 +1,4 @@
-"""The law a network is trained on is the scheduler's own, and a law that does not end in noise is told."""
+"""The noise schedule of a training is the scheduler's own, and one that does not end in noise gets a warning."""
 
 import warnings
 
@@ -16,38 +16,38 @@ from mnist_guided_pipeline.training.noise import TrainingNoise
 TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
 
-def law_of(prediction_type: str = "v_prediction", **settings) -> TrainingNoise:
+def noise_of(prediction_type: str = "v_prediction", **settings) -> TrainingNoise:
     return TrainingNoise(DenoiserConfig("", prediction_type=prediction_type, **settings))
 
 
-def noisy_by_the_scheduler(law: TrainingNoise, x0, noise, indices):
-    if isinstance(law.scheduler, FlowMatchEulerDiscreteScheduler):
-        return law.scheduler.scale_noise(x0, law.scheduler.timesteps.flip(0)[indices], noise)
-    return law.scheduler.add_noise(x0, noise, law.timesteps(indices, x0.device))
+def noisy_by_the_scheduler(schedule: TrainingNoise, x0, noise, indices):
+    if isinstance(schedule.scheduler, FlowMatchEulerDiscreteScheduler):
+        return schedule.scheduler.scale_noise(x0, schedule.scheduler.timesteps.flip(0)[indices], noise)
+    return schedule.scheduler.add_noise(x0, noise, schedule.timesteps(indices, x0.device))
 
 
-@pytest.mark.filterwarnings("ignore:The noise law ends at alpha")
+@pytest.mark.filterwarnings("ignore:The noise schedule ends at alpha")
 @pytest.mark.parametrize("prediction_type", TYPES)
 def test_noise_is_added_as_the_scheduler_adds_it(prediction_type):
-    law = law_of(prediction_type, num_train_timesteps=50)
+    schedule = noise_of(prediction_type, num_train_timesteps=50)
     indices = torch.arange(50)
     x0, noise = torch.randn(2, 50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ours = add_noise(x0, noise, law.levels(indices, x0))
-    torch.testing.assert_close(ours, noisy_by_the_scheduler(law, x0, noise, indices), rtol=1e-5, atol=1e-5)
+    ours = add_noise(x0, noise, schedule.levels(indices, x0))
+    torch.testing.assert_close(ours, noisy_by_the_scheduler(schedule, x0, noise, indices), rtol=1e-5, atol=1e-5)
 
 
-def test_a_flow_network_is_told_the_timesteps_of_the_sampler():
-    law = law_of("flow_prediction", num_train_timesteps=50)
-    law.scheduler.set_timesteps(50)
-    told = law.timesteps(torch.arange(50), torch.device("cpu"))
-    torch.testing.assert_close(law.scheduler.timesteps.flip(0), told.float())
+def test_a_flow_network_is_given_the_timesteps_of_the_sampler():
+    schedule = noise_of("flow_prediction", num_train_timesteps=50)
+    schedule.scheduler.set_timesteps(50)
+    told = schedule.timesteps(torch.arange(50), torch.device("cpu"))
+    torch.testing.assert_close(schedule.scheduler.timesteps.flip(0), told.float())
 
 
 def test_levels_are_drawn_uniformly_and_spread_evenly():
-    law = law_of(num_train_timesteps=10)
-    drawn = law.draw(20_000, torch.Generator().manual_seed(0)).bincount(minlength=10)
+    schedule = noise_of(num_train_timesteps=10)
+    drawn = schedule.draw(20_000, torch.Generator().manual_seed(0)).bincount(minlength=10)
     assert (drawn - 2_000).abs().max() < 5 * (20_000 * 0.1 * 0.9) ** 0.5
-    assert law.spread(30).bincount().tolist() == [3] * 10
+    assert schedule.spread(30).bincount().tolist() == [3] * 10
 
 
 @pytest.mark.parametrize(
@@ -57,73 +57,73 @@ def test_levels_are_drawn_uniformly_and_spread_evenly():
         ({"num_train_timesteps": 200, "beta_schedule": "linear"}, 0.132),
     ],
 )
-def test_a_law_that_keeps_the_signal_is_told_with_its_mend(settings, signal):
+def test_a_schedule_that_keeps_the_signal_gets_a_warning_that_says_what_would_do(settings, signal):
     with pytest.warns(UserWarning, match="squaredcos_cap_v2, or more than .* timesteps, or a larger --beta_end"):
-        law = law_of(**settings)
+        schedule = noise_of(**settings)
     product = torch.linspace(1e-4, 0.02, settings["num_train_timesteps"], dtype=torch.float64)
-    assert law.terminal_signal == pytest.approx(float((1 - product).prod()), rel=1e-4)
-    assert law.terminal_signal == pytest.approx(signal, abs=2e-3)
+    assert schedule.terminal_signal == pytest.approx(float((1 - product).prod()), rel=1e-4)
+    assert schedule.terminal_signal == pytest.approx(signal, abs=2e-3)
 
 
 @pytest.mark.parametrize("prediction_type", TYPES)
-def test_the_usual_laws_end_in_noise(prediction_type):
+def test_the_usual_schedules_end_in_noise(prediction_type):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if prediction_type != "epsilon":
-            assert law_of(prediction_type, num_train_timesteps=100).terminal_signal < 1e-2
+            assert noise_of(prediction_type, num_train_timesteps=100).terminal_signal < 1e-2
         if prediction_type != "flow_prediction":
-            assert law_of(prediction_type, beta_schedule="linear").terminal_signal < 1e-4
+            assert noise_of(prediction_type, beta_schedule="linear").terminal_signal < 1e-4
 
 
-def test_too_little_signal_for_a_predicted_epsilon_is_told():
+def test_too_little_signal_for_a_predicted_epsilon_gets_a_warning():
     """Its error is divided by alpha: an error of one percent moves the clean sample by two hundred deviations."""
     with pytest.warns(
         UserWarning, match=r"ends at alpha = 4\.9e-05.* Use --prediction_type v_prediction, or --beta_sch"
     ):
-        law = law_of("epsilon")
-    assert 0.01 / law.table.alpha[-1] > 200
+        schedule = noise_of("epsilon")
+    assert 0.01 / schedule.table.alpha[-1] > 200
 
 
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "flow_prediction"])
 def test_a_gated_classifier_reads_alpha_times_the_sample(prediction_type):
-    law = law_of(prediction_type, num_train_timesteps=40)
-    arguments = law.arguments_of(mgp.ResidualMLPClassifier)
+    schedule = noise_of(prediction_type, num_train_timesteps=40)
+    arguments = schedule.arguments_of(mgp.ResidualMLPClassifier)
     network = mgp.ResidualMLPClassifier((3,), hidden_size=8, num_layers=1, condition_dim=8, **arguments)
     indices = torch.arange(40)
-    gates = network.gate(law.timesteps(indices, torch.device("cpu")), torch.zeros(40, 3))
-    torch.testing.assert_close(gates.flatten().double(), law.table.alpha, rtol=1e-5, atol=1e-6)
-    assert law.arguments_of(mgp.MLPClassifier) == {}
+    gates = network.gate(schedule.timesteps(indices, torch.device("cpu")), torch.zeros(40, 3))
+    torch.testing.assert_close(gates.flatten().double(), schedule.table.alpha, rtol=1e-5, atol=1e-6)
+    assert schedule.arguments_of(mgp.MLPClassifier) == {}
 
 
 def test_the_loss_of_guidance_is_finite_where_a_flow_has_no_signal():
-    law = law_of("flow_prediction", num_train_timesteps=4)
+    schedule = noise_of("flow_prediction", num_train_timesteps=4)
     classifier = mgp.MLPClassifier((3,), num_classes=2, hidden_size=8)
     x0, noise = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
-    level = law.levels(torch.arange(4), x0)
+    level = schedule.levels(torch.arange(4), x0)
     assert level.alpha[-1] == 0
     noisy = add_noise(x0, noise, level).requires_grad_()
-    logits = classifier(noisy, law.timesteps(torch.arange(4), x0.device)).logits
+    logits = classifier(noisy, schedule.timesteps(torch.arange(4), x0.device)).logits
     labels = torch.tensor([0, 1, 0, 1])
     loss = guided_denoising_loss(torch.zeros(4, 3), logits, labels, noisy, noise - x0, level, "flow_prediction")
     loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in classifier.parameters() if parameter.grad is not None)
 
 
-def save(network: torch.nn.Module, law: TrainingNoise, folder) -> str:
+def save(network: torch.nn.Module, schedule: TrainingNoise, folder) -> str:
     network.save_pretrained(folder)
-    law.scheduler.save_pretrained(folder / "scheduler")
+    schedule.scheduler.save_pretrained(folder / "scheduler")
     return str(folder)
 
 
 def test_a_pipeline_of_flow_networks(tmp_path):
-    law = law_of("flow_prediction")
-    denoiser = save(mgp.MLPDenoiser((3,), hidden_size=8), law, tmp_path / "denoiser")
-    classifier = save(mgp.MLPClassifier((3,), hidden_size=8), law, tmp_path / "classifier")
+    schedule = noise_of("flow_prediction")
+    denoiser = save(mgp.MLPDenoiser((3,), hidden_size=8), schedule, tmp_path / "denoiser")
+    classifier = save(mgp.MLPClassifier((3,), hidden_size=8), schedule, tmp_path / "classifier")
     pipe = assemble_pipeline(None, denoiser, classifier)
     assert isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler)
     points = pipe([1, 2], num_inference_steps=3, guidance_scale=1.0, output_type="latent").images
     assert points.shape == (2, 3) and points.isfinite().all()
 
-    other = save(mgp.MLPClassifier((3,), hidden_size=8), law_of(), tmp_path / "preserving")
+    other = save(mgp.MLPClassifier((3,), hidden_size=8), noise_of(), tmp_path / "preserving")
     with pytest.raises(ValueError, match="different noise .*law 'flow' and 'preserving'"):
         assemble_pipeline(None, denoiser, other)

@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConf
 from mnist_guided_pipeline.training.history import read_history
 from training_runs import SCRIPTS, make_config, train
 
-NOISE = ("--num_train_timesteps", "200", "--prediction_type", "sample")
+NOISE = ("--num_train_timesteps", "200", "--prediction_type", "epsilon")
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +39,9 @@ def runs(digits_folder, tmp_path_factory) -> dict[str, Path]:
             *("--train_batch_size", 128, "--max_train_steps", 100, "--validation_steps", 20, "--lr_warmup_steps", 5),
             *options,
         )
-        train(script, parse(config_class, [str(argument) for argument in arguments]))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The noise schedule ends at alpha")
+            train(script, parse(config_class, [str(argument) for argument in arguments]))
     return {name: root / name for name in ("vae", "denoiser", "plain", "classifier")}
 
 
@@ -96,7 +99,7 @@ class TestResults:
         ]
         assert schedules[0] == schedules[1] == schedules[2]
         assert schedules[0]["num_train_timesteps"] == 200
-        assert schedules[0]["prediction_type"] == "sample"
+        assert schedules[0]["prediction_type"] == "epsilon"
 
     def test_they_make_a_pipeline(self, runs, tmp_path):
         folders = [text for name in ("vae", "denoiser", "classifier") for text in (f"--{name}", str(runs[name]))]

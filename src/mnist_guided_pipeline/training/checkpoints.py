@@ -32,7 +32,6 @@ __all__ = [
     "checkpoint_folders",
     "make_ema",
     "newest_checkpoint",
-    "read_averaged_weights",
     "update_of",
 ]
 
@@ -74,30 +73,6 @@ def averaged_weights(ema: EMAModel | None, model: nn.Module) -> Iterator[None]:
         yield
     finally:
         ema.restore(parameters)
-
-
-def read_averaged_weights(checkpoint: str | Path, name: str, model: nn.Module) -> None:
-    """Put the averaged weights of a checkpoint in the place of the parameters of ``model``.
-
-    Args:
-        checkpoint: its folder.
-        name: of the network in it, such as ``denoiser``.
-        model: of the same architecture.
-
-    Raises:
-        IntegrityError: the checkpoint is damaged.
-        ValueError: it has no average of this network, or one of another architecture.
-    """
-    shadow = _verify(Path(checkpoint))[0].get(f"{name}.ema", {})
-    averaged = {
-        key: (shadow.get(str(index)), parameter) for index, (key, parameter) in enumerate(model.named_parameters())
-    }
-    fitting = {
-        key: tensor for key, (tensor, old) in averaged.items() if tensor is not None and tensor.shape == old.shape
-    }
-    if len(fitting) < len(averaged):
-        raise ValueError(f"{checkpoint} has no averaged weights of this {type(model).__name__}: it is of another run.")
-    model.load_state_dict(fitting, strict=False)
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[Path]:

@@ -1,12 +1,12 @@
 r"""The noise that networks are trained on, as a training script needs it.
 
-Two laws are offered. The variance-preserving one of DDPM (Ho et al. 2020, https://arxiv.org/abs/2006.11239, equation
-4) has ``alpha = sqrt(abar_t)`` and ``sigma = sqrt(1 - abar_t)``; networks that predict epsilon, x0 or v are trained on
-it. Flow matching on straight lines (Lipman et al. 2023, https://arxiv.org/abs/2210.02747, example II) has
+Two noise schedules are offered. The variance-preserving one of DDPM (Ho et al. 2020, https://arxiv.org/abs/2006.11239,
+equation 4) has ``alpha = sqrt(abar_t)`` and ``sigma = sqrt(1 - abar_t)``; networks that predict epsilon, x0 or v are
+trained on it. Flow matching on straight lines (Lipman et al. 2023, https://arxiv.org/abs/2210.02747, example II) has
 ``alpha = 1 - t/T`` and ``sigma = t/T``; ``prediction_type="flow_prediction"`` chooses it.
 
-Sampling starts from pure noise, so the law must end in (nearly) pure noise too: where ``abar_T`` is large, the network
-has never seen what it is started from (Lin et al. 2023, https://arxiv.org/abs/2305.08891, section 3).
+Sampling starts from pure noise, so the schedule must end in (nearly) pure noise too: where ``abar_T`` is large, the
+network has never seen what it is started from (Lin et al. 2023, https://arxiv.org/abs/2305.08891, section 3).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_TERMINAL_SIGNAL = 0.01
 """Largest ``abar_T`` without a warning: the share of the signal's variance that is left at the last timestep."""
 
 MIN_EPSILON_SIGNAL = 1e-3
-"""Smallest ``alpha_T`` without a warning where a network predicts epsilon: DDPM's law ends at 6e-3, cosine at 5e-5."""
+"""Smallest ``alpha_T`` without a warning where a network predicts epsilon: DDPM ends at 6e-3, cosine at 5e-5."""
 
 
 def noise_scheduler(config: LatentTrainingConfig) -> DDPMScheduler | FlowMatchEulerDiscreteScheduler:
@@ -49,17 +49,17 @@ def noise_scheduler(config: LatentTrainingConfig) -> DDPMScheduler | FlowMatchEu
 
 
 class TrainingNoise:
-    """The noise law of a training run: levels to draw from, and how a network is told which one it sees.
+    """The noise schedule of a training run: levels to draw from, and what a network is given for each.
 
     Args:
-        config: settings with the law.
+        config: settings with the schedule.
 
     Attributes:
         scheduler: saved beside the network.
         table: alpha and sigma, float64 (T,), from the least noise upwards.
 
     Warns:
-        UserWarning: the law leaves more than :data:`MAX_TERMINAL_SIGNAL` of the signal at its end, or less than
+        UserWarning: the schedule leaves more than :data:`MAX_TERMINAL_SIGNAL` of the signal at its end, or less than
             :data:`MIN_EPSILON_SIGNAL` says to a network that predicts epsilon.
     """
 
@@ -71,17 +71,17 @@ class TrainingNoise:
         left = self.terminal_signal
         if left > MAX_TERMINAL_SIGNAL:
             warnings.warn(
-                f"The noise law leaves abar_T = {left:.2g} of the signal's variance at its last timestep, but sampling "
-                f"starts from pure noise, which the network then never saw. Use --beta_schedule squaredcos_cap_v2, or "
-                f"more than {config.num_train_timesteps} timesteps, or a larger --beta_end than {config.beta_end:g}, "
-                f"until abar_T is below {MAX_TERMINAL_SIGNAL}.",
+                f"The noise schedule leaves abar_T = {left:.2g} of the signal's variance at its last timestep, but "
+                "sampling starts from pure noise, which the network then never saw. Use --beta_schedule "
+                f"squaredcos_cap_v2, or more than {config.num_train_timesteps} timesteps, or a larger --beta_end than "
+                f"{config.beta_end:g}, until abar_T is below {MAX_TERMINAL_SIGNAL}.",
                 stacklevel=2,
             )
         if config.prediction_type == "epsilon" and self.table.alpha[-1] < MIN_EPSILON_SIGNAL:
             warnings.warn(
-                f"The noise law ends at alpha = {float(self.table.alpha[-1]):.2g}, and samplers divide the error of a "
-                "predicted epsilon by alpha, so samples start far from the data. Use --prediction_type v_prediction, "
-                "or --beta_schedule linear.",
+                f"The noise schedule ends at alpha = {float(self.table.alpha[-1]):.2g}, and samplers divide the error "
+                "of a predicted epsilon by alpha, so samples start far from the data. Use --prediction_type "
+                "v_prediction, or --beta_schedule linear.",
                 stacklevel=2,
             )
 
@@ -106,13 +106,13 @@ class TrainingNoise:
         return levels_at(self._tables[place], indices.to(samples.device), samples)
 
     def timesteps(self, indices: Tensor, device: torch.device) -> Tensor:
-        """What a network is told at ``indices`` (B,): the scheduler's own timestep, int64 (B,)."""
+        """What a network is given at ``indices`` (B,): the scheduler's own timestep, int64 (B,)."""
         return (indices + self._first_timestep).to(device)
 
     def arguments_of(self, network_class: type[ModelMixin]) -> dict[str, Any]:
-        """The law as ``noise_schedule``, for a network that wants to know it; nothing for others."""
+        """The schedule as ``noise_schedule``, for a network that wants to know it; nothing for others."""
         if "noise_schedule" not in inspect.signature(network_class.__init__).parameters:
             return {}
         noise = describe_noise(self.scheduler)
-        told_by_default = ("prediction_type",) if noise["law"] == "flow" else ("prediction_type", "law")
-        return {"noise_schedule": {name: value for name, value in noise.items() if name not in told_by_default}}
+        given_by_default = ("prediction_type",) if noise["law"] == "flow" else ("prediction_type", "law")
+        return {"noise_schedule": {name: value for name, value in noise.items() if name not in given_by_default}}
