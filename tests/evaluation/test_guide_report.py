@@ -90,7 +90,7 @@ class TestByNoise:
         kind = "flow_prediction" if "Flow" in name else "epsilon"
         pipe = exact_pipeline(PLANE, name, kind)
         timesteps, levels = training_law(pipe)
-        alpha, sigma = pipe.denoiser.noise_law(timesteps[:-1], torch.zeros(1, 2, dtype=torch.float64))
+        alpha, sigma = pipe.denoiser.noise_schedule(timesteps[:-1], torch.zeros(1, 2, dtype=torch.float64))
         torch.testing.assert_close(levels.alpha[:-1], alpha, rtol=1e-5, atol=1e-8)
         torch.testing.assert_close(levels.sigma[:-1], sigma, rtol=1e-5, atol=1e-8)
 
@@ -155,7 +155,7 @@ class TestCommand:
     def test_prints_draws_and_files(self, report, tmp_path, capsys):
         report("--figure", tmp_path / "guide.png", "--output", tmp_path / "metrics.json")
         printed = capsys.readouterr().out
-        assert "gradient share" in printed and "accuracy by the judge" in printed and "relative error, gated" in printed
+        assert "gradient share" in printed and "judge accuracy" in printed and "| gated |" in printed
         with Image.open(tmp_path / "guide.png") as picture:
             assert picture.size[0] > 1000
             assert len(picture.convert("L").getcolors()) > 10
@@ -167,7 +167,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--figure", "guide.txt"], "must end in the suffix of an image format"),
+            (["--figure", "guide.txt"], "must end in .png"),
             (["--num_updates", "0"], "num_updates must be"),
             (["--guidance_scale", "-1"], "guidance_scale must be"),
             (["--output", "nowhere/metrics.json"], "there is no folder"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import ConfigMixin, DDIMScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from torchvision.transforms.functional import gaussian_blur
 
 import mnist_guided_pipeline as mgp
@@ -40,7 +41,8 @@ class StoredImages(ModelMixin, ConfigMixin):
         logits = -0.5 * distance**2 / (1 - signal)
         if class_labels is not None and not self.config.blind:
             logits = logits.masked_fill(class_labels[:, None] != self.labels, -torch.inf)
-        return ((logits.softmax(dim=1) @ self.images).reshape(sample.shape),)
+        drawn = (logits.softmax(dim=1) @ self.images).reshape(sample.shape)
+        return UNet2DOutput(drawn) if return_dict else (drawn,)
 
 
 def pipeline_of(images: torch.Tensor, labels: torch.Tensor, blind: bool = False) -> mgp.ClassifierGuidedLatentPipeline:

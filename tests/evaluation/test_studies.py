@@ -302,9 +302,8 @@ class TestSamplingStudies:
         features = Features({"image": Image(), "label": ClassLabel(names=["shirt", "boot"])})
         for split in ("train", "test"):
             write_split(tmp_path / "clothes", split, [PILImage.new("L", (28, 28))] * 2, [0, 1], features)
-        line = refused(*"study sampling --name eta --dataset_name clothes".split())
-        assert "The judge names the classes 0, 1, 2" in line and "the data set shirt, boot" in line
-        assert not (tmp_path / "metrics.json").exists()
+        with pytest.raises(ValueError, match=r"The judge names the classes 0, 1, 2.* the data set shirt, boot"):
+            MeasuringOptions(dataset_name="clothes").reference()
 
 
 class TestSystems:
@@ -361,6 +360,7 @@ class TestFaults:
         assert (pushed - plain).abs().max() > 1e-4
         seen = []
         run(guidance_scale=0.0, callback_on_step_end=scaled(lambda sigma: seen.append(sigma) or 1.0))
+        tiny.scheduler.set_timesteps(2)
         last = tiny.scheduler.alphas_cumprod[tiny.scheduler.timesteps[-1]]
         assert seen == [pytest.approx((1 - last).sqrt().item())]
 

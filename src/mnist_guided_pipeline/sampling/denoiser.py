@@ -293,5 +293,7 @@ def is_conditional(denoiser: Any) -> bool:
 
 def _dtype_of(network: Any) -> torch.dtype:
     """The type that a network computes in; that of its first parameter is read faster than ``network.dtype``."""
-    dtype = next(network.parameters()).dtype
-    return dtype if dtype.itemsize > 1 else network.dtype  # stored in float8, computed in something wider
+    first = next(network.parameters(), None)  # an exact denoiser may have none
+    if first is None or first.dtype.itemsize == 1:  # stored in float8, computed in something wider
+        return network.dtype
+    return first.dtype
