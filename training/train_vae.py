@@ -15,7 +15,7 @@ from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
-from mnist_guided_pipeline.data.posteriors import encode_images, latent_statistics
+from mnist_guided_pipeline.data.posteriors import encode_images, latent_statistics, posterior_draw
 from mnist_guided_pipeline.training.config import VAEConfig
 from mnist_guided_pipeline.training.launch import launch, load_splits
 from mnist_guided_pipeline.training.losses import reconstruction_loss
@@ -33,7 +33,7 @@ class Objective(torch.nn.Module):
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Images in [-1, 1] and standard noise to decoder logits and the KL divergence of the posterior (B,)."""
         posterior = self.vae.encode(images).latent_dist
-        return self.vae.decode_logits(posterior.mean + posterior.std * noise), posterior.kl()
+        return self.vae.decode_logits(posterior_draw(posterior.mean, posterior.std, noise)), posterior.kl()
 
 
 def main(config: VAEConfig, accelerator: Accelerator) -> None:

@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 
 def test_both_splits_read_as_mnist_does(folder):
     images, labels = bundled_digits()
-    train, test = (load_images(folder, split, progress=False) for split in ("train", "test"))
+    train, test = (load_images(folder, split) for split in ("train", "test"))
     assert (len(train), len(test)) == (1500, 297)
     assert train.class_names == test.class_names == NAMES
     assert train.labels.tolist() + test.labels.tolist() == labels

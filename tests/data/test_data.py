@@ -26,7 +26,7 @@ def one() -> PILImage.Image:
 
 
 def read(folder, split="train", **options):
-    return load_images(folder, split, progress=False, **options)
+    return load_images(folder, split, **options)
 
 
 class TestReading:
@@ -50,12 +50,6 @@ class TestReading:
         second = read(digits_folder, cache_dir=tmp_path)
         assert torch.equal(first.images, second.images)
         assert torch.equal(first.labels, second.labels)
-
-    def test_a_damaged_cache_is_read_anew(self, digits_folder, tmp_path):
-        first = read(digits_folder, cache_dir=tmp_path)
-        (file,) = tmp_path.rglob("decoded-*.safetensors")
-        file.write_bytes(file.read_bytes()[:1000])
-        assert torch.equal(read(digits_folder, cache_dir=tmp_path).images, first.images)
 
     def test_the_first_rows(self, digits_folder):
         whole, part = read(digits_folder), read(digits_folder, max_samples=7)
@@ -152,7 +146,7 @@ class TestRefusals:
         images, _ = digits
         bits = np.random.default_rng(0)
         for image in images[:10]:
-            encoded, expected = png(image)["bytes"], torch.from_numpy(np.array(image))
+            encoded, expected = png(image)["bytes"], image.tobytes()
             damaged = [encoded[:length] for length in range(len(encoded))]
             for position in range(len(encoded)):
                 flipped = bytearray(encoded)
@@ -163,7 +157,7 @@ class TestRefusals:
                     decoded = data._decode_image({"bytes": content, "path": None}, 0, "image")
                 except DatasetError:
                     continue
-                assert torch.equal(decoded, expected)
+                assert decoded == expected
 
     def test_no_rows(self, tmp_path):
         write_split(tmp_path, "train", [], [])

@@ -12,7 +12,8 @@ import torch
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.data.images import LabelledImages, load_images
-from mnist_guided_pipeline.evaluation.autoencoders import fitted_draws, measure_autoencoder, prior_draws, reconstruct
+from mnist_guided_pipeline.data.posteriors import reconstruct
+from mnist_guided_pipeline.evaluation.autoencoders import fitted_draws, measure_autoencoder, prior_draws
 from mnist_guided_pipeline.evaluation.judge import load_judge
 from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.scores import Reference

@@ -129,7 +129,7 @@ def test_shipped_files_are_small_and_public():
 
 
 def test_reads_the_test_set(judge, mnist):
-    test = load_images(mnist, "test", progress=False)
+    test = load_images(mnist, "test")
     probabilities = judge.predict(test.images)
     assert (probabilities.argmax(dim=1) == test.labels).double().mean() >= 0.996
     assert expected_calibration_error(probabilities, test.labels) <= 0.01

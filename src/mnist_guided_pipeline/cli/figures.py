@@ -75,7 +75,7 @@ def reconstructions(
 
     import torch
 
-    from ..evaluation.autoencoders import reconstruct
+    from ..data.posteriors import reconstruct
     from ..figures.images import image_rows
     from ..seeding import keyed_generator
 
@@ -111,7 +111,8 @@ def prior_samples(
     vae = load_autoencoder(model, device)
     check_has_prior(vae)
 
-    from ..evaluation.autoencoders import decode_images, prior_draws
+    from ..data.posteriors import decode_images
+    from ..evaluation.autoencoders import prior_draws
     from ..figures.images import image_rows
 
     images = decode_images(vae, prior_draws(vae, num_rows * num_columns, seed))
@@ -141,7 +142,7 @@ def manifold(
 
     import torch
 
-    from ..evaluation.autoencoders import decode_images
+    from ..data.posteriors import decode_images
     from ..figures.images import manifold as draw
     from ..figures.images import manifold_coordinates
 
@@ -179,7 +180,7 @@ def interpolation(
     import torch
 
     from ..data.images import load_images
-    from ..evaluation.autoencoders import decode_images, encode_latents
+    from ..data.posteriors import decode_images, encode_latents
     from ..figures.images import image_rows
     from ..seeding import keyed_generator
 
@@ -224,7 +225,7 @@ def latents(
     vae = load_autoencoder(model, device)
 
     from ..data.images import load_images
-    from ..evaluation.autoencoders import encode_latents
+    from ..data.posteriors import encode_latents
     from ..figures.points import latent_scatter, principal_plane
 
     test = load_images(dataset_name, "test", max_samples=num_images)

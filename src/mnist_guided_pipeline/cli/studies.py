@@ -216,7 +216,8 @@ def autoencoders(
     for path in model:
         check_model(path, "config.json", "vae/config.json", what="autoencoder")
 
-    from ..evaluation.autoencoders import decode_images, fitted_draws, measure_autoencoder, prior_draws, reconstruct
+    from ..data.posteriors import decode_images, reconstruct
+    from ..evaluation.autoencoders import fitted_draws, measure_autoencoder, prior_draws
     from ..evaluation.records import check_name, fingerprint
     from ..evaluation.studies import file_table
     from ..evaluation.tables import render_view

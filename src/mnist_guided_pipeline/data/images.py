@@ -1,8 +1,8 @@
 """The only reader of images: a Hub id or a folder of the same layout becomes uint8 tensors, once.
 
 ``datasets.load_dataset`` treats a Hub id (``ylecun/mnist``) and a local folder that holds the same parquet
-files alike, so both go through one call. The PNG bytes of a split are decoded once and kept beside the
-``datasets`` cache: 60,000 images are 47 MB, and later runs read them back in a moment.
+files alike, so both go through one call. ``Dataset.map`` keeps what is decoded in its cache, so that later runs read
+60,000 images back in a moment.
 
 Everything that is not a 28x28 grey image with a named class is refused with an error that names the
 first offender; ``datasets`` itself accepts such rows without a word.
@@ -17,7 +17,6 @@ Ranges used in this package:
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from io import BytesIO
@@ -27,7 +26,6 @@ from typing import Any
 import torch
 from PIL import Image as PILImage
 from torch import Tensor
-from tqdm.auto import tqdm
 
 __all__ = [
     "DEFAULT_DATASET",
@@ -42,7 +40,6 @@ __all__ = [
 
 DEFAULT_DATASET = "ylecun/mnist"
 IMAGE_SIZE = 28
-_DECODE_CHUNK = 5_000
 
 
 class DatasetError(ValueError):
@@ -81,7 +78,6 @@ def load_images(
     label_column: str = "label",
     max_samples: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-    progress: bool = True,
 ) -> LabelledImages:
     """Read one split of a 28x28 grey image data set.
 
@@ -92,8 +88,7 @@ def load_images(
         image_column: the column that holds the images.
         label_column: the column that holds the class, a ``ClassLabel`` feature.
         max_samples: read only the first this many rows; all of them if None.
-        cache_dir: where ``datasets`` and the decoded images are cached; the library's default if None.
-        progress: show a progress bar while decoding.
+        cache_dir: where ``datasets`` keeps its files; the library's default if None.
 
     Returns:
         The decoded split.
@@ -104,17 +99,12 @@ def load_images(
     """
     if max_samples is not None and max_samples < 1:
         raise DatasetError(f"max_samples must be at least 1 (or None for all rows), got {max_samples}.")
-    table, cached = _open_split(os.fspath(dataset_name), split, dataset_config_name, cache_dir)
+    table = _open_split(os.fspath(dataset_name), split, dataset_config_name, cache_dir)
     class_names = _class_names(table, image_column, label_column)
     if max_samples is not None and max_samples < len(table):
         table = table.select(range(max_samples))
-    file = _cache_file(cached, table, split, image_column, label_column, len(table))
-    decoded = _read_cache(file, len(table)) if file else None
-    if decoded is None:
-        decoded = _decode(table, image_column, label_column, len(class_names), progress)
-        if file:
-            _write_cache(file, *decoded)
-    return LabelledImages(*decoded, class_names)
+    labels = _labels(table, label_column, len(class_names))
+    return LabelledImages(_decoded(table, image_column), labels, class_names)
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -133,13 +123,13 @@ def to_uint8(model_range: Tensor) -> Tensor:
     return (unit * 255.0).round().to(torch.uint8).squeeze(1)
 
 
-def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> tuple[Any, Path | None]:
+def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> Any:
     """Open the split with ``datasets``; translate its errors into one that says what would do."""
     from datasets import get_dataset_split_names, load_dataset
 
     is_folder = os.path.isdir(name)
     try:
-        table = load_dataset(name, config, split=split, cache_dir=cache_dir)
+        return load_dataset(name, config, split=split, cache_dir=cache_dir)
     except Exception as error:
         if isinstance(error, ValueError) and "Unknown split" in str(error):
             reason = f"it has no split {split!r}; it has {', '.join(get_dataset_split_names(name, config))}."
@@ -156,8 +146,6 @@ def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> tu
         raise DatasetError(
             f"Cannot read split {split!r} of dataset_name {name!r}: {reason} ({type(error).__name__}: {error})"
         ) from error
-    files = getattr(table, "cache_files", None) or []
-    return table, Path(files[0]["filename"]).parent if files else None
 
 
 def _class_names(table: Any, image_column: str, label_column: str) -> tuple[str, ...]:
@@ -180,31 +168,43 @@ def _class_names(table: Any, image_column: str, label_column: str) -> tuple[str,
     return tuple(label.names)
 
 
-def _decode(
-    table: Any, image_column: str, label_column: str, num_classes: int, progress: bool
-) -> tuple[Tensor, Tensor]:
-    """Decode and check every row."""
-    from datasets import Image
-
-    labels = table[label_column][:] if len(table) else []
+def _labels(table: Any, column: str, num_classes: int) -> Tensor:
+    labels = table[column][:]
     for row, label in enumerate(labels):
         if label is None or not 0 <= label < num_classes:
             raise DatasetError(
-                f"Row {row}: column {label_column!r} is {label}; it must be a class index from 0 to {num_classes - 1}."
+                f"Row {row}: column {column!r} is {label}; it must be a class index from 0 to {num_classes - 1}."
             )
-    undecoded = table.cast_column(image_column, Image(decode=False))
-    images = torch.empty(len(table), IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8)
-    with tqdm(total=len(table), desc="decoding images", unit="image", disable=not progress, leave=False) as bar:
-        for start in range(0, len(table), _DECODE_CHUNK):
-            cells = undecoded[start : start + _DECODE_CHUNK][image_column]
-            for row, cell in enumerate(cells, start):
-                images[row] = _decode_image(cell, row, image_column)
-            bar.update(len(cells))
-    return images, torch.tensor(labels, dtype=torch.int64)
+    return torch.tensor(labels, dtype=torch.int64)
 
 
-def _decode_image(cell: dict[str, Any] | None, row: int, column: str) -> Tensor:
-    """One image cell to uint8 (28, 28).
+def _decoded(table: Any, column: str) -> Tensor:
+    from datasets import Features, Image, Value
+
+    pixels = (
+        table.select_columns(column)
+        .cast_column(column, Image(decode=False))
+        .map(
+            _decode_rows,
+            batched=True,
+            with_indices=True,
+            fn_kwargs={"column": column},
+            remove_columns=column,
+            features=Features({"pixels": Value("binary")}),
+            desc="decoding images",
+        )
+    )
+    return torch.frombuffer(bytearray(b"".join(pixels["pixels"])), dtype=torch.uint8).reshape(
+        -1, IMAGE_SIZE, IMAGE_SIZE
+    )
+
+
+def _decode_rows(cells: dict[str, list[Any]], rows: list[int], column: str) -> dict[str, list[bytes]]:
+    return {"pixels": [_decode_image(cell, row, column) for cell, row in zip(cells[column], rows, strict=True)]}
+
+
+def _decode_image(cell: dict[str, Any] | None, row: int, column: str) -> bytes:
+    """One image cell to its 28x28 bytes.
 
     Pillow decodes, because torchvision's decoder crashes the process on some damaged files. ``verify`` compares the
     checksums, so a flipped bit is found too.
@@ -216,7 +216,7 @@ def _decode_image(cell: dict[str, Any] | None, row: int, column: str) -> Tensor:
         PILImage.open(BytesIO(encoded)).verify()
         image = PILImage.open(BytesIO(encoded))  # a verified image has to be opened again
         if image.mode == "L" and image.size == (IMAGE_SIZE, IMAGE_SIZE):
-            return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(IMAGE_SIZE, IMAGE_SIZE)
+            return image.tobytes()
     except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise DatasetError(f"Row {row}: column {column!r} is not a readable image ({error}).") from error
     if image.mode != "L":
@@ -228,36 +228,3 @@ def _decode_image(cell: dict[str, Any] | None, row: int, column: str) -> Tensor:
         f"Row {row}: column {column!r} is {image.height}x{image.width}; images must be {IMAGE_SIZE}x{IMAGE_SIZE}. "
         "Resize the data set first."
     )
-
-
-def _cache_file(folder: Path | None, table: Any, split: str, image: str, label: str, rows: int) -> Path | None:
-    """Where the decoded rows are kept: beside the Arrow files, named by everything they depend on."""
-    if folder is None or not os.access(folder, os.W_OK):
-        return None
-    state = "|".join((table._fingerprint, split, image, label, str(rows)))
-    return folder / f"decoded-{hashlib.sha256(state.encode()).hexdigest()[:16]}.safetensors"
-
-
-def _read_cache(file: Path, rows: int) -> tuple[Tensor, Tensor] | None:
-    """The cached tensors, or None where there are none that can be read."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(file)
-        images, labels = tensors["images"], tensors["labels"]
-    except (OSError, SafetensorError, KeyError):
-        return None
-    return (images, labels) if len(images) == len(labels) == rows else None
-
-
-def _write_cache(file: Path, images: Tensor, labels: Tensor) -> None:
-    """Write the decoded tensors in one rename, so that a reader never sees half a file."""
-    from safetensors.torch import save_file
-
-    partial = file.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        save_file({"images": images, "labels": labels}, partial)
-        os.replace(partial, file)
-    except OSError:  # a full or read-only disk costs the cache, not the run
-        partial.unlink(missing_ok=True)

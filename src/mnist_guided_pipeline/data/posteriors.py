@@ -1,4 +1,4 @@
-"""Encoding a data set once: posterior statistics in memory, fresh latents for every epoch."""
+"""Images to latents and back: a data set is encoded once, and its posteriors give fresh latents for every epoch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..sampling.latents import latent_scale, normalise
-from .images import LabelledImages, to_model_range
+from .images import LabelledImages, to_model_range, to_uint8
 from .points import PointSet
 
-__all__ = ["PosteriorTable", "clean_samples", "encode_images", "latent_statistics"]
+__all__ = [
+    "PosteriorTable",
+    "clean_samples",
+    "decode_images",
+    "encode_images",
+    "encode_latents",
+    "latent_statistics",
+    "posterior_draw",
+    "reconstruct",
+]
+
+_BATCH = 1000
 
 
 class PosteriorTable(NamedTuple):
@@ -31,7 +42,7 @@ class PosteriorTable(NamedTuple):
         indices = indices.to(self.mean.device)
         if self.std is None:
             return self.mean[indices]
-        return torch.addcmul(self.mean[indices], self.std[indices], noise)
+        return posterior_draw(self.mean[indices], self.std[indices], noise)
 
     def to(self, device: torch.device) -> PosteriorTable:
         """The table on another device."""
@@ -41,6 +52,11 @@ class PosteriorTable(NamedTuple):
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
         return tuple(self.mean.shape[1:])
+
+
+def posterior_draw(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+    """``mean + std * noise``: a draw of the Gaussian from a standard one, shapes broadcast."""
+    return torch.addcmul(mean, std, noise)
 
 
 def latent_statistics(posteriors: PosteriorTable) -> tuple[list[float], list[float]]:
@@ -74,15 +90,13 @@ def clean_samples(data: LabelledImages | PointSet, vae: Any | None, *, progress:
     return encode_images(vae, data.images, progress=progress)
 
 
-@torch.no_grad()
-def encode_images(vae: Any | None, images: Tensor, *, batch_size: int = 1000, progress: bool = True) -> PosteriorTable:
+def encode_images(vae: Any | None, images: Tensor, *, progress: bool = True) -> PosteriorTable:
     """Encode images once; kept in memory, they give fresh latents for every epoch.
 
     Args:
         vae: with the interface of ``AutoencoderKL``; normalised by its ``config.latents_mean`` and ``latents_std``,
             or left as they are where these are None. None gives pixels in model range.
         images: uint8 (N, 28, 28).
-        batch_size: images encoded at a time.
         progress: show a progress bar.
 
     Returns:
@@ -90,15 +104,38 @@ def encode_images(vae: Any | None, images: Tensor, *, batch_size: int = 1000, pr
     """
     if vae is None:
         return PosteriorTable(to_model_range(images), None)
-    means, stds = [], []
-    starts = range(0, len(images), batch_size)
-    for start in tqdm(starts, desc="encoding images", unit="batch", disable=not progress, leave=False):
-        batch = to_model_range(images[start : start + batch_size]).to(vae.device, vae.dtype)
-        posterior = vae.encode(batch).latent_dist
-        means.append(posterior.mean.float())
-        stds.append(posterior.std.float())
-    mean, std = torch.cat(means), torch.cat(stds)
+    mean, std = _encoded(vae, images, _BATCH, progress)
     if getattr(vae.config, "latents_mean", None) is None:
         return PosteriorTable(mean, std)
     scale = latent_scale(std, vae.config)[1]
     return PosteriorTable(normalise(mean, vae.config), std / scale)
+
+
+def encode_latents(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
+    """Latents float32 (N, *latent_shape), not normalised, on the CPU: means, or draws made of ``noise``."""
+    mean, std = (values.cpu() for values in _encoded(vae, images, batch_size, progress=False))
+    return mean if noise is None else posterior_draw(mean, std, noise)
+
+
+@torch.no_grad()
+def decode_images(vae: Any, latents: Tensor, batch_size: int = _BATCH) -> Tensor:
+    """Latents (N, *latent_shape), not normalised, to images uint8 (N, 28, 28) on the CPU."""
+    parts = (vae.decode(batch.to(vae.device, vae.dtype)).sample for batch in latents.split(batch_size))
+    return torch.cat([to_uint8(part.float().cpu()) for part in parts])
+
+
+def reconstruct(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
+    """Images uint8 (N, 28, 28), encoded and decoded: from the posterior's mean, or a draw made of standard noise."""
+    return decode_images(vae, encode_latents(vae, images, noise, batch_size), batch_size)
+
+
+@torch.no_grad()
+def _encoded(vae: Any, images: Tensor, batch_size: int, progress: bool) -> tuple[Tensor, Tensor]:
+    """Means and deviations float32 (N, *latent_shape), not normalised, on the VAE's device."""
+    means, stds = [], []
+    batches = tqdm(images.split(batch_size), desc="encoding images", unit="batch", disable=not progress, leave=False)
+    for batch in batches:
+        posterior = vae.encode(to_model_range(batch).to(vae.device, vae.dtype)).latent_dist
+        means.append(posterior.mean.float())
+        stds.append(posterior.std.float())
+    return torch.cat(means), torch.cat(stds)

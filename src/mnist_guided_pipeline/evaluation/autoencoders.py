@@ -37,7 +37,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.images import to_model_range, to_uint8, to_unit_range
+from ..data.images import to_unit_range
+from ..data.posteriors import decode_images, encode_latents, posterior_draw, reconstruct
 from ..seeding import keyed_generator
 from ..training.losses import reconstruction_loss
 from .metrics import judge_fid
@@ -48,47 +49,17 @@ __all__ = [
     "Likelihood",
     "binarise",
     "check_has_likelihood",
-    "decode_images",
-    "encode_latents",
     "fitted_draws",
     "image_likelihood",
     "mean_value",
     "measure_autoencoder",
     "prior_draws",
-    "reconstruct",
 ]
 
 BINARISATIONS = ("grey", "threshold", "stochastic")
 
 _BATCH = 500
 _ROWS = 4_000  # latents decoded at a time for the likelihood
-
-
-@torch.no_grad()
-def decode_images(vae: Any, latents: Tensor, batch_size: int = _BATCH) -> Tensor:
-    """Latents (N, *latent_shape), not normalised, to images uint8 (N, 28, 28) on the CPU."""
-    parts = (vae.decode(batch.to(vae.device, vae.dtype)).sample for batch in latents.split(batch_size))
-    return torch.cat([to_uint8(part.float().cpu()) for part in parts])
-
-
-@torch.no_grad()
-def reconstruct(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
-    """Images uint8 (N, 28, 28), encoded and decoded: from the posterior's mean, or a draw made of standard noise."""
-    return decode_images(vae, encode_latents(vae, images, noise, batch_size), batch_size)
-
-
-@torch.no_grad()
-def encode_latents(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
-    """Latents float32 (N, *latent_shape), not normalised, on the CPU: means, or draws made of ``noise``."""
-    parts = []
-    for start in range(0, len(images), batch_size):
-        batch = to_model_range(images[start : start + batch_size]).to(vae.device, vae.dtype)
-        posterior = vae.encode(batch).latent_dist
-        latents = posterior.mean.float().cpu()
-        if noise is not None:
-            latents = latents + posterior.std.float().cpu() * noise[start : start + batch_size]
-        parts.append(latents)
-    return torch.cat(parts)
 
 
 def prior_draws(vae: Any, count: int, seed: int = 0) -> Tensor:
@@ -274,7 +245,7 @@ def _log_weights(vae: Any, images: Tensor, posterior: Any, noise: Tensor) -> tup
     With z = mean + std * noise, the constants of both Gaussians cancel in log p(z) - log q(z | x).
     """
     rows, count = noise.shape[:2]
-    latents = posterior.mean[:, None] + posterior.std[:, None] * noise
+    latents = posterior_draw(posterior.mean[:, None], posterior.std[:, None], noise)
     pieces = []
     for first in range(0, count, _ROWS):
         chunk = latents[:, first : first + _ROWS]

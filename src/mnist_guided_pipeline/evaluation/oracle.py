@@ -207,7 +207,7 @@ def measure_schedulers(
         progress: show a progress bar.
 
     Returns:
-        By scheduler: its row of the support table, ``oracle_error`` by steps, and where the pipeline can be run
+        By scheduler: ``prediction_types``, ``stochastic``, ``oracle_error`` by steps, and where the pipeline can be run
         ``accuracy`` and ``judge_fid`` by steps.
 
     Raises:
@@ -219,7 +219,8 @@ def measure_schedulers(
     possible = {found.__name__ for found in pipe.compatible_schedulers}
     table = {}
     for name, support in tqdm(SUPPORTED.items(), desc="schedulers", disable=not progress):
-        row = {**support._asdict(), "prediction_types": list(support.prediction_types)}
+        predictions = [kind.removesuffix("_prediction") for kind in support.prediction_types]
+        row: dict[str, Any] = {"prediction_types": predictions, "stochastic": support.stochastic}
         row["oracle_error"] = {str(steps): oracle_error(name, steps, seed) for steps in _ORACLE_STEPS}
         if name in possible:
             row |= {"accuracy": {}, "judge_fid": {}}
@@ -230,5 +231,5 @@ def measure_schedulers(
                 matrix = confusion_matrix(labels, judgement.probabilities.argmax(dim=1), len(pipe.id2label))
                 row["accuracy"][str(steps)] = int(matrix.trace()) / num_images
                 row["judge_fid"][str(steps)] = judge_fid(reference.judgement.features, judgement.features)
-        table[name] = row
+        table[name.removesuffix("Scheduler")] = row
     return table

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.images import LabelledImages, to_model_range, to_uint8
+from ..data.images import LabelledImages
+from ..data.posteriors import reconstruct
 from ..sampling.arguments import check_choice
 from ..seeding import keyed_generator
 from .judge import Judge, Judgement
@@ -224,10 +225,7 @@ def floors(reference: Reference, vae: Any | None, num_images: int) -> dict[str, 
     }
     if vae is not None:
         originals = reference.real_images(test, min(num_images, len(test)))
-        decoded = (
-            to_uint8(vae(to_model_range(batch).to(vae.device, vae.dtype)).sample.float().cpu())
-            for batch in originals.images.split(_BATCH)
-        )
+        decoded = reconstruct(vae, originals.images).split(_BATCH)
         found["vae_reconstructions"] = score_images(decoded, originals.labels, reference, check_memorisation=False)
     return found
 

@@ -31,9 +31,10 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..data.posteriors import decode_images
 from ..training.history import training_seconds
 from .accuracy_score import classification_accuracy_score
-from .autoencoders import decode_images, fitted_draws, prior_draws
+from .autoencoders import fitted_draws, prior_draws
 from .records import (
     check_name,
     fingerprint,

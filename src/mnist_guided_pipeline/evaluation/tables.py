@@ -150,8 +150,8 @@ def _provenance(runs: list[dict[str, Any]]) -> str:
     """How the runs were measured: what they share, and the command of the first."""
     first, machine, versions = runs[0], runs[0]["machine"], runs[0]["versions"]
     others = len({run["command"] for run in runs}) - 1
-    settings = [name for name in _settings(runs) if _shared(runs, name) and first["settings"][name] is not None]
-    parts = [f"{name} {_setting(first['settings'][name])}" for name in settings]
+    settings = {name: _setting(first["settings"][name]) for name in _settings(runs) if _shared(runs, name)}
+    parts = [f"{name} {value}" for name, value in settings.items() if value]
     for name, title in (("judge", "judge"), ("model", "networks")):
         if name in first and all(run[name] == first[name] for run in runs):
             parts.append(f"{title} `{first[name]['fingerprint']}`")
@@ -175,7 +175,7 @@ def _setting(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={_setting(entry)}" for name, entry in value.items())
     if isinstance(value, list):
-        return " to ".join(map(_setting, value))
+        return (" to " if len(value) == 2 else ", ").join(map(_setting, value))
     if isinstance(value, float):
         return f"{value:g}"
     return "" if value is None else str(value).removesuffix("Scheduler")
@@ -187,13 +187,14 @@ def _title(name: str) -> str:
 
 
 def _cell(value: Any, name: str) -> str:
-    """A value in the form of its column: shares with their interval, whole numbers in full, text as it is."""
+    """A value in the form of its column, with its interval or range; whole numbers in full, text as it is."""
     base = name.partition(", ")[0]
     form = _COLUMNS[base][1] if base in _COLUMNS else "{:.4g}".format
     if isinstance(value, dict):
-        if "interval" in value:
-            low, high = (_percent(end).removesuffix(" %") for end in value["interval"])
-            return f"{_percent(value['value'])} ({low}-{high})"
+        form = _percent if "interval" in value else form
+        if spread := value.get("interval") or value.get("range"):
+            low, high = (form(end).removesuffix(" %") for end in spread)
+            return f"{form(value['value'])} ({low}-{high})"
         value = value["value"]
     if isinstance(value, list):
         return ", ".join(map(str, value))

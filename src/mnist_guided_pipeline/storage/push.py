@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from .atomic import MANIFEST, atomic_write, verify_manifest, write_manifest
 from .strict import read_json
 
-__all__ = ["PushSettings", "finish_push", "model_files", "open_repo", "push_folder", "save_result", "start_push"]
+__all__ = ["finish_push", "model_files", "open_repo", "push_folder", "save_result", "start_push"]
 
 Result = TypeVar("Result")
 

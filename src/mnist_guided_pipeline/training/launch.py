@@ -131,7 +131,6 @@ def load_splits(
             label_column=config.label_column,
             max_samples=max_samples,
             cache_dir=config.cache_dir,
-            progress=accelerator.is_local_main_process,
         )
 
     with accelerator.main_process_first():
