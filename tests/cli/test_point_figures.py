@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
@@ -41,8 +41,8 @@ for preset, dataset_name in (("points-dino", None), ("points-moons", "points:mix
         }}
     )
     output = {str(root)!r} + "/" + preset
-    settings = {{"output_dir": output, "preset": preset, "dataset_name": dataset_name, "report_to": "none"}}
-    train_pipeline.main(train_pipeline.PipelineConfig(**settings))
+    config = train_pipeline.PipelineConfig(output, preset=preset, dataset_name=dataset_name, report_to="none")
+    train_pipeline.main(config)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -172,9 +172,14 @@ class TestFigures:
 
 def read_film(file: Path) -> list[np.ndarray]:
     """The frames, each uint8 (480, 480, 3)."""
-    import imageio.v3
+    if file.suffix == ".gif":
+        with Image.open(file) as film:
+            return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+    import imageio_ffmpeg
 
-    return list(imageio.v3.imread(file)) if file.suffix == ".mp4" else list(imageio.v3.imread(file, mode="RGB"))
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(file)]
+    pixels = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
+    return list(np.frombuffer(pixels.stdout, dtype=np.uint8).reshape(-1, 480, 480, 3))
 
 
 class TestStudy:
