@@ -155,7 +155,7 @@ class TestCommand:
     def test_prints_draws_and_files(self, report, tmp_path, capsys):
         report("--figure", tmp_path / "guide.png", "--output", tmp_path / "metrics.json")
         printed = capsys.readouterr().out
-        assert "gradient share" in printed and "accuracy by the judge" in printed and "relative error, gated" in printed
+        assert "gradient share" in printed and "judge accuracy" in printed and "| gated |" in printed
         with Image.open(tmp_path / "guide.png") as picture:
             assert picture.size[0] > 1000
             assert len(picture.convert("L").getcolors()) > 10
