@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["MARKER", "find_runs", "markdown_table", "render_document", "render_view"]
+__all__ = ["MARKER", "find_runs", "markdown_table", "render_document", "render_view", "rows_table"]
 
 Runs = dict[str, dict[str, Any]]
 
@@ -86,7 +86,7 @@ def render_view(runs: Runs, name: str, view: str = "table", columns: Sequence[st
         raise ValueError(f"{name!r} has no {view!r}; there are table, provenance, {', '.join(figures)}.")
     found = figures[view]
     if isinstance(found, list) or (isinstance(found, dict) and "value" not in found):
-        return _rows(found, view, columns)
+        return rows_table(found, columns, view)
     return _cell(found, view)
 
 
@@ -125,12 +125,18 @@ def _table(chosen: Runs, columns: Sequence[str]) -> str:
     return markdown_table(rows)
 
 
-def _rows(found: Any, view: str, columns: Sequence[str]) -> str:
-    """Rows by their label, one or several per label, or a list of rows; a missing cell is empty."""
+def rows_table(found: Any, columns: Sequence[str] = (), name: str = "value") -> str:
+    """Rows of values as a Markdown table; a missing cell is empty.
+
+    Args:
+        found: a row, or a list of rows, by label; or a list of rows without labels. A row holds values by column.
+        columns: which to show, all if empty.
+        name: of the only column, where a row is a single value.
+    """
     named = found.items() if isinstance(found, dict) else [("", found)]
     labelled = [(label, row) for label, rows in named for row in (rows if isinstance(rows, list) else [rows])]
-    flat = [(label, _flat(row, view)) for label, row in labelled]
-    columns = columns or list(dict.fromkeys(name for _, row in flat for name in row))
+    flat = [(label, _flat(row, name)) for label, row in labelled]
+    columns = columns or list(dict.fromkeys(column for _, row in flat for column in row))
     table = [["", *map(_title, columns)], *([label, *(_cell(row.get(c), c) for c in columns)] for label, row in flat)]
     return markdown_table(table if isinstance(found, dict) else [row[1:] for row in table])
 
