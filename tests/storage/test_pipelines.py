@@ -1,10 +1,10 @@
 """What loads from a folder draws the same as what was saved; a folder is the old one or the new, never a mixture."""
 
+import itertools
 import os
-import random
 import shutil
 import signal
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from diffusers.utils import logging as diffusers_logging
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.storage.atomic import IntegrityError, read_manifest, write_manifest
 from mnist_guided_pipeline.storage.pipelines import load_network
-from mnist_guided_pipeline.storage.places import find_folder
 from mnist_guided_pipeline.storage.strict import weight_files
 from tiny import NOISE, images, make
 
@@ -24,7 +23,6 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 NETWORKS = sorted(
     {name for name in mgp.__all__ if name.endswith(("Denoiser", "Classifier", "VAE"))} - {"GuidedDenoiser"}
 )
-KILLS = int(os.environ.get("KILLS", "4"))
 
 
 @pytest.fixture(autouse=True)
@@ -209,38 +207,41 @@ class TestSaving:
         assert os.listdir(tmp_path) == ["pipe"]
 
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-    def test_a_killed_save_leaves_the_old_or_the_new(self, tmp_path):
-        pipes, sums = [make(0), make(1)], []
-        for i, pipe in enumerate(pipes):
-            pipe.save_pretrained(tmp_path / f"{i}")
-            sums.append(read_manifest(tmp_path / f"{i}"))
-        target, chance, died = tmp_path / "target", random.Random(0), 0
-        pipes[0].save_pretrained(target)
+    def test_a_killed_save_leaves_the_old(self, tmp_path):
+        """Killed at a flush or before a rename, also between the two that put the new folder in the old one's place."""
+        old, new, folder = make(0), make(1), tmp_path / "pipe"
 
-        def write(pipe) -> int:
-            """Save in a child, which is warm at once and never returns to pytest."""
+        def save_in_a_child(killed_at: int) -> tuple[bool, int]:
+            """Whether a save was killed, and how many steps it took."""
+            reader, writer = os.pipe()
             child = os.fork()
             if child == 0:
-                try:
-                    pipe.save_pretrained(target)
-                finally:
-                    os._exit(0)
-            return child
+                with pytest.MonkeyPatch.context() as patch:
+                    count = itertools.count(1)
+                    for function in (os.fsync, os.rename):
+                        patch.setattr(os, function.__name__, stepping(function, count, writer, killed_at))
+                    new.save_pretrained(folder)
+                os._exit(0)
+            os.close(writer)
+            with open(reader, "rb") as steps:
+                return os.waitpid(child, 0)[1] == signal.SIGKILL, len(steps.read())
 
-        started = time.perf_counter()
-        os.waitpid(write(pipes[0]), 0)
-        delay = time.perf_counter() - started
-        for kill in range(KILLS):
-            child = write(pipes[(kill + 1) % 2])
-            time.sleep(delay * chance.uniform(0.5, 1.1))
-            os.kill(child, signal.SIGKILL)
-            killed = os.waitpid(child, 0)[1] == signal.SIGKILL
-            delay *= 1.25 if killed else 0.8  # so kills gather around the moment when the new folder takes its place
-            died += killed
-            pipe = Pipeline.from_pretrained(target)
-            found = read_manifest(find_folder(target))
-            assert found in sums
-            index = sums.index(found)
-            state, expected = pipe.denoiser.state_dict(), pipes[index].denoiser.state_dict()
-            assert all(torch.equal(state[name], expected[name]) for name in expected)
-        assert died
+        old.save_pretrained(folder)
+        last = save_in_a_child(killed_at=0)[1]
+        assert torch.equal(images(Pipeline.from_pretrained(folder)), images(new))
+        old.save_pretrained(folder)
+        for step in (1, last // 2, last - 1, last):
+            assert save_in_a_child(killed_at=step) == (True, step)
+            assert torch.equal(images(Pipeline.from_pretrained(folder)), images(old))
+
+
+def stepping(function: Callable, count: Iterator[int], writer: int, killed_at: int) -> Callable:
+    """The function, which writes a byte when it is called, and kills its process at one of the calls."""
+
+    def step(*arguments):
+        os.write(writer, b".")
+        if next(count) == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+
+    return step
