@@ -36,6 +36,15 @@ def test_a_launcher_that_cuts_networks_into_shards_is_refused(digits_folder, tmp
         train("vae", make_config("vae", digits_folder, tmp_path))
 
 
+@pytest.mark.parametrize(("name", "value"), [("GRADIENT_ACCUMULATION_STEPS", "4"), ("MIXED_PRECISION", "bf16")])
+def test_a_launcher_that_says_otherwise_than_the_settings_is_refused(digits_folder, tmp_path, monkeypatch, name, value):
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    with pytest.raises(
+        ValueError, match=f"The launcher sets {name.lower()} {value} .* or give --{name.lower()} {value}"
+    ):
+        train("vae", make_config("vae", digits_folder, tmp_path))
+
+
 def test_the_one_for_cpus_starts_two_processes_that_train_together(digits_folder, tmp_path):
     script = FOLDER.parent / "train_vae.py"
     options = {

@@ -66,7 +66,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Start Accelerate, seed every process alike, and with ``push_to_hub`` make the repository.
 
     Raises:
-        ValueError: the launcher cuts the networks into shards.
+        ValueError: the launcher cuts the networks into shards, or its settings are not those of the run.
         RuntimeError: the launcher started several processes, but Accelerate sees one.
         OSError: the Hub cannot be reached, or refuses.
     """
@@ -84,6 +84,16 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             f"The launcher started {world_size} processes, but Accelerate sees {accelerator.num_processes}: they would "
             "train apart and overwrite each other. On CPUs, launch with ACCELERATE_USE_CPU=true."
         )
+    launched = {
+        "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,  # Accelerate prefers the launcher's
+        "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", config.mixed_precision),
+    }
+    for name, value in launched.items():
+        if value not in (getattr(config, name), "no"):
+            raise ValueError(
+                f"The launcher sets {name} {value} (ACCELERATE_{name.upper()}), this run {getattr(config, name)}: "
+                f"launch without it, or give --{name} {value} to the script."
+            )
     sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
     if accelerator.distributed_type in sharded or parse_flag_from_env("ACCELERATE_USE_FSDP"):
         raise ValueError(
