@@ -41,8 +41,8 @@ for preset, dataset_name in (("points-dino", None), ("points-moons", "points:mix
         }}
     )
     output = {str(root)!r} + "/" + preset
-    config = train_pipeline.PipelineConfig(output, preset=preset, dataset_name=dataset_name, report_to="none")
-    train_pipeline.main(config)
+    settings = {{"preset": preset, "dataset_name": dataset_name, "report_to": "none"}}
+    train_pipeline.main(train_pipeline.PipelineConfig(output_dir=output, **settings))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -72,11 +72,10 @@ class TestReading:
         assert again.labels.tolist() == [2]
         assert again.images.unique().tolist() == [9]
 
-    def test_all_of_mnist(self, mnist):
-        train, test = read(mnist), read(mnist, "test")
-        assert (len(train), len(test)) == (60_000, 10_000)
-        assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-        assert train.images.float().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
+    def test_the_test_split_of_mnist(self, mnist):
+        test = read(mnist, "test")
+        assert test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+        assert test.images.float().mean().item() / 255 == pytest.approx(0.1325, abs=1e-4)
 
 
 class TestRefusals:

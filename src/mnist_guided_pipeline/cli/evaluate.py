@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .options import DataType, check_figure, check_model, check_packages, check_writable, load_pipeline
+from .options import (
+    DataType,
+    check_figure,
+    check_model,
+    check_packages,
+    check_writable,
+    load_pipeline,
+    scheduler_settings,
+)
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Reference
@@ -160,7 +167,7 @@ def evaluate(
     )
     axes: dict[str, tuple[Any, ...]] = {
         "scheduler": scheduler,
-        "scheduler_options": tuple(map(_scheduler_options, scheduler_options)),
+        "scheduler_options": tuple(map(scheduler_settings, scheduler_options)),
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
         "cfg_scale": cfg_scale,
@@ -184,13 +191,3 @@ def evaluate(
         print(render_view(records, name))
     state.wait_for_everyone()
     state.destroy_process_group()
-
-
-def _scheduler_options(text: str) -> dict[str, Any]:
-    try:
-        options = json.loads(text)
-    except ValueError:
-        options = None
-    if not isinstance(options, dict):
-        raise ValueError(f"""--scheduler_options must be JSON such as '{{"use_karras_sigmas": true}}', got {text!r}.""")
-    return options

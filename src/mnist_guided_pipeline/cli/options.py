@@ -36,6 +36,7 @@ __all__ = [
     "load_pipeline",
     "make_scheduler",
     "save_figure",
+    "scheduler_settings",
     "training_settings",
 ]
 
@@ -148,20 +149,24 @@ def load_pipeline(model: str | None, device: str | None, dtype: DataType = "floa
     return pipe.to(device)
 
 
+def scheduler_settings(text: str) -> dict[str, Any]:
+    """The settings of a scheduler that ``--scheduler_options`` gives as JSON."""
+    try:
+        settings = json.loads(text)
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"""--scheduler_options must be JSON such as '{{"use_karras_sigmas": true}}', got {text!r}.""")
+    return settings
+
+
 def make_scheduler(pipe: Any, name: str | None, options: str = "{}") -> Any:
     """The scheduler of this name, or of the pipeline's own class, with further settings as JSON."""
     import diffusers
 
     from ..sampling.schedulers import SUPPORTED
 
-    try:
-        settings = json.loads(options)
-    except ValueError:
-        settings = None
-    if not isinstance(settings, dict):
-        raise ValueError(
-            f"""--scheduler_options must be JSON such as '{{"use_karras_sigmas": true}}', got {options!r}."""
-        )
+    settings = scheduler_settings(options)
     if name is None and not settings:
         return pipe.scheduler
     if name is not None and name not in SUPPORTED:
