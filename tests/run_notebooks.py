@@ -66,6 +66,7 @@ def store(notebook: nbformat.NotebookNode, file: Path) -> None:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = reduced(output.data["image/png"])
+                output.data.pop("image/jpeg", None)  # PIL shows itself in both
     nbformat.write(notebook, file)
 
 
