@@ -39,7 +39,7 @@ def sharpened(vae_folder, digits_folder):
         "learning_rate": 1e-2,
         "lr_scheduler": "constant",
         "use_ema": False,
-        "validation_steps": 25,
+        "validation_steps": 8,
         "reconstruction_weight": 300.0,
     }
     train("decoder", make_config("decoder", digits_folder, folder, vae_path=str(vae_folder), **settings))

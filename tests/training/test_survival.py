@@ -90,7 +90,7 @@ class TestDivergence:
 
 class TestWhatFailsAtTheStart:
     def test_a_data_set_that_has_vanished(self, tmp_path):
-        with pytest.raises(DatasetError, match="no such folder"):
+        with pytest.raises(DatasetError, match="neither a folder nor"):
             train("vae", make_config("vae", tmp_path / "gone", tmp_path / "vae"))
         assert not (tmp_path / "vae").exists()
 

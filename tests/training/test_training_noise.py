@@ -90,7 +90,7 @@ def test_a_gated_classifier_reads_alpha_times_the_sample(prediction_type):
     arguments = schedule.arguments_of(mgp.ResidualMLPClassifier)
     network = mgp.ResidualMLPClassifier((3,), hidden_size=8, num_layers=1, condition_dim=8, **arguments)
     indices = torch.arange(40)
-    gates = network.gate(schedule.timesteps(indices, torch.device("cpu")), torch.zeros(40, 3))
+    gates = network.gate(schedule.timesteps(indices, torch.device("cpu")), torch.ones(40, 1))
     torch.testing.assert_close(gates.flatten().double(), schedule.table.alpha, rtol=1e-5, atol=1e-6)
     assert schedule.arguments_of(mgp.MLPClassifier) == {}
 
