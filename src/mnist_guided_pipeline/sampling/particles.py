@@ -1,0 +1,202 @@
+r"""Guidance that is exact at any scale: particles with weights, and resampling.
+
+Guidance with scale ``s`` draws from ``p(x) p(y | x)^s`` only at ``s = 1``. Particles that are weighted and resampled on
+their way draw from it at any scale (Wu et al. 2023, https://arxiv.org/abs/2306.17775, twisted diffusion sampler; Skreta
+et al. 2025, https://arxiv.org/abs/2503.02819, Feynman-Kac correctors), with what guidance has computed anyway.
+
+**Coordinates.** ``z = x / alpha`` and ``r = sigma / alpha`` (``noise.py``), ``h = p(y | x, t)`` and its gradient
+``g = grad_z log h = alpha grad_x log h``. A step of the reverse process from ``r`` to ``r'``, guided with scale ``s``:
+
+    K_s(z' | z) = N(z + (r^2 - r'^2) (score + s g),  v I),        v = (r^2 - r'^2) r'^2 / r^2.
+
+DDPM, Euler ancestral and first-order SDE-DPM-Solver++ are all this one sampler.
+
+**Path.** At every level the target is ``q(z) h(z)^s(r)``, ``q`` the density of noisy data, with a scale that starts at
+1 and reaches ``s`` at the last level (:func:`path_scale`). For ``h`` of a noisy sample is an average over what it may
+become, and the power of an average favours early what the average of the power does not: modes are lost for good.
+
+**Weight.** ``K_b`` is the reverse process of ``q h^b`` at a base scale ``b``: at ``b = 1`` by Bayes' rule, if ``h`` is
+a probability; at ``b = 0`` whatever ``h`` is. Seen from there the target is ``(q h^b) h^(s - b)``, and particles that
+move by ``K_s`` gain (the weight of Wu et al., section 3.2, with the base in place of their unguided model)
+
+    log w  +=  log K_b(z' | z) - log K_s(z' | z) + (s' - b) log h(z', r') - (s - b) log h(z, r),
+
+exact up to the base sampler's own step size, and 0 at ``s = b``. In small steps at a constant scale this is, by Ito's
+formula, the weight ``1/2 s (s - 1) (r^2 - r'^2) |g|^2`` of Skreta et al. (geometric averages), which needs no value of
+``h`` but is less exact at the same number of steps.
+
+Particles come in groups, one per sample: they are compared and copied within their group only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .noise import NoiseLevel, per_sample
+
+__all__ = ["Particles", "effective_sample_size", "log_kernel_ratio", "path_scale", "systematic_resampling"]
+
+_RESAMPLE_BELOW = 0.5  # of the particles of a group
+_PATH_RATIO = 0.5
+
+
+def path_scale(scale: float | Tensor, ratio: float, last_ratio: float = 0.0) -> float | Tensor:
+    """The scale of the path at one level: ``1 + (s - 1) / (1 + (r^2 - r_last^2) / 0.5^2)^4``.
+
+    Args:
+        scale: guidance scale s, one number or one per particle.
+        ratio: r of the level, for data of about unit variance.
+        last_ratio: r of the last guided level, where the scale is s.
+    """
+    return 1.0 + (scale - 1.0) / (1.0 + (ratio**2 - last_ratio**2) / _PATH_RATIO**2) ** 4
+
+
+def log_kernel_ratio(
+    sample: Tensor,
+    moved: Tensor,
+    guided_x0: Tensor,
+    score: Tensor,
+    excess: float | Tensor,
+    level: NoiseLevel,
+    next_level: NoiseLevel,
+) -> Tensor:
+    """``log K_b(z' | z) - log K_s(z' | z)`` of the module's weight.
+
+    Args:
+        sample: x (N, ...), in model-input space at ``level``.
+        moved: x' (N, ...), in model-input space at ``next_level``.
+        guided_x0: the clean sample that the guided prediction implies (N, ...), the mean of ``K_s``.
+        score: ``grad_x log h`` (N, ...).
+        excess: ``s - b`` of the step, one number or one per particle (N,).
+        level: before the step.
+        next_level: after it, with noise left.
+
+    Returns:
+        (N,).
+    """
+    keep = (next_level.ratio / level.ratio) ** 2
+    change = level.ratio**2 - next_level.ratio**2
+    noise = moved / next_level.alpha - (keep * sample / level.alpha + (1.0 - keep) * guided_x0)
+    if isinstance(excess, Tensor):
+        excess = per_sample(excess, score)
+    drift = excess * change * level.alpha * score
+    return -(drift * (2.0 * noise + drift)).flatten(1).sum(dim=1) / (2.0 * change * keep)
+
+
+def effective_sample_size(log_weights: Tensor) -> Tensor:
+    """``(sum w)^2 / sum w^2`` of each group, from 1 to K (Kong 1992): log-weights (G, K) to (G,)."""
+    weights = torch.softmax(log_weights, dim=-1)
+    return 1.0 / (weights**2).sum(dim=-1)
+
+
+def systematic_resampling(log_weights: Tensor, offsets: Tensor, count: int | None = None) -> Tensor:
+    """Draw from each group by weight (Kitagawa 1996): particle k is drawn ``floor`` or ``ceil`` of ``count w_k`` times.
+
+    Args:
+        log_weights: (G, K), of any normalisation; minus infinity is a weight of 0.
+        offsets: (G,), uniform in [0, 1).
+        count: how many to draw; K if None.
+
+    Returns:
+        Indices within the group, int64 (G, count), in ascending order.
+    """
+    count = count or log_weights.shape[1]
+    edges = torch.softmax(log_weights.double(), dim=-1).cumsum(dim=-1)
+    places = (torch.arange(count, device=edges.device) + offsets.to(edges).unsqueeze(-1)) / count
+    # the last edge is 1 to rounding only, and right=True passes over particles of weight 0
+    return torch.searchsorted(edges, places * edges[:, -1:], right=True).clamp_max(log_weights.shape[1] - 1)
+
+
+class _Step(NamedTuple):
+    """What a guided step began with: the weight of the step is known at the level after it."""
+
+    sample: Tensor
+    guided_x0: Tensor
+    score: Tensor
+    excess: float | Tensor
+    level: NoiseLevel
+    potential: Tensor
+
+
+class Particles:
+    """The log-weights (G, K) of the particles of a call, as they go from one guided level to the next.
+
+    Args:
+        num_groups: G.
+        num_particles: K of each group; particle k of group g is row ``g K + k`` of all tensors.
+        base: b of the module's weight.
+    """
+
+    def __init__(self, num_groups: int, num_particles: int, base: float = 1.0):
+        self.base = base
+        self.log_weights = torch.zeros(num_groups, num_particles)
+        self._step: _Step | None = None
+
+    def weigh(
+        self, sample: Tensor, level: NoiseLevel, scale: float | Tensor, log_likelihood: Tensor, late: bool = False
+    ) -> None:
+        """Weigh particles that have come to a guided level.
+
+        Args:
+            sample: (N, ...), N = G K, in model-input space.
+            level: of the sample.
+            scale: of the path at this level, one number or one per particle (N,).
+            log_likelihood: log h (N,).
+            late: whether unguided steps came before the first guided one: then the particles are those of q.
+        """
+        step = self._step
+        if step is None:
+            gained = (scale if late else scale - self.base) * log_likelihood
+        else:
+            gained = (scale - self.base) * log_likelihood - step.potential
+            gained = gained + log_kernel_ratio(
+                step.sample, sample, step.guided_x0, step.score, step.excess, step.level, level
+            )
+        weights = self.log_weights.to(gained) + gained.reshape(self.log_weights.shape)
+        # where the class is impossible the gradient is not a number; such a particle weighs nothing
+        self.log_weights = weights.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+
+    def resample(self, offsets: Tensor) -> Tensor:
+        """Copy heavy particles over light ones in groups whose effective sample size is below half of K.
+
+        Args:
+            offsets: (G,), uniform in [0, 1).
+
+        Returns:
+            The rows (N,) to go on with: in groups that are left alone, every row itself.
+        """
+        poor = (effective_sample_size(self.log_weights) < _RESAMPLE_BELOW * self.log_weights.shape[1]).unsqueeze(-1)
+        rows = torch.arange(self.log_weights.numel(), device=poor.device).reshape(self.log_weights.shape)
+        chosen = rows[:, :1] + systematic_resampling(self.log_weights, offsets)
+        self.log_weights = torch.where(poor, 0.0, self.log_weights)
+        return torch.where(poor, chosen, rows).flatten()
+
+    def leave(
+        self,
+        sample: Tensor,
+        level: NoiseLevel,
+        scale: float | Tensor,
+        log_likelihood: Tensor,
+        score: Tensor,
+        guided_x0: Tensor,
+    ) -> None:
+        """Remember how a guided step begins, after resampling; shapes as in :func:`log_kernel_ratio`."""
+        excess = scale - self.base
+        self._step = _Step(sample, guided_x0, score, excess, level, excess * log_likelihood)
+
+    def pick(self, offsets: Tensor) -> Tensor:
+        """One row per group (G,), drawn by weight with ``offsets`` (G,), uniform in [0, 1).
+
+        Raises:
+            ValueError: no particle of a group has any weight.
+        """
+        lost = torch.isneginf(self.log_weights).all(dim=1).nonzero().flatten()
+        if len(lost):
+            raise ValueError(
+                f"No particle of sample {int(lost[0])} is of the wanted class: the classifier gives it probability 0."
+            )
+        first = torch.arange(len(offsets), device=self.log_weights.device) * self.log_weights.shape[1]
+        return first + systematic_resampling(self.log_weights, offsets, 1).flatten()
