@@ -46,11 +46,11 @@ def name_of(variant):
     return "-".join([name.removesuffix("Scheduler"), kind, *(str(value) for value in options.values())])
 
 
-def draw(pipe, mixture, steps, scale=1.0, seed=0, **arguments):
-    noise = even_noise(COUNT, mixture.dim, seed)
+def draw(pipe, mixture, steps, scale=1.0, seed=0, count=COUNT, **arguments):
+    noise = even_noise(count, mixture.dim, seed)
     generator = torch.Generator().manual_seed(seed)
     arguments = {"guidance_scale": scale, "num_inference_steps": steps, "latents": noise, **arguments}
-    return pipe([1], COUNT, output_type="latent", generator=generator, **arguments).images.numpy()
+    return pipe([1], count, output_type="latent", generator=generator, **arguments).images.numpy()
 
 
 def build(mixture, name, kind, **options):
@@ -148,16 +148,16 @@ def test_guided_score_is_the_conditional_score(kind, timestep):
 def test_order_of_convergence(name, order):
     """Halving the step divides the error of an ODE solver by about 2 to the power of its order, guided or not."""
     pipe = exact_pipeline(PLANE, name, SUPPORTED[name].prediction_types[-1 if "Flow" in name else 0])
-    reference = draw(pipe, PLANE, 960, scale=2.0)
-    errors = [np.sqrt(((draw(pipe, PLANE, steps, scale=2.0) - reference) ** 2).mean()) for steps in (60, 120)]
+    reference, *coarse = (draw(pipe, PLANE, steps, scale=2.0, count=256) for steps in (960, 60, 120))
+    errors = [np.abs(samples - reference).mean() for samples in coarse]  # no single path decides
     rate = np.log2(errors[0] / errors[1])
-    assert order - 0.5 < rate < order + 1.2
+    assert order - 0.4 < rate < order + 0.7
 
 
 def test_solvers_agree_at_a_large_scale():
     """For s other than 1 there is no simple target, but all solvers of one ODE must meet at fine steps."""
-    first = draw(exact_pipeline(PLANE, "DDIMScheduler", "epsilon"), PLANE, 500, scale=3.0)
-    second = draw(exact_pipeline(PLANE, "HeunDiscreteScheduler", "epsilon"), PLANE, 250, scale=3.0)
+    first = draw(exact_pipeline(PLANE, "DDIMScheduler", "epsilon"), PLANE, 500, scale=3.0, count=256)
+    second = draw(exact_pipeline(PLANE, "HeunDiscreteScheduler", "epsilon"), PLANE, 250, scale=3.0, count=256)
     assert np.abs(first - second).mean() < 0.02
 
 
