@@ -113,9 +113,11 @@ class TestGuidance:
         assert (one - base).abs().max() > 1e-4 * base.abs().max()
         torch.testing.assert_close(three - base, 3 * (one - base), rtol=1e-4, atol=1e-6 * float(three.abs().max()))
 
-    @pytest.mark.parametrize("name", [*ODE, *SDE])
+    @pytest.mark.parametrize("name", [*ODE, *SDE, "DPMSolverSDE"])
     @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
     def test_a_sample_does_not_depend_on_its_batch(self, name, guidance_scale):
+        if name == "DPMSolverSDE":
+            pytest.importorskip("torchsde")
         pipe, labels = tiny(name), [3, 1, 4, 9]
 
         def part(which):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,11 +69,6 @@ class DemoSettings:
                 "images; choose fewer."
             )
 
-    @property
-    def scheduler_options(self) -> dict[str, Any]:
-        """Its noise does not come from generators, so it has a seed of its own."""
-        return {"noise_sampler_seed": int(self.seed)} if self.scheduler == "DPMSolverSDEScheduler" else {}
-
 
 def draw(pipe: Any, settings: DemoSettings, on_step: Callable[[int, int], None] | None = None) -> Trace:
     """Draw images and keep how they came about; safe in several threads at once.
@@ -98,9 +92,9 @@ def draw(pipe: Any, settings: DemoSettings, on_step: Callable[[int, int], None] 
     fewest = _FEWEST_STEPS.get(settings.scheduler, 1)
     if steps < fewest:
         raise ValueError(f"{settings.scheduler} needs at least {fewest} steps, got {steps}.")
-    own = settings.scheduler == type(pipe.scheduler).__name__ and not settings.scheduler_options
+    own = settings.scheduler == type(pipe.scheduler).__name__
     scheduler_class = getattr(diffusers, settings.scheduler)
-    fresh = fresh_pipeline(pipe, None if own else pipe.make_scheduler(scheduler_class, **settings.scheduler_options))
+    fresh = fresh_pipeline(pipe, None if own else pipe.make_scheduler(scheduler_class))
     generators = [keyed_generator(seed, row, i) for row in range(len(rows)) for i in range(count)]
     shape = (len(generators), *pipe.denoiser.config.sample_shape)
     noise = randn_tensor(shape, generator=generators, device=pipe.device, dtype=torch.float32)
@@ -135,13 +129,11 @@ def draw(pipe: Any, settings: DemoSettings, on_step: Callable[[int, int], None] 
 def command_line(pipe: Any, settings: DemoSettings, model: str | None = None) -> str:
     """The line for a terminal that draws the same images with the pipeline from ``model``, the shipped one if None."""
     own = settings.scheduler == type(pipe.scheduler).__name__
-    scheduler_options = shlex.quote(json.dumps(settings.scheduler_options))
     options = [
         f"--model {shlex.quote(model)}" if model else "",
         f"--class_labels {shlex.join(settings.class_labels)}",
         f"--num_images_per_label {int(settings.num_images)}",
         "" if own else f"--scheduler {settings.scheduler}",
-        f"--scheduler_options {scheduler_options}" if settings.scheduler_options else "",
         f"--num_inference_steps {int(settings.num_inference_steps)}",
         f"--guidance_scale {settings.guidance_scale:g}",
         "" if settings.cfg_scale == 1 else f"--cfg_scale {settings.cfg_scale:g}",

@@ -403,7 +403,15 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         return latents.to(device, dtype) * getattr(self.scheduler, "init_noise_sigma", 1.0)
 
     def prepare_step_options(self, generator: Any, eta: float) -> dict[str, Any]:
-        """Those of ``generator`` and ``eta`` that the scheduler's ``step`` takes."""
+        """Those of ``generator`` and ``eta`` that the scheduler's ``step`` takes.
+
+        A scheduler that draws its noise from seeds (DPM-Solver SDE) gets them from the generators, unless it has one.
+        """
+        if generator is not None and getattr(self.scheduler, "noise_sampler_seed", 0) is None:
+            several = isinstance(generator, (list, tuple))
+            sources = generator if several else [generator]
+            seeds = [int(torch.randint(2**62, (), generator=source, device=source.device)) for source in sources]
+            self.scheduler.noise_sampler_seed = seeds if several else seeds[0]
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator, "eta": eta}
         return {name: value for name, value in options.items() if name in accepted}
