@@ -14,6 +14,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    SASolverScheduler,
     SchedulerMixin,
 )
 
@@ -169,7 +170,7 @@ def test_compatible_classes_are_those_that_fit_and_are_built_with_nothing_droppe
             for setting in noise.keys() & scheduler.config.keys():
                 assert scheduler.config[setting] == noise[setting]
         assert not scheduler.config.get("clip_sample", False)
-        assert scheduler.config.get("timestep_spacing", "trailing") == "trailing"
+        assert scheduler.config.get("timestep_spacing", "leading") == "leading"
 
 
 class TestBuild:
@@ -297,3 +298,9 @@ def test_the_pipeline_switches_distortions_off_and_says_so(scheduler, setting, c
     caplog.clear()
     tiny_pipe(pipe.scheduler)
     assert not caplog.text
+
+
+@pytest.mark.parametrize("setting", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+def test_settings_that_draw_far_from_right_in_few_steps_are_refused(setting):
+    with pytest.raises(ValueError, match=f"SASolverScheduler has {setting}=True.*DPMSolverMultistepScheduler"):
+        build_scheduler(SASolverScheduler, noise_of("v_prediction"), **{setting: True})

@@ -92,6 +92,18 @@ SUPPORTED: dict[str, SchedulerSupport] = {
     "FlowMatchLCMScheduler": SchedulerSupport((_F,), "flow", "flow", stochastic="yes"),
 }
 
+# settings with which the samples of a few steps are off by several standard deviations, and who can take them
+_COARSE = {
+    "use_karras_sigmas": ("SASolverScheduler",),
+    "use_exponential_sigmas": ("SASolverScheduler",),
+    "use_beta_sigmas": (
+        "SASolverScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+    ),
+}
+
 _BETA_SETTINGS = (
     "num_train_timesteps",
     "beta_start",
@@ -221,6 +233,12 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
         raise ValueError(
             f"{name} has thresholding=True, which is made for pixels in [-1, 1]. Use {fix}, or set thresholding=False."
         )
+    for setting, classes in _COARSE.items():
+        if name in classes and config.get(setting, False):
+            raise ValueError(
+                f"{name} has {setting}=True, with which its samples are far from right unless it takes hundreds of "
+                f"steps. Use {fix}, or DPMSolverMultistepScheduler, which can take {setting}."
+            )
     if not adapted:
         _check_settings(scheduler, training_noise, fix)
 
@@ -242,7 +260,7 @@ def build_scheduler(scheduler_class: type[SchedulerMixin], training_noise: dict[
     if unknown:
         known = ", ".join(list(parameters)[1:])
         raise ValueError(f"{scheduler_class.__name__} has no setting {', '.join(unknown)}; it has {known}.")
-    settings = {**training_noise, "clip_sample": False, "timestep_spacing": "trailing", "snr_shift_scale": 1.0}
+    settings = {**training_noise, "clip_sample": False, "timestep_spacing": "leading", "snr_shift_scale": 1.0}
     if training_noise["law"] == "flow":
         settings["use_flow_sigmas"] = True
     elif options.get("use_flow_sigmas", False):

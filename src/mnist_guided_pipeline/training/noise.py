@@ -43,7 +43,7 @@ def noise_scheduler(config: LatentTrainingConfig) -> DDPMScheduler | FlowMatchEu
         beta_end=config.beta_end,
         prediction_type=config.prediction_type,
         clip_sample=False,
-        timestep_spacing="trailing",
+        timestep_spacing="leading",
         rescale_betas_zero_snr=False,
     )
 
