@@ -99,7 +99,9 @@ class SignalGate(nn.Module):
 
 
 def embed_labels(embedding: nn.Embedding | None, class_labels: Tensor | None, like: Tensor) -> Tensor | None:
-    """The embedding of int64 labels (B,), or (1, dim) of the null class, which is the last, where none are given.
+    """The embedding of labels int64 (B,), or the mean embedding under class probabilities float (B, num_classes).
+
+    Where none are given that of the null class, which is the last, (1, dim).
 
     Raises:
         ValueError: labels for a denoiser without classes.
@@ -110,6 +112,8 @@ def embed_labels(embedding: nn.Embedding | None, class_labels: Tensor | None, li
         return None
     if class_labels is None:
         class_labels = torch.full((1,), embedding.num_embeddings - 1, device=like.device)
+    if class_labels.is_floating_point():
+        return class_labels.to(like.dtype) @ embedding.weight[:-1]
     return embedding(class_labels)
 
 

@@ -14,7 +14,7 @@ costs nothing there.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .layers import ClassifierOutput, DenoiserOutput, Network, SignalGate, TimeEmbedding, embed_labels
 
 __all__ = [
+    "PosteriorResidualMLPDenoiser",
     "ResidualMLPClassifier",
     "ResidualMLPDenoiser",
 ]
@@ -109,7 +110,8 @@ class ResidualMLPDenoiser(Network):
         Args:
             sample: (B, *sample_shape).
             timestep: any dtype, 0-d or (B,).
-            class_labels: int64 (B,); only for a denoiser with ``num_classes``.
+            class_labels: int64 (B,), or class probabilities float (B, num_classes); only for a denoiser with
+                ``num_classes``.
             return_dict: return an output object rather than a tuple.
 
         Raises:
@@ -122,6 +124,33 @@ class ResidualMLPDenoiser(Network):
         features = self.trunk(sample, self.activation(condition))
         prediction = self.output(features).reshape(sample.shape)
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+
+class PosteriorResidualMLPDenoiser(ResidualMLPDenoiser):
+    """A residual denoiser that is told the posterior ``p(y | x, t)`` where it is not told the label.
+
+    The unconditional prediction is the mean of the conditional ones, ``sum_y p(y | x, t) D(x, t, y)``. With a null
+    class a network has to find out for itself which class a sample is of, and turn sharply from one class to the next
+    where little noise is left; it does so badly. Here a classifier says it, and the network is told the mean of the
+    classes' embeddings: one denoiser for sampling without a label, with one, and for classifier-free guidance.
+    """
+
+    needs_posterior: ClassVar[bool] = True
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> DenoiserOutput | tuple[Tensor]:
+        """Predict from noisy samples, as :class:`ResidualMLPDenoiser` does.
+
+        Raises:
+            ValueError: there are no labels.
+        """
+        if class_labels is None:
+            raise ValueError(
+                f"{type(self).__name__} is told a class or class probabilities, and class_labels is None; where no "
+                "label is known, give it the softmax of a classifier's logits for the same sample and timestep."
+            )
+        return super().forward(sample, timestep, class_labels, return_dict)
 
 
 class ResidualMLPClassifier(Network):

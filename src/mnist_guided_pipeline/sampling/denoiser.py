@@ -8,6 +8,9 @@ The noise level of a step is read from the scheduler itself, so a pipeline that 
     unet = GuidedDenoiser(unet, classifier, scheduler, class_labels=[3] * 16)
     images = DDPMPipeline(unet=unet, scheduler=scheduler)(batch_size=16).images
 
+A denoiser that is told the classifier's posterior where it is told no label (``needs_posterior``) shares the
+classifier's one pass over a step with guidance.
+
 Networks that were trained on a variance-preserving noise schedule also run under flow schedulers: they are shown the
 preserving sample of the same signal-to-noise ratio, and their prediction is turned into what the scheduler takes.
 """
@@ -24,12 +27,12 @@ from torch import Tensor, nn
 
 from .arguments import check_interval, check_number, parse_scales, resolve_labels
 from .guidance import (
-    classifier_score,
     extrapolated_prediction,
     guidance_factor,
     guided_prediction,
     has_signal,
     in_interval,
+    read_and_score,
     rescaled_prediction,
 )
 from .noise import (
@@ -50,7 +53,7 @@ from .schedulers import (
     scheduler_schedule,
 )
 
-__all__ = ["GuidedDenoiser", "Seen", "is_conditional", "network_levels", "see"]
+__all__ = ["GuidedDenoiser", "Seen", "is_conditional", "needs_posterior", "network_levels", "see"]
 
 
 class Seen(NamedTuple):
@@ -135,6 +138,11 @@ class GuidedDenoiser(nn.Module):
             )
         self.class_labels = class_labels
         labels = self.class_labels
+        if classifier is None and needs_posterior(denoiser) and not self._told_alone(labels):
+            raise ValueError(
+                f"{type(denoiser).__name__} is told the classifier's posterior where it is not told a label, and there "
+                "is no classifier; load one, or give class_labels with cfg_scale=1."
+            )
         scales = parse_scales("guidance_scale", guidance_scale, 1 if labels is None else len(labels))
         if classifier is None and labels is not None and bool((scales > 0).any()):
             raise ValueError(
@@ -151,7 +159,8 @@ class GuidedDenoiser(nn.Module):
     def class_labels(self, labels: Any) -> None:
         if labels is not None:
             labels = resolve_labels(labels, {index: str(index) for index in range(self._num_classes())})
-            if labels.is_floating_point() and is_conditional(self.denoiser) and self.cfg_scale != 0.0:
+            told = is_conditional(self.denoiser) and self.cfg_scale != 0.0
+            if labels.is_floating_point() and told and not needs_posterior(self.denoiser):
                 raise ValueError(
                     "The labels are distributions over classes, which a class-conditional denoiser cannot take; use "
                     "cfg_scale=0, so that the classifier alone guides."
@@ -193,15 +202,9 @@ class GuidedDenoiser(nn.Module):
         if getattr(self.scheduler, "state_in_first_order", True):  # a two-stage step is guided as a whole
             self._in_interval = in_interval(seen.level.ratio, self.guidance_interval)
 
-        output, prediction = self._predict(seen, labels)
-        if self.classifier is not None and labels is not None and self._guides_at(seen.level):
-            score = classifier_score(
-                self.classifier,
-                seen.sample.to(_dtype_of(self.classifier)),
-                seen.timestep,
-                labels,
-                self.classifier_temperature,
-            )
+        posterior, score = self._read(seen, labels)
+        output, prediction = self._predict(seen, labels, posterior)
+        if score is not None:
             prediction = self._guided(prediction, score, seen.level)
         if self._levels is not None:
             prediction = self._to_flow(prediction, seen)
@@ -215,27 +218,53 @@ class GuidedDenoiser(nn.Module):
         counts = (getattr(getattr(network, "config", None), "num_classes", None) for network in networks)
         return next((int(count) for count in counts if count is not None), 0)
 
-    def _predict(self, seen: Seen, labels: Tensor | None) -> tuple[Any, Tensor]:
+    def _told_alone(self, labels: Tensor | None) -> bool:
+        """Whether the denoiser is told classes and nothing else."""
+        return labels is not None and not labels.is_floating_point() and self.cfg_scale == 1.0
+
+    def _read(self, seen: Seen, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """One pass of the classifier: its posterior (B, num_classes) and its gradient (B, ...), each if wanted."""
+        guides = self.classifier is not None and labels is not None and self._guides_at(seen.level)
+        told = needs_posterior(self.denoiser) or needs_posterior(self.weak_denoiser)
+        tells = told and not self._told_alone(labels)
+        if not guides and not tells:
+            return None, None
+        sample, score = seen.sample.to(_dtype_of(self.classifier)), None
+        if guides:
+            logits, score = read_and_score(self.classifier, sample, seen.timestep, labels, self.classifier_temperature)
+        else:
+            logits = self.classifier(sample, seen.timestep, return_dict=False)[0]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return (logits / self.classifier_temperature).softmax(dim=-1) if tells else None, score
+
+    def _predict(self, seen: Seen, labels: Tensor | None, posterior: Tensor | None) -> tuple[Any, Tensor]:
         """The denoiser's output, and its prediction with classifier-free and autoguidance in the sample's type.
 
         Outside the interval nothing is extrapolated; a ``cfg_scale`` below 1 names the base, and stays.
         """
         cfg_scale = self.cfg_scale if self._in_interval else min(self.cfg_scale, 1.0)
-        output, prediction = self._conditional(self.denoiser, seen, labels, cfg_scale)
+        output, prediction = self._conditional(self.denoiser, seen, labels, posterior, cfg_scale)
         if self._in_interval and self.autoguidance_scale != 1.0:
-            _, weak = self._conditional(self.weak_denoiser, seen, labels, min(cfg_scale, 1.0))
+            _, weak = self._conditional(self.weak_denoiser, seen, labels, posterior, min(cfg_scale, 1.0))
             prediction = extrapolated_prediction(weak, prediction, self.autoguidance_scale)
         return output, prediction
 
-    def _conditional(self, denoiser: Any, seen: Seen, labels: Tensor | None, cfg_scale: float) -> tuple[Any, Tensor]:
+    def _conditional(
+        self, denoiser: Any, seen: Seen, labels: Tensor | None, posterior: Tensor | None, cfg_scale: float
+    ) -> tuple[Any, Tensor]:
+        """The output of a denoiser, and its prediction by classifier-free guidance."""
         sample = seen.sample.to(_dtype_of(denoiser))
+        unlabelled = {"class_labels": posterior} if needs_posterior(denoiser) else {}
         if labels is None or cfg_scale == 0.0 or not is_conditional(denoiser):
-            output = denoiser(sample, seen.timestep)
+            output = denoiser(sample, seen.timestep, **unlabelled)
             return output, output.sample.to(seen.sample.dtype)
+        if labels.is_floating_point():  # p(y | x, and y is one of these)
+            labels = labels * posterior
+            labels = labels / labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(labels.dtype).tiny)
         output = denoiser(sample, seen.timestep, class_labels=labels)
         prediction = output.sample.to(seen.sample.dtype)
         if cfg_scale != 1.0:
-            without = denoiser(sample, seen.timestep).sample.to(seen.sample.dtype)
+            without = denoiser(sample, seen.timestep, **unlabelled).sample.to(seen.sample.dtype)
             prediction = extrapolated_prediction(without, prediction, cfg_scale)
         return output, prediction
 
@@ -289,6 +318,11 @@ def network_levels(scheduler: Any, training_noise: dict[str, Any]) -> NoiseLevel
 def is_conditional(denoiser: Any) -> bool:
     """Whether a denoiser takes class labels."""
     return getattr(denoiser.config, "num_classes", None) is not None
+
+
+def needs_posterior(denoiser: Any) -> bool:
+    """Whether a denoiser is told class probabilities where it is told no label."""
+    return getattr(denoiser, "needs_posterior", False)
 
 
 def _dtype_of(network: Any) -> torch.dtype:

@@ -55,6 +55,7 @@ __all__ = [
     "guided_prediction",
     "has_signal",
     "in_interval",
+    "read_and_score",
     "rescaled_prediction",
 ]
 
@@ -89,7 +90,18 @@ def classifier_score(
     class_labels: Tensor,
     temperature: float = 1.0,
 ) -> Tensor:
-    """The gradient of log p(y | x, t) with respect to the sample the classifier sees.
+    """The gradient of log p(y | x, t) with respect to the sample the classifier sees; see :func:`read_and_score`."""
+    return read_and_score(classifier, sample, timestep, class_labels, temperature)[1]
+
+
+def read_and_score(
+    classifier: Callable[..., tuple[Tensor, ...]],
+    sample: Tensor,
+    timestep: Tensor,
+    class_labels: Tensor,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """The classifier's logits, and the gradient of log p(y | x, t) with respect to the sample, in one pass.
 
     The sum over the batch is differentiated, not the mean, so an image's gradient does not depend on its batch. Works
     under ``torch.no_grad`` and ``torch.inference_mode``.
@@ -102,14 +114,14 @@ def classifier_score(
         temperature: as in :func:`class_log_likelihood`.
 
     Returns:
-        The shape of ``sample``, in float32 or wider.
+        Logits (B, num_classes) without gradient, and the gradient in the shape of ``sample``, in float32 or wider.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = sample.detach().clone().requires_grad_(True)
         logits = classifier(leaf, timestep.clone(), return_dict=False)[0]
         total = class_log_likelihood(logits, class_labels.clone(), temperature).sum()
         (gradient,) = torch.autograd.grad(total, leaf)
-    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    return logits.detach(), gradient.to(torch.promote_types(gradient.dtype, torch.float32))
 
 
 def guidance_factor(

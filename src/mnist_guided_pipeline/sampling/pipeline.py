@@ -54,8 +54,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         id2label: class index to class name; ``{0: "0", 1: "1", ...}`` if None.
         training_noise: the noise schedule that the networks were trained on; that of ``scheduler`` if None. A scheduler
             with another one is refused.
-        sampling_defaults: ``guidance_scale``, ``guidance_interval`` and ``num_inference_steps`` that a call uses where
-            its arguments are None.
+        sampling_defaults: ``guidance_scale``, ``cfg_scale``, ``guidance_interval`` and ``num_inference_steps`` that a
+            call uses where its arguments are None.
 
     Raises:
         ValueError: the scheduler is not supported.
@@ -140,13 +140,14 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     def sampling_defaults(self) -> dict[str, Any]:
         """What a call with class labels uses where its arguments are None.
 
-        ``guidance_scale``, ``guidance_interval`` and ``num_inference_steps``: those of ``config.sampling_defaults``,
-        else 1 (0 without a classifier), every level and 25.
+        ``guidance_scale``, ``cfg_scale``, ``guidance_interval`` and ``num_inference_steps``: those of
+        ``config.sampling_defaults``, else 1 (0 without a classifier), 1, every level and 25.
         """
-        general = {"guidance_scale": 1.0, "guidance_interval": (0.0, math.inf), "num_inference_steps": 25}
+        general: dict[str, Any] = {"guidance_scale": 1.0, "cfg_scale": 1.0}
+        general |= {"guidance_interval": (0.0, math.inf), "num_inference_steps": 25}
         defaults = {**general, **self.config.sampling_defaults}
         defaults["guidance_interval"] = tuple(defaults["guidance_interval"])
-        return defaults if self.classifier is not None else {**defaults, "guidance_scale": 0.0}
+        return defaults if self.classifier is not None else {**defaults, "guidance_scale": 0.0, "cfg_scale": 1.0}
 
     @torch.no_grad()
     def __call__(
@@ -154,7 +155,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         class_labels: Any = None,
         num_images_per_label: int = 1,
         guidance_scale: float | Sequence[float] | Tensor | None = None,
-        cfg_scale: float = 1.0,
+        cfg_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         num_inference_steps: int | None = None,
         timesteps: list[int] | None = None,
@@ -182,7 +183,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             guidance_scale: s >= 0, one number or one per label. 0 is off, 1 is Bayes' rule, more trades diversity
                 for agreement with the classifier. None takes that of :attr:`sampling_defaults`.
             cfg_scale: classifier-free weight for a class-conditional denoiser; 1 uses its conditional prediction as it
-                is, 0 its unconditional one.
+                is, 0 its unconditional one. None as for ``guidance_scale``.
             guidance_interval: guide only where ``low < sigma / alpha <= high``. None as for ``guidance_scale``.
             num_inference_steps: steps of the scheduler. None as for ``guidance_scale``.
             timesteps: custom timesteps, for schedulers that take them.
@@ -217,6 +218,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         defaults = self.sampling_defaults
         if guidance_interval is None:
             guidance_interval = defaults["guidance_interval"]
+        if cfg_scale is None:
+            cfg_scale = defaults["cfg_scale"]
         if num_inference_steps is None:
             num_inference_steps = defaults["num_inference_steps"]
         if guidance_scale is None:

@@ -167,7 +167,7 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
     """Load a network of this package, in ``eval()`` mode, safetensors only, after the checks of ``strict.py``.
 
     Args:
-        path: folder or Hub id of the network, or of a pipeline that holds it.
+        path: folder or Hub id of the network, or of a pipeline or a training that holds it under its name.
         component: the network's name in a pipeline, such as ``"vae"``; a network of another role is refused.
         options: passed to ``from_pretrained``, such as ``torch_dtype``, ``variant``, ``subfolder`` or ``revision``.
 
@@ -183,7 +183,7 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
         hub_options = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
         root = Path(_download(os.fspath(path), variant, **hub_options))
     subfolder = options.pop("subfolder", None)
-    if component is not None and (root / "model_index.json").is_file():
+    if component is not None and ((root / "model_index.json").is_file() or (root / component).is_dir()):
         subfolder = component
     folder = root / (subfolder or "")
     config = folder / "config.json"

@@ -30,6 +30,7 @@ __all__ = [
     "GANConfig",
     "JudgeConfig",
     "LatentTrainingConfig",
+    "PairConfig",
     "TrainingConfig",
     "VAEConfig",
     "parse",
@@ -401,6 +402,55 @@ class ClassifierConfig(LatentTrainingConfig):
                 f"random_label_share {self.random_label_share} is a share of the guided denoising loss, whose "
                 "score_matching_weight is 0: give that weight, or leave out random_label_share."
             )
+
+
+@dataclass
+class PairConfig(LatentTrainingConfig):
+    """Settings of ``train_pair.py``."""
+
+    network: Literal["PosteriorResidualMLPDenoiser"] = "PosteriorResidualMLPDenoiser"
+    """Class of the denoiser that comes out of it."""
+    denoiser_path: str = ""
+    """Folder or Hub id of a class-conditional ResidualMLPDenoiser: the weights to start from, and the teacher."""
+    classifier_path: str = ""
+    """Folder or Hub id of the classifier to start from."""
+    target: Literal["teacher", "data"] = "teacher"
+    """What the guided prediction should be: the prediction of denoiser_path for the label, or the noisy data's own."""
+    score_matching_weight: Annotated[float, POSITIVE] = 20.0
+    """Weight of the denoising losses beside the classifier's cross-entropy."""
+    told_share: Annotated[float, SHARE] = 0.5
+    """Share of the noisy data on which the denoiser is also told the label, so that it stays good at that."""
+    visited_share: Annotated[float, SHARE] = 0.5
+    """Share of a batch that are states of guided sampling in place of noisy data; they need a teacher."""
+    rollout_interval: Annotated[int, POSITIVE] = 12
+    """Updates between two rollouts of guided sampling."""
+    rollout_steps: Annotated[int, AT_LEAST_2] = 12
+    """Steps of a rollout, each of which is kept."""
+    rollout_size: Annotated[int, POSITIVE] = 512
+    """Samples of a rollout."""
+    visited_size: Annotated[int, POSITIVE] = 30_720
+    """Newest states that are kept to train on."""
+    train_batch_size: Annotated[int, POSITIVE] = 512
+    """Samples a process takes at a time."""
+
+    def check(self) -> None:
+        """See :meth:`CommonConfig.check`."""
+        super().check()
+        for name, script in (("denoiser_path", "train_denoiser.py"), ("classifier_path", "train_classifier.py")):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is missing: give the folder of {script}, or a Hub id.")
+        if self.network_arguments:
+            raise ValueError(
+                f"network_config {self.network_config!r} is without effect: denoiser_path and classifier_path have the "
+                "networks."
+            )
+        if self.target == "data" and self.visited_share > 0:
+            raise ValueError(
+                f"visited_share {self.visited_share} needs target 'teacher': there are no data for the states that "
+                "sampling visits. Give visited_share 0 with target 'data'."
+            )
+        if self.prediction_type == "flow_prediction":
+            raise ValueError("prediction_type 'flow_prediction' is not for train_pair.py; give v_prediction.")
 
 
 @dataclass

@@ -1,0 +1,217 @@
+"""Train a denoiser and its guide together, so that the classifier alone draws what a label would.
+
+    python training/train_pair.py --vae_path runs/vae --denoiser_path runs/denoiser \
+        --classifier_path runs/classifier --output_dir runs/pair
+
+The denoiser learns to be told the classifier's posterior ``p(y | x, t)`` in place of a label: its unconditional
+prediction ``U`` is then the mean of the conditional ones, as the mixture identity has it. The classifier learns the
+gradient that turns ``U`` into the prediction for a label (Chao et al. 2022, https://arxiv.org/abs/2203.14206, equation
+11, with a trained denoiser's prediction in place of the data's):
+
+    cross-entropy + w |U + k grad log p(y | x, t) - D(x, t, y)|^2 + w |told(x, t, y) - D(x, t, y)|^2
+
+``D`` is the denoiser to start from, told the label, and stays as it is. Half of the samples are noisy data with their
+own label, half are states that guided sampling has visited with the label it was guided to (``rollouts.py``).
+
+The result in output_dir is a plain folder for ``ResidualMLPClassifier.from_pretrained``, with the denoiser in
+``denoiser/``; ``mnist-guided assemble --denoiser runs/pair --classifier runs/pair`` finds both.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import ModelMixin
+from torch import Tensor
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
+from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
+from mnist_guided_pipeline.sampling.schedulers import describe_noise
+from mnist_guided_pipeline.seeding import keyed_generator
+from mnist_guided_pipeline.storage.pipelines import load_network
+from mnist_guided_pipeline.training.checkpoints import averaged_weights
+from mnist_guided_pipeline.training.config import PairConfig
+from mnist_guided_pipeline.training.launch import launch, load_splits
+from mnist_guided_pipeline.training.losses import denoising_loss, guided_denoising_loss
+from mnist_guided_pipeline.training.noise import TrainingNoise
+from mnist_guided_pipeline.training.rollouts import VisitedStates, roll_out
+from mnist_guided_pipeline.training.run import Run
+
+
+class Objective(torch.nn.Module):
+    """Both networks and their loss in one forward pass, so that every launcher can wrap it."""
+
+    def __init__(self, denoiser: ModelMixin, classifier: ModelMixin, config: PairConfig):
+        super().__init__()
+        self.denoiser: ModelMixin = denoiser
+        self.classifier: ModelMixin = classifier
+        self.config = config
+
+    def forward(
+        self, noisy: Tensor, times: Tensor, labels: Tensor, target: Tensor, level: NoiseLevel, own: Tensor, told: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of the loss, each () and a mean over the batch.
+
+        Args:
+            noisy: (B, ...).
+            times: (B,).
+            labels: int64 (B,), of the data, or what sampling was guided to.
+            target: (B, ...), what the guided prediction should be.
+            level: coefficients that broadcast against ``noisy``.
+            own: bool (B,), the noisy data.
+            told: bool (B,), those of them on which the denoiser is also told the label.
+        """
+        config = self.config
+        noisy = noisy.detach().requires_grad_()
+        logits = self.classifier(noisy, times, return_dict=False)[0].float()
+        unlabelled = self.denoiser(noisy.detach(), times, logits.softmax(dim=-1), return_dict=False)[0].float()
+        with torch.autocast(noisy.device.type, enabled=False):  # for forward passes, not for gradients
+            guided = guided_denoising_loss(unlabelled, logits, labels, noisy, target, level, config.prediction_type)
+        cross_entropy = F.cross_entropy(logits, labels, reduction="none")
+        terms = {"cross_entropy": (cross_entropy * own).mean() / (1 - config.visited_share), "guided": guided}
+        if config.told_share > 0:
+            kept = self.denoiser(noisy.detach()[told], times[told], labels[told], return_dict=False)[0].float()
+            errors = (kept - target[told]).square().sum() / target.numel()
+            terms["told"] = errors / ((1 - config.visited_share) * config.told_share)
+        if config.target == "data":
+            terms["unlabelled"] = denoising_loss(unlabelled, target)
+        return terms
+
+
+def main(config: PairConfig, accelerator: Accelerator) -> None:
+    """Train, then save the averaged weights of both networks, each with the scheduler."""
+    device = accelerator.device
+    vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
+    teacher = load_network(config.denoiser_path, "denoiser").to(device).float().requires_grad_(False)
+    classifier = load_network(config.classifier_path, "classifier").float()
+    if not isinstance(teacher, mgp.ResidualMLPDenoiser) or teacher.config.num_classes is None:
+        raise ValueError(
+            f"denoiser_path {config.denoiser_path!r} holds a {type(teacher).__name__} with num_classes "
+            f"{teacher.config.num_classes}; train_pair.py starts from a ResidualMLPDenoiser that knows the classes."
+        )
+    train, test = load_splits(config, accelerator)
+    for name, network in (("denoiser_path", teacher), ("classifier_path", classifier)):
+        if network.config.num_classes != len(train.class_names):
+            raise ValueError(
+                f"{name} {getattr(config, name)!r} knows {network.config.num_classes} classes, the data set has "
+                f"{len(train.class_names)}."
+            )
+    samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
+    test_samples = clean_samples(test, vae, progress=False).to(device)
+    labels = train.labels.to(device)
+    noise_schedule = TrainingNoise(config)
+
+    denoiser = mgp.PosteriorResidualMLPDenoiser.from_config(teacher.config)
+    denoiser.load_state_dict(teacher.state_dict())
+    visited = VisitedStates(config.visited_size, samples.sample_shape)
+    pair = torch.nn.ModuleDict({"denoiser": denoiser, "classifier": classifier, "visited": visited})
+    objective = Objective(denoiser, classifier, config)
+    run = Run(config, accelerator, len(train), {"pair": pair}, {"pair": objective})
+    visited.to(device)
+    training_noise = describe_noise(noise_schedule.scheduler)
+
+    def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)
+        return (
+            indices,
+            posterior_noise,
+            noise,
+            noise_schedule.draw(len(indices), generator),
+            torch.rand(len(indices), 3, generator=generator),
+        )
+
+    def prepare(
+        indices: Tensor, posterior_noise: Tensor, noise: Tensor, levels: Tensor, chances: Tensor
+    ) -> tuple[Tensor, ...]:
+        z0 = samples.draw(indices, posterior_noise)
+        level = noise_schedule.levels(levels, z0)
+        target = prediction_target(z0, noise, level, config.prediction_type)
+        return add_noise(z0, noise, level), levels, labels[indices], target, chances
+
+    rolled_out = -1
+    for noisy, levels, wanted, target, chances in run.batches(draw, prepare):
+        update = run.state.update
+        if config.visited_share > 0 and update % config.rollout_interval == 0 and rolled_out != update:
+            with averaged_weights(run.learners["pair"].ema, pair):
+                roll_out(
+                    visited,
+                    denoiser,
+                    classifier,
+                    training_noise,
+                    config.rollout_size,
+                    config.rollout_steps,
+                    keyed_generator(config.seed, "rollout", update),
+                )
+            rolled_out = update
+        own = chances[:, 0] >= config.visited_share
+        told = own & (chances[:, 1] < config.told_share)
+        if config.visited_share > 0:
+            states, times, guided_to = visited.pick(chances[:, 2])
+            noisy = torch.where(own.reshape(-1, *(1,) * (noisy.ndim - 1)), noisy, states)
+            levels, wanted = torch.where(own, levels, times), torch.where(own, wanted, guided_to)
+        level, times = noise_schedule.levels(levels, noisy), noise_schedule.timesteps(levels, device)
+        with accelerator.autocast():
+            if config.target == "teacher":
+                with torch.no_grad():
+                    target = teacher(noisy, times, wanted, return_dict=False)[0].float()
+            terms = run.model(noisy, times, wanted, target, level, own, told)
+        denoising = sum(term for name, term in terms.items() if name != "cross_entropy")
+        loss = terms["cross_entropy"] + config.score_matching_weight * denoising
+        if run.step(loss, **terms):
+            run.validate(
+                lambda: validate(denoiser, classifier, teacher, test_samples, test.labels, noise_schedule, config)
+            )
+    folder = Path(config.output_dir, "denoiser")
+    if accelerator.is_main_process:
+        noise_schedule.scheduler.save_pretrained(folder / "scheduler")
+        (folder / "train_config.json").write_text(config.to_json())
+    run.finish(classifier, denoiser=denoiser, scheduler=noise_schedule.scheduler)
+
+
+def validate(
+    denoiser: ModelMixin,
+    classifier: ModelMixin,
+    teacher: ModelMixin,
+    samples: PosteriorTable,
+    labels: Tensor,
+    noise_schedule: TrainingNoise,
+    config: PairConfig,
+) -> dict[str, float | Tensor]:
+    """On the test set, with the same noise every time: accuracy, and denoising losses (mean over dimensions).
+
+    ``gap`` is ``|U - sum_y p(y | x, t) D(x, t, y)|^2``, summed over dimensions, for levels from a tenth to half of the
+    schedule: how far the unconditional prediction is from the mean of the conditional ones.
+    """
+    generator = keyed_generator(config.seed, "validation")
+    count, num_classes = len(labels), classifier.config.num_classes
+    posterior_noise, noise = torch.randn(2, count, *samples.sample_shape, generator=generator).to(classifier.device)
+    levels = noise_schedule.spread(count)
+    z0 = samples.draw(torch.arange(count), posterior_noise)
+    sums: dict[str, list[Tensor]] = {"accuracy": [], "unlabelled": [], "guided": [], "told": [], "gap": []}
+    for rows in torch.arange(count).split(1000):
+        level = noise_schedule.levels(levels[rows], z0)
+        times, wanted = noise_schedule.timesteps(levels[rows], z0.device), labels[rows].to(z0.device)
+        noisy = add_noise(z0[rows], noise[rows], level).requires_grad_()
+        truth = prediction_target(z0[rows], noise[rows], level, config.prediction_type)
+        logits = classifier(noisy, times).logits
+        posterior = logits.detach().softmax(dim=-1)
+        with torch.no_grad():
+            unlabelled = denoiser(noisy, times, posterior).sample
+            told = denoiser(noisy, times, wanted).sample
+            every = [teacher(noisy, times, torch.full_like(wanted, y)).sample for y in range(num_classes)]
+            mixture = torch.einsum("by,yb...->b...", posterior, torch.stack(every))
+        guided = guided_denoising_loss(unlabelled, logits, wanted, noisy, truth, level, config.prediction_type)
+        inner = (levels[rows] >= 0.1 * config.num_train_timesteps) & (levels[rows] <= 0.5 * config.num_train_timesteps)
+        gaps = (unlabelled - mixture).square().flatten(1).sum(dim=1)[inner.to(z0.device)]
+        sums["accuracy"].append((logits.argmax(dim=1) == wanted).float().detach())
+        sums["unlabelled"].append(denoising_loss(unlabelled, truth).reshape(1))
+        sums["guided"].append(guided.detach().reshape(1))
+        sums["told"].append(denoising_loss(told, truth).reshape(1))
+        sums["gap"].append(gaps)
+    return {f"test/{name}": torch.cat(parts).mean().item() for name, parts in sums.items()}
+
+
+if __name__ == "__main__":
+    launch(PairConfig, main)
