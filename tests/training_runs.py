@@ -27,8 +27,8 @@ from mnist_guided_pipeline.training.launch import end, make_accelerator
 SCRIPTS = Path(__file__).parents[1] / "training"
 sys.path.insert(0, str(SCRIPTS))
 
-UPDATES = 24
-CHECKPOINT = 10  # in the middle of an epoch of 15 updates
+UPDATES = 16
+CHECKPOINT = 7  # in the middle of an epoch of 15 updates
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "vae": ("VAEConfig", {"network": "MLPVAE", "network_config": '{"latent_dim": 4, "hidden_size": 16}'}),
     "denoiser": (
@@ -38,6 +38,10 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "classifier": (
         "ClassifierConfig",
         {"network": "MLPClassifier", "network_config": '{"hidden_size": 16}', "score_matching_weight": 1.0},
+    ),
+    "pair": (
+        "PairConfig",
+        {"rollout_interval": 5, "rollout_steps": 3, "rollout_size": 6, "visited_size": 24},
     ),
     "gan": (
         "GANConfig",
@@ -95,7 +99,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))[-1:]
     return {
         f"{file.relative_to(folder)}:{name}": tensor
-        for place in (folder, *last)
+        for place in (folder, folder / "denoiser", *last)
         for file in sorted(place.glob("*.safetensors"))
         for name, tensor in load_file(file).items()
     }

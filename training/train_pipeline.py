@@ -1,4 +1,4 @@
-"""Train a whole pipeline by a preset: autoencoder, its decoder, denoiser, classifier, assembled into one folder.
+"""Train a whole pipeline by a preset: autoencoder, its decoder, denoiser, classifier, the two together, assembled.
 
     python training/train_pipeline.py --preset default --dataset_name ylecun/mnist --output_dir runs/default
 
@@ -18,6 +18,7 @@ from diffusers import DPMSolverMultistepScheduler
 import train_classifier
 import train_decoder
 import train_denoiser
+import train_pair
 import train_vae
 from mnist_guided_pipeline.storage.assemble import assemble_pipeline, keep_recipes
 from mnist_guided_pipeline.storage.push import finish_push, start_push
@@ -25,7 +26,13 @@ from mnist_guided_pipeline.training.config import CommonConfig, TrainingConfig
 from mnist_guided_pipeline.training.launch import end, load_splits, make_accelerator, plain_errors
 from mnist_guided_pipeline.training.presets import PRESETS
 
-SCRIPTS = {"vae": train_vae, "decoder": train_decoder, "denoiser": train_denoiser, "classifier": train_classifier}
+SCRIPTS = {
+    "vae": train_vae,
+    "decoder": train_decoder,
+    "denoiser": train_denoiser,
+    "classifier": train_classifier,
+    "pair": train_pair,
+}
 
 
 @dataclass
@@ -73,11 +80,11 @@ def main(config: PipelineConfig) -> None:
     class_names = load_splits(settings["denoiser"], accelerator)[1].class_names
     if accelerator.is_main_process:
         folders = {name: step.output_dir for name, step in settings.items()}
-        vae, denoiser, classifier = (
-            folders.get("decoder") or folders.get("vae"),
-            folders["denoiser"],
-            folders.get("classifier"),
-        )
+        vae, denoiser, classifier = folders.get("decoder", folders.get("vae")), folders["denoiser"], None
+        if "pair" in folders:  # trained on from the two before it
+            denoiser, classifier = str(Path(folders["pair"], "denoiser")), folders["pair"]
+        elif "classifier" in folders:
+            classifier = folders["classifier"]
         pipeline = assemble_pipeline(vae, denoiser, classifier, class_names)
         pipeline.scheduler = pipeline.make_scheduler(DPMSolverMultistepScheduler)
         pipeline.register_to_config(sampling_defaults=preset.sampling_defaults)
@@ -103,6 +110,7 @@ def step_settings(config: PipelineConfig) -> dict[str, Any]:
     vae = folders.get("decoder") or folders.get("vae")  # the former is the latter with a sharpened decoder
     paths = {"decoder": {"vae_path": folders.get("vae")}, "denoiser": {"vae_path": vae}}
     paths["classifier"] = {"vae_path": vae, "denoiser_path": folders["denoiser"]}
+    paths["pair"] = {**paths["classifier"], "classifier_path": folders.get("classifier")}
     return {
         name: dataclasses.replace(
             step, output_dir=folders[name], resume_from_checkpoint="latest", **shared, **paths.get(name, {})

@@ -156,3 +156,86 @@ def test_labels_for_another_batch_are_refused():
     guided = GuidedDenoiser(pipe.denoiser, pipe.classifier, pipe.scheduler, [1] * 4)
     with pytest.raises(ValueError, match="class_labels are 4, but the batch has 3 samples"):
         guided(even_noise(4, 2)[:3], torch.tensor(500))
+
+
+class ToldThePosterior(nn.Module):
+    """The exact class-conditional denoiser, that takes class probabilities and nothing less."""
+
+    needs_posterior = True
+
+    def __init__(self, conditional):
+        super().__init__()
+        self.conditional, self.config = conditional, conditional.config
+
+    dtype = property(lambda self: torch.float64)
+    device = property(lambda self: torch.device("cpu"))
+
+    def forward(self, sample, timestep, class_labels, return_dict=True):
+        if class_labels.is_floating_point():
+            every = [self.conditional(sample, timestep, torch.full((len(sample),), y)).sample for y in range(2)]
+            output = self.conditional(sample, timestep)
+            output.sample = torch.einsum("by,ybd->bd", class_labels.double(), torch.stack(every))
+        else:
+            output = self.conditional(sample, timestep, class_labels)
+        return output if return_dict else output.to_tuple()
+
+
+class TestPosterior:
+    """The classifier's one pass a step is the denoiser's condition and the guide: the mixture identity, exactly."""
+
+    @pytest.fixture
+    def pipes(self):
+        plain = exact_pipeline(PLANE, "DPMSolverMultistepScheduler", "v_prediction", conditional=True)
+        told = exact_pipeline(PLANE, "DPMSolverMultistepScheduler", "v_prediction", conditional=True)
+        told.register_modules(denoiser=ToldThePosterior(told.denoiser))
+        return plain, told
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            {"class_labels": None, "num_images_per_label": 64},
+            {"class_labels": [0, 1] * 32, "cfg_scale": 0.0, "guidance_scale": 0.0},
+            {"class_labels": [0, 1] * 32, "cfg_scale": 0.0, "guidance_scale": 1.0},
+            {"class_labels": [0, 1] * 32, "cfg_scale": 1.0, "guidance_scale": 0.0},
+            {"class_labels": [0, 1] * 32, "cfg_scale": 2.0, "guidance_scale": 0.5, "guidance_interval": (0.1, 2.0)},
+        ],
+        ids=["unconditional", "unguided", "the classifier alone", "told", "all of it"],
+    )
+    def test_it_draws_what_a_null_class_draws_where_that_is_exact(self, pipes, call):
+        plain, told = (
+            pipe(**call, num_inference_steps=12, latents=even_noise(64, 2), output_type="latent").images
+            for pipe in pipes
+        )
+        torch.testing.assert_close(told, plain, rtol=1e-5, atol=1e-6)
+
+    def test_not_this_class_is_told_as_the_other(self, pipes):
+        told, latents = pipes[1], even_noise(64, 2)
+        call = {"num_inference_steps": 12, "latents": latents, "output_type": "latent", "guidance_scale": 0.0}
+        excluded = told(None, 64, negative_class_labels=[0], cfg_scale=1.0, **call).images
+        torch.testing.assert_close(excluded, told([1] * 64, cfg_scale=1.0, **call).images, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("call", "calls"),
+        [({"cfg_scale": 0.0}, 6), ({"cfg_scale": 2.0}, 6), ({"cfg_scale": 1.0, "guidance_scale": 0.0}, 0)],
+    )
+    def test_the_classifier_is_read_once_a_step(self, pipes, call, calls):
+        seen = []
+        pipes[1].classifier.register_forward_hook(lambda *_: seen.append(1))
+        pipes[1]([0, 1], num_inference_steps=6, output_type="latent", **call)
+        assert len(seen) == calls
+
+    def test_without_a_classifier_it_says_so(self, pipes):
+        exact = pipes[1]
+        for labels, cfg_scale in ((None, 1.0), ([0, 1], 0.0), ([0, 1], 2.0)):
+            with pytest.raises(ValueError, match="ToldThePosterior is told the classifier's posterior.*no classifier"):
+                GuidedDenoiser(exact.denoiser, None, exact.scheduler, labels, 0.0, cfg_scale=cfg_scale)
+        GuidedDenoiser(exact.denoiser, None, exact.scheduler, [0, 1], 0.0)
+
+    def test_a_network_told_one_class_for_sure_is_told_the_class(self):
+        torch.manual_seed(0)
+        network = mgp.PosteriorResidualMLPDenoiser(sample_shape=(4,), hidden_size=16, num_layers=1, num_classes=3)
+        nn.init.normal_(network.output.weight)
+        sample, labels = torch.randn(3, 4), torch.arange(3)
+        told = network(sample, torch.tensor(5), labels).sample
+        torch.testing.assert_close(network(sample, torch.tensor(5), torch.eye(3)).sample, told)
+        assert (network(sample, torch.tensor(5), torch.full((3, 3), 1 / 3)).sample - told).abs().max() > 1e-3

@@ -40,7 +40,7 @@ def generate(
     sigmas: tuple[float, ...] = (),
     guidance_scale: tuple[float, ...] = (),
     guidance_interval: tuple[float, float] | None = None,
-    cfg_scale: float = 1.0,
+    cfg_scale: float | None = None,
     eta: float = 0.0,
     negative_class_labels: tuple[str, ...] = (),
     classifier_temperature: float = 1.0,
@@ -65,7 +65,8 @@ def generate(
         sigmas: Sigmas of one's own, for schedulers that take them.
         guidance_scale: 0 is off, 1 is Bayes' rule. One number, or one per label; the pipeline's own if left out.
         guidance_interval: Guide between these two values of sigma / alpha; the pipeline's own if left out.
-        cfg_scale: Classifier-free weight, for a class-conditional denoiser; 1 is off.
+        cfg_scale: Classifier-free weight, for a class-conditional denoiser; 1 is off, 0 leaves the labels to the
+            classifier alone. The model's own value if left out.
         eta: Stochasticity of DDIM, from 0 to 1.
         negative_class_labels: In place of class_labels: any class but this one, one row each.
         classifier_temperature: Divides the classifier's logits.

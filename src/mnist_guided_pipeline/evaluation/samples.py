@@ -94,7 +94,7 @@ class SamplingSettings:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
-    cfg_scale: float = 1.0
+    cfg_scale: float | None = None
     eta: float = 0.0
     guidance_rescale: float = 0.0
     classifier_temperature: float = 1.0

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .config import ClassifierConfig, DecoderConfig, DenoiserConfig, GANConfig, VAEConfig
+from .config import ClassifierConfig, DecoderConfig, DenoiserConfig, GANConfig, PairConfig, VAEConfig
 
 __all__ = ["AUTOENCODER_PRESETS", "GAN_PRESETS", "PRESETS", "Preset"]
 
@@ -19,7 +19,8 @@ class Preset(NamedTuple):
         denoiser: the step that every pipeline has.
         vae: comes first; None where the denoiser works on the data themselves.
         decoder: comes after ``vae`` and sharpens its decoder; None leaves it as the VAE's training made it.
-        classifier: comes last, and also sees the denoiser; None for a pipeline without guidance.
+        classifier: comes after the denoiser and also sees it; None for a pipeline without guidance.
+        pair: comes last and trains these two together, so that the classifier alone can draw; None leaves them.
         sampling_defaults: the pipeline's own defaults, found by a sweep.
     """
 
@@ -28,6 +29,7 @@ class Preset(NamedTuple):
     vae: VAEConfig | None = None
     decoder: DecoderConfig | None = None
     classifier: ClassifierConfig | None = None
+    pair: PairConfig | None = None
     sampling_defaults: dict[str, Any] = {}
 
 
@@ -75,14 +77,18 @@ _CLASSIFIER = ClassifierConfig(
     score_matching_weight=20.0,
     random_label_share=0.5,
 )
+_PAIR = PairConfig("", max_train_steps=6_000, validation_steps=1_000)
+_TOLD = {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 10}
 _LAPTOP = Preset(
     "The networks of default, trained for a few minutes.",
     replace(_DENOISER, num_train_epochs=20),
     replace(_VAE, num_train_epochs=3),
     replace(_DECODER, num_train_epochs=1),
     replace(_CLASSIFIER, num_train_epochs=3),
-    {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 20},
+    replace(_PAIR, max_train_steps=900),
+    {"guidance_scale": 1.25, "cfg_scale": 0.0, "num_inference_steps": 10},
 )
+_IMAGES = _LAPTOP._replace(pair=None, sampling_defaults=_TOLD)  # networks that train_pair.py does not know
 _IMAGE_DENOISER = replace(_DENOISER, num_train_epochs=8, mixed_precision="no")  # of spatial latents
 
 # Pixels and points
@@ -119,10 +125,15 @@ PRESETS = {
         sampling_defaults={"guidance_scale": 7.0, "num_inference_steps": 20},
     ),
     "default": _LAPTOP._replace(
-        description="What the package ships.", denoiser=_DENOISER, vae=_VAE, decoder=_DECODER, classifier=_CLASSIFIER
+        description="What the package ships: an unconditional denoiser that the classifier alone guides.",
+        denoiser=_DENOISER,
+        vae=_VAE,
+        decoder=_DECODER,
+        classifier=_CLASSIFIER,
+        pair=_PAIR,
     ),
     "laptop": _LAPTOP,
-    "latent-unet": _LAPTOP._replace(
+    "latent-unet": _IMAGES._replace(
         description="Like laptop, with a U-Net, 7x7 -> 4x4, on spatial latents.",
         vae=replace(_SPATIAL_VAE, num_train_epochs=3),
         denoiser=replace(
@@ -130,14 +141,14 @@ PRESETS = {
             **_of("UNetDenoiser", patch_size=1, block_channels=[48, 96], attention=True, num_classes=10),
         ),
     ),
-    "latent-dit": _LAPTOP._replace(
+    "latent-dit": _IMAGES._replace(
         description="Like laptop, with a diffusion transformer of 49 tokens on spatial latents.",
         vae=replace(_SPATIAL_VAE, num_train_epochs=3),
         denoiser=replace(
             _IMAGE_DENOISER, **_of("DiTDenoiser", patch_size=1, hidden_size=96, num_layers=4, num_classes=10)
         ),
     ),
-    "latent-flow": _LAPTOP._replace(
+    "latent-flow": _IMAGES._replace(
         description="Like laptop, by flow matching: a velocity on straight lines, for the FlowMatch schedulers.",
         denoiser=replace(_DENOISER, num_train_epochs=20, prediction_type="flow_prediction"),
         classifier=replace(_CLASSIFIER, num_train_epochs=3, prediction_type="flow_prediction"),

@@ -44,7 +44,7 @@ class VisitedStates(nn.Module):
     def add(self, samples: Tensor, timestep: Tensor, labels: Tensor) -> None:
         """Keep samples (B, *sample_shape) at one timestep, guided to labels int64 (B,), in place of the oldest."""
         rows = (self.count + torch.arange(len(samples), device=self.count.device)) % len(self.samples)
-        self.samples[rows] = samples
+        self.samples[rows] = samples.to(self.samples)
         self.timesteps[rows] = timestep.to(self.timesteps)
         self.labels[rows] = labels
         self.count += len(samples)
