@@ -76,7 +76,7 @@ def test_options_reach_the_pipeline(generate, tmp_path, capsys):
     "options",
     [
         "--guidance_interval 0 1",
-        "--eta 1 --scheduler DDIMScheduler",
+        "--eta 0.5 --scheduler DDIMScheduler",
         "--classifier_temperature 3",
         "--guidance_rescale 0.9",
         "--timesteps 900 500 100",

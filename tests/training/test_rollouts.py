@@ -74,7 +74,7 @@ def test_the_pair_learns_what_the_teacher_draws(parts, tmp_path, target):
     train("pair", config)
     lines = [line for line in history(tmp_path) if "test/gap" in line]
     held = load_file(tmp_path / "checkpoint-400" / "pair.safetensors")
-    assert held["visited.count"] == (0 if target == "data" else 400 / 20 * 128 * 12)  # refilled to the end
+    assert held["visited.count"] == (0 if target == "data" else 400 / 20 * 128 * 3)  # refilled to the end
     if target == "teacher":
         assert lines[-1]["test/gap"] < 0.7 * lines[0]["test/gap"]
     assert lines[-1]["test/guided"] < lines[-1]["test/unlabelled"] - 0.01
