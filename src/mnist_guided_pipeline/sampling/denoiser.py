@@ -224,14 +224,15 @@ class GuidedDenoiser(nn.Module):
 
     def _read(self, seen: Seen, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """One pass of the classifier: its posterior (B, num_classes) and its gradient (B, ...), each if wanted."""
-        guides = self.classifier is not None and labels is not None and self._guides_at(seen.level)
+        guided_to = labels if self._guides_at(seen.level) else None
         told = needs_posterior(self.denoiser) or needs_posterior(self.weak_denoiser)
         tells = told and not self._told_alone(labels)
-        if not guides and not tells:
+        if self.classifier is None or (guided_to is None and not tells):
             return None, None
         sample, score = seen.sample.to(_dtype_of(self.classifier)), None
-        if guides:
-            logits, score = read_and_score(self.classifier, sample, seen.timestep, labels, self.classifier_temperature)
+        if guided_to is not None:
+            temperature = self.classifier_temperature
+            logits, score = read_and_score(self.classifier, sample, seen.timestep, guided_to, temperature)
         else:
             logits = self.classifier(sample, seen.timestep, return_dict=False)[0]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -258,7 +259,7 @@ class GuidedDenoiser(nn.Module):
         if labels is None or cfg_scale == 0.0 or not is_conditional(denoiser):
             output = denoiser(sample, seen.timestep, **unlabelled)
             return output, output.sample.to(seen.sample.dtype)
-        if labels.is_floating_point():  # p(y | x, and y is one of these)
+        if labels.is_floating_point() and posterior is not None:  # p(y | x, and y is one of these)
             labels = labels * posterior
             labels = labels / labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(labels.dtype).tiny)
         output = denoiser(sample, seen.timestep, class_labels=labels)
