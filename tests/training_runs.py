@@ -13,6 +13,7 @@ import json
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +82,22 @@ def make_config(name: str, data: str | Path, folder: Path, **changes: Any) -> Tr
     return config
 
 
+@contextlib.contextmanager
+def own_signals() -> Iterator[None]:
+    """Afterwards, signals are handled as before: a script that fails ends its process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def train(name: str, config: TrainingConfig) -> None:
     """Run a script's ``main``, and end as its ``launch`` does."""
     accelerator = make_accelerator(config)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with own_signals():
         importlib.import_module(f"train_{name}").main(config, accelerator)
-    finally:
-        for number, handler in handlers.items():  # a script that fails ends its process
-            signal.signal(number, handler)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
 

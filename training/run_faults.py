@@ -8,7 +8,8 @@ and the noise of the images are the same. Faults 4 and 5 are of the denoiser alo
 class-conditional. What has finished is kept, so the same command continues an interrupted run.
 
 The pipeline has no switch for any fault: they are put in from outside, by a callback after each step (:func:`scaled`,
-:func:`clamped`), or around the function that brings images into model range (:func:`images_in_unit_range`).
+:func:`clamped`), by a scheduler (:func:`mean_only_scheduler`), or around the function that brings images into model
+range (:func:`images_in_unit_range`).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 import mnist_guided_pipeline.data.posteriors as posteriors
@@ -30,11 +32,10 @@ from mnist_guided_pipeline.cli.options import save_figure
 from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
 from mnist_guided_pipeline.evaluation.guide import guide_hacking
 from mnist_guided_pipeline.evaluation.oracle import oracle_error
-from mnist_guided_pipeline.evaluation.records import fingerprint
+from mnist_guided_pipeline.evaluation.records import identity
 from mnist_guided_pipeline.evaluation.samples import draw_samples
 from mnist_guided_pipeline.evaluation.scores import score_images
-from mnist_guided_pipeline.evaluation.studies import file_table
-from mnist_guided_pipeline.evaluation.tables import render_view
+from mnist_guided_pipeline.evaluation.studies import file_tables
 from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.sampling.noise import noise_level
 from mnist_guided_pipeline.storage.atomic import write_manifest
@@ -75,6 +76,18 @@ class FaultsConfig:
     high_scale: float = 8.0
     """At which guide and judge are compared."""
     measuring: Annotated[MeasuringOptions, tyro.conf.arg(name="")] = MeasuringOptions(force=True)  # noqa: RUF009
+
+
+def mean_only_scheduler(pipe: Any) -> DDPMScheduler:
+    """DDPM without the noise of its steps, each of which then goes to the mean of a distribution instead of into it.
+
+    Ho et al. 2020, https://arxiv.org/abs/2006.11239, equation 7, without ``sigma_t eps``: variance is lost at each
+    step and never put back. It is no deterministic sampler; that is DDIM with eta 0, whose step keeps the variance by
+    another coefficient of the predicted noise (Song et al. 2021, https://arxiv.org/abs/2010.02502, equation 12).
+    """
+    scheduler = pipe.make_scheduler(DDPMScheduler)
+    scheduler._get_variance = lambda t, predicted_variance=None, variance_type=None: torch.zeros(())
+    return scheduler
 
 
 @contextmanager
@@ -139,6 +152,9 @@ def main(config: FaultsConfig) -> None:
     measure("gradient subtracted", right, 0.0, callback=scaled(lambda sigma: -s))
     measure("classifier without noise", pipes["clean classifier"])
     measure("clamped at every step", right, callback=clamped)
+    own, right.scheduler = right.scheduler, mean_only_scheduler(right)
+    measure("DDPM without its noise", right)
+    right.scheduler = own
     measure("T = 1000, 20 steps", right, steps=20)
     measure("T = 20", pipes["T=20"], steps=20)
     measure("pixels in [-1, 1]", pipes["pixels"], 0.0)
@@ -158,6 +174,7 @@ def main(config: FaultsConfig) -> None:
             (f"latents of deviation {latent_std:.1f}", "judge_fid", "normalised latents", "latents as they are"),
             ("classifier trained without noise", "accuracy", "right", "classifier without noise"),
             ("clamping at every step", "judge_coverage", "right", "clamped at every step"),
+            ("DDPM without its noise", "judge_coverage", "right", "DDPM without its noise"),
         )
     }
     exact = [oracle_error("DDIMScheduler", 50, callback=hook) for hook in (None, scaled(lambda sigma: 1 / sigma))]
@@ -172,11 +189,11 @@ def main(config: FaultsConfig) -> None:
         "right": shown_as("accuracy", by_scale["judge_accuracy"]),
         "with the fault": shown_as("accuracy", by_scale["guide_accuracy"]),
     }
-    networks = fingerprint(*(network for pipe in pipes.values() for network in (pipe.denoiser, pipe.classifier)))
+    networks = [network for pipe in pipes.values() for network in (pipe.denoiser, pipe.classifier)]
     settings = {"num_images": options.num_images, "seed": options.seed, "guidance_scale": s}
     for name, table in (("faults", rows), ("faults-figures", systems)):
-        record = file_table(options.output, name, table, settings, networks, reference)
-        print(render_view({name: record}, name, "rows"))
+        identities = {"model": identity(name, *networks), **reference.identities}
+        file_tables(options.output, name, {"rows": table}, settings, identities, right.device)
     save_figure(image_rows(list(shown.values()), list(shown)), figure)
     print(f"{figure}: a row of samples of each, of the same noise.")
 

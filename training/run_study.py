@@ -24,11 +24,10 @@ import train_vae
 from mnist_guided_pipeline import ClassifierGuidedLatentPipeline
 from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
 from mnist_guided_pipeline.cli.options import save_figure
-from mnist_guided_pipeline.evaluation.records import fingerprint, pipeline_fingerprint
-from mnist_guided_pipeline.evaluation.samples import SamplingSettings, draw_images
-from mnist_guided_pipeline.evaluation.scores import floors, measured, score_images
-from mnist_guided_pipeline.evaluation.studies import file_table
-from mnist_guided_pipeline.evaluation.tables import render_view
+from mnist_guided_pipeline.evaluation.records import identity, pipeline_fingerprint
+from mnist_guided_pipeline.evaluation.samples import SamplingSettings
+from mnist_guided_pipeline.evaluation.scores import floors
+from mnist_guided_pipeline.evaluation.studies import compare_systems, draw_pipeline, file_tables
 from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import DenoiserConfig, TrainingConfig, VAEConfig
@@ -37,7 +36,6 @@ from mnist_guided_pipeline.training.launch import make_accelerator, plain_errors
 from mnist_guided_pipeline.weights import DEFAULT_FOLDER
 from train_pipeline import is_finished
 
-_COLUMNS = ("accuracy", "judge_fid", "judge_recall", "judge_coverage", "images_per_second")
 _Drawings = dict[str, dict[str, Any]]
 _TWENTY_STEPS: _Drawings = {"": {"scheduler": "DPMSolverMultistepScheduler", "num_inference_steps": 20}}
 
@@ -157,38 +155,33 @@ def main(config: StudyConfig) -> None:
     options.check(figure=figure)
     reference = options.reference()
     print(study.description)
-    rows: dict[str, dict[str, Any]] = {}
-    shown, networks = {}, []
+    systems, copies, networks = {}, {}, []
     for name, variant in study.variants.items():
-        pipe, minutes = trained(config, name, variant, study.on_pixels, reference.test.id2label)
+        pipe, seconds = trained(config, name, variant, study.on_pixels, reference.test.id2label)
         networks.append(pipeline_fingerprint(pipe))
         for drawing, call in variant.drawings.items():
-            settings = SamplingSettings(options.num_images, options.seed, reference.class_weights, **call)
-            drawn = draw_images(pipe, settings, options.cache_dir or f"{config.output_dir}/samples")
-            figures = score_images(drawn.chunks(), drawn.labels, reference, check_memorisation=False)
-            figures["images_per_second"] = measured(options.num_images / drawn.seconds, options.num_images)
             label = ", ".join(filter(None, (name.replace(",", ", "), drawing)))
-            rows[label] = {column: figures[column] for column in _COLUMNS}
+            settings = SamplingSettings(options.num_images, options.seed, reference.class_weights, **call)
+            drawn = draw_pipeline(pipe, settings, options.cache_dir or f"{config.output_dir}/samples")
+            systems[label] = dataclasses.replace(drawn, training_seconds=seconds)
             if variant.vae is not None:
-                copies = floors(reference, pipe.vae, options.num_images)["vae_reconstructions"]
-                rows[label]["judge-FID of reconstructions"] = copies["judge_fid"]
-            if minutes is not None:
-                rows[label]["training_minutes"] = minutes
-            shown[f"{label}: FID {figures['judge_fid']['value']:.2f}"] = next(drawn.chunks())[:20].numpy()
-    floor = floors(reference, None, options.num_images)["real_training_images"]
-    rows["real training images"] = {column: floor[column] for column in _COLUMNS if column in floor}
+                copies[label] = floors(reference, pipe.vae, options.num_images)["vae_reconstructions"]["judge_fid"]
+    rows = compare_systems(systems, reference)
+    for label, distance in copies.items():
+        rows[label]["judge-FID of reconstructions"] = distance
     settings_of_all = {"num_images": options.num_images, "seed": options.seed, "description": study.description}
     name = f"study-{config.name}"
-    record = file_table(options.output, name, rows, settings_of_all, fingerprint(networks), reference)
-    print(render_view({name: record}, name, "rows"))
-    save_figure(image_rows(list(shown.values()), list(shown)), figure)
+    identities = {"model": identity(name, networks), **reference.identities}
+    file_tables(options.output, name, {"rows": rows}, settings_of_all, identities, pipe.device)
+    titles = [f"{label}: FID {rows[label]['judge_fid']['value']:.2f}" for label in systems]
+    save_figure(image_rows([system.images[:20].numpy() for system in systems.values()], titles), figure)
     print(f"{figure}: a row of samples of each, of the same noise.")
 
 
 def trained(
     config: StudyConfig, name: str, variant: Variant, on_pixels: bool, id2label: dict[int, str]
 ) -> tuple[ClassifierGuidedLatentPipeline, float | None]:
-    """The pipeline of one variant, trained now or before, and the minutes that its denoiser took."""
+    """The pipeline of one variant, trained now or before, and the seconds that its denoiser took."""
     folder = Path(config.output_dir) / "variants" / name
     changes: dict[str, Any] = {"dataset_name": config.measuring.dataset_name, "seed": config.measuring.seed}
     changes["max_train_samples"] = config.max_train_samples
@@ -198,8 +191,7 @@ def trained(
     if variant.vae is not None:
         vae_path = train_once(train_vae, variant.vae, folder / "vae", **changes)
     denoiser = train_once(train_denoiser, variant.denoiser, folder / "denoiser", vae_path=vae_path, **changes)
-    seconds = training_seconds(denoiser)
-    return make_pipeline(vae_path, denoiser, None, id2label), None if seconds is None else seconds / 60
+    return make_pipeline(vae_path, denoiser, None, id2label), training_seconds(denoiser)
 
 
 def train_once(module: ModuleType, settings: TrainingConfig, folder: Path, **changes: Any) -> str:

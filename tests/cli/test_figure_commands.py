@@ -37,14 +37,14 @@ def models(tmp_path_factory):
     [
         ("reconstructions", "plane", "DATA", "12 test images"),
         ("reconstructions", "plain", "DATA --num_images 3", "3 test images"),
-        ("prior_samples", "plane", "--num_rows 2", "32 samples"),
+        ("samples", "plane", "--num_rows 2", "24 images of a MLPVAE"),
         ("manifold", "plane", "--num_images 5", "5 x 5 latents from -1.28 to 1.28"),
         ("interpolation", "plain", "DATA --num_pairs 2", "2 lines of 10 steps"),
         ("latents", "plane", "DATA", "297 test images"),
         ("latents", "wide", "DATA --num_images 50", "50 test images"),
         ("loss_curves", "plane", "", "loss over 3 updates"),
-        ("gan_samples", "gan", "--num_rows 3 --num_columns 4", "12 images"),
-        ("gan_samples", "gan10", "--num_columns 4 --interpolate", "40 images"),
+        ("samples", "gan", "--num_rows 3 --num_columns 4", "12 images of a GANGenerator"),
+        ("samples", "gan10", "--num_columns 4 --interpolate", "40 images"),
         ("forward_process", None, "DATA --num_levels 3", "10 images at 3 timesteps"),
         ("noise_schedules", None, "--num_train_timesteps 10 20", "| squaredcos_cap_v2 | 20 |"),
     ],
@@ -69,7 +69,7 @@ def test_draws_and_says_so(models, digits_folder, tmp_path, capsys, name, model,
     assert str(output) in printed and said in " ".join(printed.split())
 
 
-@pytest.mark.parametrize(("name", "model"), [("prior_samples", "plane"), ("gan_samples", "gan")])
+@pytest.mark.parametrize(("name", "model"), [("samples", "plane"), ("samples", "gan")])
 def test_the_same_seed_gives_the_same_picture(models, tmp_path, name, model):
     pictures = []
     for index, seed in enumerate((0, 0, 1)):
@@ -82,15 +82,15 @@ def test_the_same_seed_gives_the_same_picture(models, tmp_path, name, model):
 @pytest.mark.parametrize(
     ("name", "model", "options", "message"),
     [
-        ("prior_samples", "plain", "", "plain autoencoder .* no prior"),
+        ("samples", "plain", "", "plain autoencoder .* no prior"),
         ("manifold", "plain", "", "plain autoencoder .* no prior"),
         ("manifold", "wide", "", r"latents of shape \(5,\)"),
         ("loss_curves", "wide", "", "has no history.jsonl with losses"),
         ("reconstructions", "wide", "--num_images 0", "--num_images must be from 1 to 250, got 0"),
         ("interpolation", "wide", "--num_steps 1", "--num_steps must be from 2 to 250, got 1"),
-        ("prior_samples", "denoiser", "", "holds a MLPDenoiser, a denoiser, where a vae is needed"),
-        ("gan_samples", "discriminator", "", "holds a GANDiscriminator, not a GANGenerator"),
-        ("gan_samples", "gan", "--num_columns 1000000", "--num_columns must be from 1 to 250"),
+        ("latents", "denoiser", "", "holds a MLPDenoiser, a denoiser, where a vae is needed"),
+        ("samples", "discriminator", "", "holds a GANDiscriminator, which draws no images by itself"),
+        ("samples", "gan", "--num_columns 1000000", "--num_columns must be from 1 to 250"),
     ],
 )
 def test_refusals(models, tmp_path, refused, name, model, options, message):

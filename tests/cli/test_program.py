@@ -12,14 +12,13 @@ LEAVES = [[name] for name in _COMMANDS] + [[group, name] for group, (_, leaves) 
 PICTURES = {  # and what else each needs on its line
     "generate": [],
     "figure reconstructions": ["--model", "a/b"],
-    "figure prior_samples": ["--model", "a/b"],
+    "figure samples": ["--model", "a/b"],
     "figure manifold": ["--model", "a/b"],
     "figure interpolation": ["--model", "a/b"],
     "figure latents": ["--model", "a/b"],
     "figure loss_curves": ["--model", "a/b"],
     "figure forward_process": [],
     "figure noise_schedules": [],
-    "figure gan_samples": ["--model", "a/b"],
     "figure points": ["--model", "a/b"],
     "figure sweep": ["--metrics", "a.json", "--name", "b"],
 }

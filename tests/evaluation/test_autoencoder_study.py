@@ -1,9 +1,6 @@
 """What autoencoders keep, on tiny ones trained by the script: reconstructions, moments of latents, the study."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,14 +14,16 @@ from mnist_guided_pipeline.evaluation.autoencoders import fitted_draws, measure_
 from mnist_guided_pipeline.evaluation.judge import load_judge
 from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.scores import Reference
+from mnist_guided_pipeline.training.config import VAEConfig, parse
+from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS
+from training_runs import train
 
-SCRIPT = Path(__file__).parents[2] / "training" / "train_vae.py"
 PLAIN = '{"latent_dim": 3, "hidden_size": 32, "variational": false}'
 
 
 @pytest.fixture(scope="session")
 def runs(digits_folder, tmp_path_factory) -> Path:
-    """A VAE with a plane for its latent, and a plain autoencoder, trained for a moment by documented commands."""
+    """A VAE with a plane for its latent, and a plain autoencoder, trained for a moment by documented options."""
     root = tmp_path_factory.mktemp("autoencoders")
     for name, options in {
         "manifold": ["--preset", "manifold", "--network_config", '{"latent_dim": 2, "hidden_size": 64}'],
@@ -32,9 +31,7 @@ def runs(digits_folder, tmp_path_factory) -> Path:
     }.items():
         options += ["--dataset_name", str(digits_folder), "--output_dir", str(root / name), "--report_to", "none"]
         options += ["--max_train_steps", "100", "--validation_steps", "50", "--lr_warmup_steps", "5"]
-        command = [sys.executable, str(SCRIPT), *options, "--learning_rate", "5e-3"]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert done.returncode == 0, done.stderr
+        train("vae", parse(VAEConfig, [*options, "--learning_rate", "5e-3"], presets=AUTOENCODER_PRESETS))
     return root
 
 
@@ -46,16 +43,6 @@ def plain(runs) -> mgp.MLPVAE:
 @pytest.fixture(scope="session")
 def splits(digits_folder) -> list[LabelledImages]:
     return [load_images(digits_folder, split) for split in ("train", "test")]
-
-
-def refused(capsys, *arguments: object) -> str:
-    """The one line of an error that ends the program with status 2."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(map(str, arguments)))
-    assert stop.value.code == 2
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err
-    return printed.err.strip().splitlines()[-1]
 
 
 class TestMeasuring:
@@ -95,8 +82,6 @@ class TestMeasuring:
         assert picture.is_file()
         assert "| manifold |" in capsys.readouterr().out
 
-    def test_study_refuses_two_of_one_name(self, runs, tmp_path, capsys):
-        line = refused(
-            capsys, "study", "autoencoders", "--model", *[runs / "plain"] * 2, "--output", tmp_path / "m.json"
-        )
+    def test_study_refuses_two_of_one_name(self, runs, tmp_path, refused):
+        line = refused("study", "autoencoders", "--model", *[runs / "plain"] * 2, "--output", tmp_path / "m.json")
         assert "different names, got plain, plain" in line

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 
 import numpy as np
 import pytest
@@ -135,43 +134,20 @@ class TestRefusals:
             check_has_likelihood(tiny_vae(2), "mse")
 
 
-class TestCommand:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        tiny_vae(2).float().save_pretrained(tmp_path / "tiny")
-        (tmp_path / "tiny" / "train_config.json").write_text(json.dumps({"reconstruction": "bce"}))
-        return tmp_path / "tiny"
-
-    def test_files_a_record_and_prints_it(self, folder, typed, digits_folder, tmp_path, capsys):
-        output = tmp_path / "metrics.json"
-        options = ["--dataset_name", digits_folder, "--num_images", 20, "--output", output]
-        options += ["--binarisation", "threshold", "--num_importance_samples", 30]
-        typed("study", "likelihood", "--model", folder, *options)
-        (name, record), *_ = read_runs(output).items()
-        assert name == "likelihood/tiny-threshold"
-        assert record["settings"] == {
-            "binarisation": "threshold",
-            "num_importance_samples": 30,
-            "num_images": 20,
-            "seed": 0,
-        }
-        rows = record["figures"]["rows"]
-        values = {key: row["value"] for key, row in rows.items()}
-        assert values["negative_elbo"] == pytest.approx(values["reconstruction"] + values["kl"])
-        assert values["negative_log_likelihood"] < values["negative_elbo"]
-        assert rows["kl"]["standard_error"] > 0
-        assert str(tmp_path) not in json.dumps(record)
-        assert f"{values['negative_log_likelihood']:.4g}" in capsys.readouterr().out
-
-    @pytest.mark.parametrize(
-        ("settings", "options", "message"),
-        [
-            ({"reconstruction": "mse"}, "", "trained with reconstruction 'mse'"),
-            ({}, "--num_importance_samples 0", "--num_importance_samples must be at least 1"),
-            ({}, "--name 'a b'", "name must be letters"),
-        ],
-    )
-    def test_refusals_end_with_one_line(self, folder, refused, tmp_path, settings, options, message):
-        (folder / "train_config.json").write_text(json.dumps(settings))
-        line = f"study likelihood --model {folder} --dataset_name nowhere --output {tmp_path}/m.json {options}"
-        assert message in refused(*shlex.split(line))
+class TestStudy:
+    def test_files_the_bounds_of_the_test_set(self, typed, refused, digits_folder, tmp_path):
+        folder, output = tmp_path / "tiny", tmp_path / "metrics.json"
+        tiny_vae(2).float().save_pretrained(folder)
+        (folder / "train_config.json").write_text(json.dumps({"reconstruction": "bce"}))
+        line = ["study", "autoencoders", "--model", folder, "--dataset_name", digits_folder, "--num_images", 100]
+        line += ["--output", output, "--binarisation", "threshold", "--num_importance_samples"]
+        typed(*line, 30)
+        record = read_runs(output)["autoencoders"]
+        expected = {"num_images": 100, "seed": 0, "num_importance_samples": 30, "binarisation": "threshold"}
+        assert record["settings"] == expected
+        row = record["figures"]["rows"]["tiny"]
+        assert 0 < row["negative_log_likelihood"]["value"] < row["negative_elbo"]["value"]
+        assert row["negative_elbo"]["standard_error"] > 0 and row["negative_elbo"]["num_images"] == 100
+        assert "--num_importance_samples must be at least 1" in refused(*line, 0)
+        (folder / "train_config.json").write_text(json.dumps({"reconstruction": "mse"}))
+        assert "trained with reconstruction 'mse'" in refused(*line, 30)

@@ -12,13 +12,11 @@ import mnist_guided_pipeline as mgp
 from conftest import write_split
 from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
 from mnist_guided_pipeline.data.posteriors import encode_images
-from mnist_guided_pipeline.evaluation.records import fingerprint, public_config, read_runs, write_run
+from mnist_guided_pipeline.evaluation.records import read_runs, write_run
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.studies import (
-    GRIDS,
     check_sweep,
     grid,
-    mean_only_scheduler,
     seconds_per_thousand,
     sweep_lines,
     varied_settings,
@@ -31,19 +29,6 @@ pytest.importorskip("matplotlib")
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture
-def study(typed, tiny_pipeline_folder, digits_folder, tmp_path):
-    """Run a study of the tiny pipeline with its files in ``tmp_path``."""
-
-    def run(name: str, *options: object) -> None:
-        folders = ["--model", tiny_pipeline_folder, "--dataset_name", digits_folder]
-        folders += ["--output", tmp_path / "m.json", "--cache_dir", tmp_path / "cache"]
-        folders += ["--figure", tmp_path / f"{name}.png", "--num_images", 100]
-        typed("study", "sampling", "--name", name, *folders, *options)
-
-    return run
 
 
 class TestGrid:
@@ -64,13 +49,6 @@ class TestGrid:
         ]
         with pytest.raises(ValueError, match="name must be letters"):
             grid(base, {}, "two words")
-
-    def test_of_every_study_is_sound(self, tiny):
-        for name, axes in GRIDS.items():
-            runs = grid(SamplingSettings(100), axes, name)
-            assert len(runs) > 1
-            for settings in runs.values():
-                settings.make_scheduler(tiny)
 
 
 def record(fid: float, accuracy: float = 0.99, images: int = 2000, **settings) -> dict:
@@ -185,23 +163,20 @@ class TestFigure:
         assert lines["DDPM"].get_ydata().tolist() == [0.96, 0.993, 0.999]
         assert [line.get_label() for line in right.get_lines()] == ["DDIM", "DDPM"]
 
-    def test_command_draws_a_filed_sweep(self, scales, typed, refused, tmp_path, monkeypatch, capsys):
+    def test_what_cannot_be_drawn(self, scales, refused, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        for name, run in scales.items():
-            write_run("sweep.jsonl", name, run)
-        typed("figure", "sweep", "--metrics", "sweep.jsonl", "--name", "scales", "--output", "scales.png")
-        assert "6 runs of scales" in capsys.readouterr().out
-        with PILImage.open("scales.png") as picture:
-            assert picture.size[0] > 1000
-        draw = "figure sweep --metrics sweep.jsonl --output a.png --name"
-        assert "no run or group 'steps'" in refused(*f"{draw} steps".split())
-        assert "there is no file" in refused(*"figure sweep --metrics no.json --name scales --output a.png".split())
+        write_run("sweep.jsonl", *next(iter(scales.items())))
+        draw = "figure sweep --output a.png --name"
+        assert "no run or group 'steps'" in refused(*f"{draw} steps --metrics sweep.jsonl".split())
+        assert "there is no file" in refused(*f"{draw} scales --metrics no.json".split())
 
 
 class TestMeanOnly:
     @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
     def test_a_step_is_the_mean_of_the_posterior(self, prediction_type):
         """Of q(z_{t-1} | z_t, x0), written down by Bayes' rule for two Gaussians: precisions add."""
+        from run_faults import mean_only_scheduler
+
         pipe = gaussian_pipeline(prediction_type)
         scheduler = mean_only_scheduler(pipe)
         scheduler.set_timesteps(20)
@@ -219,6 +194,8 @@ class TestMeanOnly:
 
     def test_the_noise_is_what_keeps_the_variance(self):
         """Of standard Gaussian data and its exact denoiser, DDPM and DDIM give the variance, the mean alone less."""
+        from run_faults import mean_only_scheduler
+
         pipe = gaussian_pipeline("epsilon")
         spread = {}
         for name, scheduler in (
@@ -234,16 +211,6 @@ class TestMeanOnly:
         assert spread["ddim"] == pytest.approx(1, abs=0.05)
         assert spread["mean only"] < 0.5
 
-    def test_is_known_from_ddpm(self, tiny):
-        """Another key for the cache of samples, and the class itself is left alone."""
-        keys = [fingerprint(public_config(make())) for make in (lambda: mean_only_scheduler(tiny), lambda: ddpm(tiny))]
-        assert keys[0] != keys[1]
-        assert ddpm(tiny)._get_variance(500) > 0
-
-
-def ddpm(pipe):
-    return pipe.make_scheduler(DDPMScheduler)
-
 
 def gaussian_pipeline(prediction_type: str) -> mgp.ClassifierGuidedLatentPipeline:
     """Standard Gaussian data in the plane, with the exact denoiser."""
@@ -254,51 +221,39 @@ def gaussian_pipeline(prediction_type: str) -> mgp.ClassifierGuidedLatentPipelin
     return pipe
 
 
-class TestSamplingStudies:
-    def test_prints_files_draws_and_continues(self, study, tmp_path, capsys):
-        study("steps", "--num_inference_steps", 2, 3)
-        printed = capsys.readouterr().out
-        assert printed.count("| 100 generated") == 4
-        assert list(read_runs(tmp_path / "m.json")) == [
-            f"study-steps/scheduler={name}Scheduler,num_inference_steps={count}"
-            for name in ("DDPM", "DDIM")
-            for count in (2, 3)
-        ]
-        with PILImage.open(tmp_path / "steps.png") as picture:
-            assert picture.size[0] > 1000
-        (tmp_path / "steps.png").unlink()
-        study("steps", "--num_inference_steps", 2, 3)
-        assert capsys.readouterr().out.count("already, kept") == 4
-
-    def test_scale_leaves_out_what_the_denoiser_cannot_do(self, study, tmp_path):
-        study("scale", "--guidance_scale", 0, 2)
-        assert list(read_runs(tmp_path / "m.json")) == ["study-scale/guidance_scale=0", "study-scale/guidance_scale=2"]
-
-    def test_spacing_is_a_grid_of_scheduler_options(self, study, tmp_path, capsys):
-        study("spacing", "--num_inference_steps", 2)
+class TestEvaluate:
+    def test_a_grid_is_filed_printed_continued_and_drawn(
+        self, typed, tiny_pipeline_folder, digits_folder, tmp_path, capsys
+    ):
+        options = ["--model", tiny_pipeline_folder, "--dataset_name", digits_folder, "--num_images", 100]
+        options += ["--output", tmp_path / "m.json", "--cache_dir", tmp_path / "cache", "--name", "spacing"]
+        options += ["--scheduler", "DPMSolverMultistepScheduler", "--num_inference_steps", 2]
+        options += ["--scheduler_options", '{"timestep_spacing": "trailing"}', '{"use_karras_sigmas": true}']
+        typed("evaluate", *options)
+        assert capsys.readouterr().out.count("| 100 generated") == 2
         records = read_runs(tmp_path / "m.json")
-        assert len(records) == len(GRIDS["spacing"]["scheduler_options"])
-        assert records["study-spacing/scheduler_options=use_karras_sigmas"]["scheduler_config"]["use_karras_sigmas"]
-        trailing = records["study-spacing/scheduler_options=timestep_spacing=trailing"]
+        karras, trailing = (
+            records[f"spacing/scheduler_options={name}"] for name in ("use_karras_sigmas", "timestep_spacing=trailing")
+        )
+        assert karras["scheduler_config"]["use_karras_sigmas"]
         assert not trailing["scheduler_config"]["use_karras_sigmas"]
-        assert trailing["command"].startswith("mnist-guided study sampling --name spacing")
-        assert (tmp_path / "spacing.png").is_file()
+        assert trailing["command"].startswith("mnist-guided evaluate --model tiny")
+        typed("evaluate", *options)
+        assert capsys.readouterr().out.count("already, kept") == 2
+        sweep = ["--metrics", tmp_path / "m.json", "--name", "spacing", "--output", tmp_path / "spacing.png"]
+        typed("figure", "sweep", *sweep)
+        with PILImage.open(tmp_path / "spacing.png") as picture:
+            assert picture.size[0] > 1000
 
-    def test_mean_only_measures_what_no_setting_says(self, study, tmp_path, capsys):
-        study("mean-only", "--num_inference_steps", 3)
-        runs = read_runs(tmp_path / "m.json")
-        assert [run["scheduler_config"].get("adds_noise") for run in runs.values()] == [None, None, False]
-        assert (tmp_path / "mean-only.png").is_file()
-        assert capsys.readouterr().out.count("measured in") == 3
-
-    def test_mistakes(self, study, refused, tmp_path, digits_folder, monkeypatch):
+    def test_mistakes(self, refused, tmp_path, digits_folder, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        few = "study sampling --name eta --num_images 50 --dataset_name".split()
-        assert "num_images must be at least 100" in refused(*few, digits_folder)
-        assert "is not the folder of a judge" in refused(*"study sampling --name scale --judge .".split())
-        (tmp_path / "eta.png").write_text("mine")
-        assert "exists; overwrite it with --force" in refused(*"study sampling --name eta --figure eta.png".split())
-        assert (tmp_path / "eta.png").read_text() == "mine"
+        assert "num_images must be at least 100" in refused(
+            *"evaluate --num_images 50 --dataset_name".split(), digits_folder
+        )
+        assert "is not the folder of a judge" in refused(*"evaluate --judge .".split())
+        (tmp_path / "a.png").write_text("mine")
+        assert "exists; overwrite it with --force" in refused(*"study guide --figure a.png".split())
+        assert (tmp_path / "a.png").read_text() == "mine"
         features = Features({"image": Image(), "label": ClassLabel(names=["shirt", "boot"])})
         for split in ("train", "test"):
             write_split(tmp_path / "clothes", split, [PILImage.new("L", (28, 28))] * 2, [0, 1], features)
@@ -424,8 +379,8 @@ class TestTrainedStudies:
 
         run(FaultsConfig(num_inference_steps=3, **common))
         runs = read_runs(tmp_path / "m.json")
-        assert len(runs["faults"]["figures"]["rows"]) == 8
-        assert len(runs["faults-figures"]["figures"]["rows"]) == 11
+        assert len(runs["faults"]["figures"]["rows"]) == 9
+        assert len(runs["faults-figures"]["figures"]["rows"]) == 12
         assert "| gradient subtracted" in capsys.readouterr().out
         assert (tmp_path / "study" / "study-faults.png").is_file()
 
@@ -445,10 +400,12 @@ class TestTrainedStudies:
 def test_steps_lie_where_they_are_said_to(tiny):
     """All begin in noise and end near the data; those by noise are even in what they are named for."""
     places = {}
-    for settings in grid(SamplingSettings(), {**GRIDS["spacing"], "num_inference_steps": ()}).values():
+    spacings = [("timestep_spacing", name) for name in ("trailing", "linspace", "leading")]
+    for option, value in (*spacings, *((f"use_{name}", True) for name in ("karras_sigmas", "exponential_sigmas"))):
+        settings = SamplingSettings(scheduler="DPMSolverMultistepScheduler", scheduler_options={option: value})
         scheduler = settings.make_scheduler(tiny)
         scheduler.set_timesteps(10)
-        places[next(iter(settings.scheduler_options.items()))] = scheduler.sigmas[:10].double()
+        places[option, value] = scheduler.sigmas[:10].double()
     assert all((sigmas.diff() < 0).all() for sigmas in places.values())
     gaps = {
         "karras": (places["use_karras_sigmas", True] ** (1 / 7)).diff(),

@@ -16,8 +16,6 @@ from tyro.extras import SubcommandApp
 from . import figures, files, studies
 from .evaluate import evaluate
 from .generate import demo, generate
-from .points import points
-from .render import render
 
 __all__ = ["main"]
 
@@ -30,7 +28,7 @@ _COMMANDS: _Commands = {
     "export": files.export,
     "push": files.push,
     "demo": demo,
-    "render": render,
+    "render": files.render,
     "digits": files.digits,
 }
 
@@ -39,15 +37,14 @@ _GROUPS: Mapping[str, tuple[str, _Commands]] = {
         "Draw one thing as a picture.",
         {
             "reconstructions": figures.reconstructions,
-            "prior_samples": figures.prior_samples,
+            "samples": figures.samples,
             "manifold": figures.manifold,
             "interpolation": figures.interpolation,
             "latents": figures.latents,
             "loss_curves": figures.loss_curves,
             "forward_process": figures.forward_process,
             "noise_schedules": figures.noise_schedules,
-            "gan_samples": figures.gan_samples,
-            "points": points,
+            "points": figures.points,
             "sweep": figures.sweep,
         },
     ),
@@ -58,13 +55,11 @@ _GROUPS: Mapping[str, tuple[str, _Commands]] = {
     "study": (
         "Measure several things alike, file the table, and print it.",
         {
-            "sampling": studies.sampling,
             "systems": studies.systems,
             "autoencoders": studies.autoencoders,
             "points": studies.points,
             "guide": studies.guide,
             "schedulers": studies.schedulers,
-            "likelihood": studies.likelihood,
         },
     ),
 }

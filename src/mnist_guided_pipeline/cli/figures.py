@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -18,28 +19,31 @@ from .options import (
     Picture,
     Seed,
     check_figure,
-    check_model,
     check_new_file,
+    check_packages,
     check_range,
     load_autoencoder,
+    load_image_maker,
     load_pipeline,
+    load_points_pipeline,
     save_figure,
 )
 
 __all__ = [
     "forward_process",
-    "gan_samples",
     "interpolation",
     "latents",
     "loss_curves",
     "manifold",
     "noise_schedules",
-    "prior_samples",
+    "points",
     "reconstructions",
+    "samples",
     "sweep",
 ]
 
 _MNIST = "ylecun/mnist"
+_HOLD_SECONDS = 1.5  # that a film rests on its last frame
 _LOSSES = {
     "loss": ("loss",),
     "reconstruction": ("reconstruction",),
@@ -88,36 +92,61 @@ def reconstructions(
     print(f"{output}: {len(chosen)} test images and their reconstructions.")
 
 
-def prior_samples(
-    model: Autoencoder,
+def samples(
+    model: Annotated[
+        str, arg(help="Folder or Hub id of a VAE or of a GAN's generator, or folder of a pipeline.", metavar="ID")
+    ],
     output: Picture,
-    num_rows: int = 8,
-    num_columns: int = 16,
+    num_rows: int | None = None,
+    num_columns: int = 12,
+    interpolate: bool = False,
     seed: Seed = 0,
     device: Device = None,
     force: Force = False,
 ) -> None:
-    """Decode draws of the prior N(0, I): what a VAE makes without a denoiser.
+    """Draw images of a VAE's prior N(0, I), as it makes them without a denoiser, or of a GAN.
 
-    Example: mnist-guided figure prior_samples --model runs/vae --output samples.png
+    Example: mnist-guided figure samples --model runs/gan --output samples.png
 
     Args:
-        num_rows: Rows of images.
+        num_rows: Rows of images, of the classes in turn where it has classes; one per class, else 8, if left out.
         num_columns: Images in a row.
+        interpolate: Let the noise of a row go from one draw to another, on a path whose every point is as likely.
     """
     check_new_file(output, force)
-    check_range("num_rows", num_rows, 1, MOST_IMAGES)
     check_range("num_columns", num_columns, 1, MOST_IMAGES)
-    vae = load_autoencoder(model, device)
-    check_has_prior(vae)
+    check_range("num_rows", 8 if num_rows is None else num_rows, 1, MOST_IMAGES)
+    network = load_image_maker(model, device)
+
+    import torch
 
     from ..data.posteriors import decode_images
-    from ..evaluation.autoencoders import prior_draws
+    from ..evaluation.samples import generate_images
     from ..figures.images import image_rows
+    from ..models.gan import GANGenerator
+    from ..seeding import keyed_generator
 
-    images = decode_images(vae, prior_draws(vae, num_rows * num_columns, seed))
-    save_figure(image_rows(images.split(num_columns), [""] * num_rows), output)
-    print(f"{output}: {len(images)} samples of the prior.")
+    is_gan = isinstance(network, GANGenerator)
+    if not is_gan:
+        check_has_prior(network)
+    shape = (network.config.latent_dim,) if is_gan else network.latent_shape
+    num_classes = network.config.num_classes if is_gan else None
+    rows = range(num_rows or num_classes or 8)
+
+    def noise(row: int, column: int) -> torch.Tensor:
+        return torch.randn(shape, generator=keyed_generator(seed, row, column))
+
+    if interpolate:  # cos^2 + sin^2 = 1 keeps the distribution N(0, I) on the way, as a straight line would not
+        angles = torch.linspace(0, math.pi / 2, num_columns)
+        noises = [angle.cos() * noise(row, 0) + angle.sin() * noise(row, 1) for row in rows for angle in angles]
+    else:
+        noises = [noise(row, column) for row in rows for column in range(num_columns)]
+    labels = None if num_classes is None else torch.arange(len(rows)).repeat_interleave(num_columns) % num_classes
+    latents = torch.stack(noises)
+    images = generate_images(network, latents, labels) if is_gan else decode_images(network, latents)
+    names = ["" if num_classes is None else str(row % num_classes) for row in rows]
+    save_figure(image_rows(images.split(num_columns), names), output)
+    print(f"{output}: {len(images)} images of a {type(network).__name__}.")
 
 
 def manifold(
@@ -371,57 +400,78 @@ def noise_schedules(
     print(f"{output}: a schedule ends in noise where abar_T is at most {MAX_TERMINAL_SIGNAL}.")
 
 
-def gan_samples(
-    model: Annotated[str, arg(help="Folder or Hub id of a generator, from train_gan.py.", metavar="ID")],
-    output: Picture,
-    num_rows: int = 8,
-    num_columns: int = 12,
-    interpolate: bool = False,
+def points(
+    model: Annotated[str, arg(help="Folder or Hub id of a pipeline that was trained on points.", metavar="ID")],
+    output: Annotated[Path, arg(help="Picture to write; of show=animation a film, .gif or .mp4.")],
+    show: Literal["samples", "trajectory", "animation"] = "samples",
+    dataset_name: str | None = None,
+    guidance_scale: tuple[float, ...] = (),
+    num_points: int = 2_000,
+    num_inference_steps: int | None = None,
+    num_frames: int | None = None,
+    fps: int = 20,
     seed: Seed = 0,
+    device: Device = None,
     force: Force = False,
 ) -> None:
-    """Draw images of a GAN as one picture, one row per class where it has classes.
+    """Draw points over the data: samples and their distance from it, or their way there from noise.
 
-    Example: mnist-guided figure gan_samples --model runs/gan --output gan.png
+    samples: one panel per guidance scale, and a table of the sliced Wasserstein distance from real points of each
+    class, in standard deviations, a mean over classes; its floor is that of other real points. trajectory: panels from
+    noise to data. animation: the same as a film; an .mp4 needs the extra animation.
+
+    Example: mnist-guided figure points --model runs/moons --guidance_scale 0 1 4 --output moons.png
 
     Args:
-        num_rows: Rows, of a GAN without classes.
-        num_columns: Images in a row.
-        interpolate: Let the noise of a row go from one draw to another, on a path whose every point is as likely.
+        show: Samples, their trajectory, or an animation of it.
+        dataset_name: What it was trained on, such as points:dino; the folder of train_pipeline.py says, if left out.
+        guidance_scale: One panel each; a trajectory takes one. The pipeline's own if left out.
+        num_points: Points in a panel, the classes in equal parts.
+        num_inference_steps: Steps of the scheduler; the pipeline's own number, for a film 200, if left out.
+        num_frames: Panels of a trajectory (6 if left out) or frames of a film (60); points move equally far between.
+        fps: Frames per second of a film, at most 50.
     """
-    check_new_file(output, force)
-    check_range("num_rows", num_rows, 1, MOST_IMAGES)
-    check_range("num_columns", num_columns, 1, MOST_IMAGES)
-    check_model(model, "config.json", what="generator")
+    film = show == "animation"
+    check_new_file(output, force, (".gif", ".mp4")) if film else check_new_file(output, force)
+    check_packages(("matplotlib",), "plots")
+    if output.suffix.lower() == ".mp4":
+        check_packages(("imageio", "imageio_ffmpeg"), "animation")
+    frames = num_frames or (60 if film else 6)
+    check_range("num_frames", frames, 2)
+    check_range("fps", fps, 1, 50)
+    if show != "samples" and len(guidance_scale) > 1:
+        raise ValueError(f"--guidance_scale of a {show} is one number, got {len(guidance_scale)}.")
+    pipe, data = load_points_pipeline(model, dataset_name, num_points, device)
+    if guidance_scale and pipe.classifier is None:
+        raise ValueError(f"--guidance_scale was given, but the pipeline {model!r} has no classifier; leave it out.")
 
-    import torch
+    from ..evaluation.points import draw_points, measure_points, real_points
+    from ..evaluation.tables import rows_table
+    from ..figures.points import evenly_moved, frame_limits, point_frames, point_panels
 
-    from ..data.images import to_uint8
-    from ..figures.images import image_rows
-    from ..models.gan import GANGenerator
-    from ..seeding import keyed_generator
-    from ..storage.pipelines import load_network
-
-    generator = load_network(model)
-    if not isinstance(generator, GANGenerator):
-        raise ValueError(f"--model {model!r} holds a {type(generator).__name__}, not a GANGenerator.")
-    num_classes = generator.config.num_classes
-    rows = num_rows if num_classes is None else num_classes
-
-    def noise(row: int, column: int) -> torch.Tensor:
-        return torch.randn(generator.config.latent_dim, generator=keyed_generator(seed, row, column))
-
-    if interpolate:  # cos^2 + sin^2 = 1 keeps the distribution N(0, I) on the way, as a straight line would not
-        angles = torch.linspace(0, math.pi / 2, num_columns)
-        noises = [angle.cos() * noise(row, 0) + angle.sin() * noise(row, 1) for row in range(rows) for angle in angles]
+    steps = num_inference_steps or (200 if film else None)  # the last of them move samples furthest
+    scales: dict[str, float | None] = {f"guidance_scale {scale:g}": scale for scale in guidance_scale}
+    drawn = {
+        title: draw_points(pipe, data, num_points, steps, seed, scale)
+        for title, scale in (scales or {"": None}).items()
+    }
+    labels, trajectory = next(iter(drawn.values()))
+    real = data.to_data_units(real_points(data, labels, seed=0)).numpy()
+    if show == "samples":
+        panels = [(title, data.to_data_units(path[-1]).numpy()) for title, (_, path) in drawn.items()]
+        save_figure(point_panels(panels, labels.numpy(), data.class_names, real), output)
+        print(rows_table({title: measure_points(data, path[-1], labels) for title, (_, path) in drawn.items()}))
     else:
-        noises = [noise(row, column) for row in range(rows) for column in range(num_columns)]
-    labels = None if num_classes is None else torch.arange(rows).repeat_interleave(num_columns)
-    with torch.no_grad():
-        images = to_uint8(generator(torch.stack(noises), labels).sample)
-    names = ["" if num_classes is None else str(row) for row in range(rows)]
-    save_figure(image_rows(images.split(num_columns), names), output)
-    print(f"{output}: {len(images)} images.")
+        shown = evenly_moved(trajectory.numpy(), frames)
+        places = data.to_data_units(trajectory[shown]).numpy()
+        limits = frame_limits(data.mean.numpy(), data.std.numpy())
+        if film:
+            _save_film(list(point_frames(places, labels.numpy(), real, limits)), output, fps)
+        else:
+            panels = [(f"step {step}" if step else "noise", place) for step, place in zip(shown, places, strict=True)]
+            save_figure(point_panels(panels, labels.numpy(), data.class_names, real, limits), output)
+        print(f"{output}: {len(shown)} {'frames' if film else 'panels'} of {len(labels)} points.")
+    print(f"{output}: {type(pipe.scheduler).__name__} in {len(trajectory) - 1} steps.")
 
 
 def sweep(metrics: Path, name: str, output: Picture, force: Force = False) -> None:
@@ -466,3 +516,16 @@ def check_has_prior(vae: Any) -> None:
             "--model is a plain autoencoder (variational is false in its config): it has no prior to draw from. "
             "Give a variational one."
         )
+
+
+def _save_film(frames: list[Any], output: Path, fps: int) -> None:
+    """Write a film whose last frame stays a moment longer; whole."""
+    from diffusers.utils import export_to_gif, export_to_video
+
+    from ..storage.atomic import atomic_write
+
+    frames = [*frames, *frames[-1:] * round(_HOLD_SECONDS * fps)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder, f"film{output.suffix.lower()}"))
+        export_to_gif(frames, file, fps) if file.endswith(".gif") else export_to_video(frames, file, fps, quality=8)
+        atomic_write(output, Path(file).read_bytes())

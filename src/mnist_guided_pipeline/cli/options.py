@@ -11,9 +11,12 @@ import warnings
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
+
+if TYPE_CHECKING:
+    from ..data.points import PointSet
 
 __all__ = [
     "MOST_IMAGES",
@@ -33,7 +36,9 @@ __all__ = [
     "check_range",
     "check_writable",
     "load_autoencoder",
+    "load_image_maker",
     "load_pipeline",
+    "load_points_pipeline",
     "make_scheduler",
     "save_figure",
     "scheduler_settings",
@@ -184,6 +189,50 @@ def load_autoencoder(model: str, device: str | None = None) -> Any:
 
     logging.disable_progress_bar()
     return load_network(model, "vae").to(_usable(device))
+
+
+def load_image_maker(model: str, device: str | None = None) -> Any:
+    """What makes images of latents: an autoencoder, also that of a pipeline's folder, or the generator of a GAN."""
+    check_model(model, "config.json", "vae/config.json", what="network or pipeline with an autoencoder")
+    if Path(model, "model_index.json").is_file():
+        return load_autoencoder(model, device)
+
+    from ..models.gan import GANGenerator
+    from ..storage.pipelines import load_network
+
+    network = load_network(model).to(_usable(device))
+    if not (isinstance(network, GANGenerator) or hasattr(network, "decode")):
+        raise ValueError(f"--model {model!r} holds a {type(network).__name__}, which draws no images by itself.")
+    return network
+
+
+def load_points_pipeline(
+    model: str, dataset_name: str | None, num_points: int, device: str | None
+) -> tuple[Any, PointSet]:
+    """The pipeline and the points that it was trained on; ``num_points`` must be at least one per class."""
+    check_model(model)
+    dataset_name = dataset_name or training_settings(model).get("dataset_name")
+    if dataset_name is None:
+        raise ValueError(
+            f"--dataset_name is needed: {model!r} does not say what it was trained on. Name it, as points:dino."
+        )
+
+    from ..data.points import is_point_set, load_points
+
+    if not is_point_set(dataset_name):
+        raise ValueError(f"--dataset_name {dataset_name!r} is not one of points in the plane, such as points:dino.")
+    data = load_points(dataset_name)
+    check_range("num_points", num_points, len(data.class_names))
+    pipe = load_pipeline(model, device)
+    shape, names = tuple(pipe.denoiser.config.sample_shape), tuple(pipe.id2label.values())
+    if shape != (2,):
+        raise ValueError(f"--model {model!r} makes samples of shape {shape}, not points in the plane.")
+    if pipe.classifier is not None and names != data.class_names:
+        raise ValueError(
+            f"--dataset_name {dataset_name!r} has the classes {', '.join(data.class_names)}, but the pipeline "
+            f"{model!r} has {', '.join(names)}; name the data that it was trained on."
+        )
+    return pipe, data
 
 
 def training_settings(model: str) -> dict[str, Any]:

@@ -51,8 +51,8 @@ __all__ = [
     "check_has_likelihood",
     "fitted_draws",
     "image_likelihood",
-    "mean_value",
     "measure_autoencoder",
+    "measure_likelihood",
     "prior_draws",
 ]
 
@@ -233,10 +233,21 @@ def image_likelihood(
     return Likelihood(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def mean_value(values: Tensor) -> dict[str, Any]:
-    """The mean of one value per image (N,), with the standard error that the choice of N images leaves."""
-    error = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else None
-    return {"value": values.mean().item(), "standard_error": error, "num_images": len(values)}
+def measure_likelihood(
+    vae: Any, images: Tensor, how: str, num_importance_samples: int, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """``negative_elbo`` and ``negative_log_likelihood`` of images uint8 (N, 28, 28), binarised as ``how`` says.
+
+    Each is a mean in nats per image, with the standard error that the choice of N images leaves.
+    """
+    found = image_likelihood(vae, binarise(images, how, seed), num_importance_samples, seed, progress=True)
+    return {
+        name: {
+            **measured(-bound.mean().item(), len(bound)),
+            "standard_error": (bound.std() / len(bound) ** 0.5).item() if len(bound) > 1 else None,
+        }
+        for name, bound in (("negative_elbo", found.elbo), ("negative_log_likelihood", found.importance_weighted))
+    }
 
 
 def _log_weights(vae: Any, images: Tensor, posterior: Any, noise: Tensor) -> tuple[Tensor, Tensor]:

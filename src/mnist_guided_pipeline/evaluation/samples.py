@@ -42,6 +42,7 @@ __all__ = [
     "draw_images",
     "draw_samples",
     "gan_labels",
+    "generate_images",
     "start_processes",
     "wanted_classes",
 ]
@@ -326,6 +327,12 @@ def gan_labels(generator: GANGenerator, num_images: int, class_weights: Sequence
 
 
 @torch.no_grad()
+def generate_images(generator: GANGenerator, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+    """One pass of a generator over latents (N, latent_dim) and classes int64 (N,): uint8 (N, 28, 28) on the CPU."""
+    labels = None if labels is None else labels.to(generator.device)
+    return to_uint8(generator(latents.to(generator.device, generator.dtype), labels).sample).cpu()
+
+
 def draw_gan_images(
     generator: GANGenerator,
     num_images: int,
@@ -353,9 +360,7 @@ def draw_gan_images(
     labels = gan_labels(generator, num_images, class_weights)
     for numbers in torch.arange(num_images).split(chunk_size):
         noise = [torch.randn(generator.config.latent_dim, generator=keyed_generator(seed, int(i))) for i in numbers]
-        latents = torch.stack(noise).to(generator.device, generator.dtype)
-        wanted = None if labels is None else labels[numbers].to(generator.device)
-        yield to_uint8(generator(latents, wanted).sample).cpu()
+        yield generate_images(generator, torch.stack(noise), None if labels is None else labels[numbers])
 
 
 def _key(pipe: Any, scheduler: Any, settings: SamplingSettings) -> str:

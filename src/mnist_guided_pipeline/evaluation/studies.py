@@ -1,19 +1,9 @@
-r"""Studies: what is varied, what stays, and how it is measured, filed and told apart.
+"""Studies: what is varied, what stays, and how it is measured and filed.
 
 A study of sampling is a grid of settings (:func:`grid`): all else, the noise of every image included, is the same.
 Every run is filed when it is finished (:func:`measure_runs`), runs that are in the file already are not repeated, and
 samples come from the cache, so an interrupted study goes on where it stopped. A study of different models is a table of
-named rows (:func:`file_table`).
-
-``mean-only`` leaves out the stochastic part of DDPM. Its step draws (Ho et al. 2020,
-https://arxiv.org/abs/2006.11239, equation 7)
-
-    z_{t-1} = mu + sigma_t eps,
-    mu = (sqrt(abar_{t-1}) beta_t x0 + sqrt(alpha_t) (1 - abar_{t-1}) z_t) / (1 - abar_t),
-
-and without ``sigma_t eps`` every step goes to the mean of a distribution instead of into it: variance is lost at each
-of them and never put back. It is no deterministic sampler. That is DDIM with eta 0, whose step keeps the variance by
-another coefficient of the predicted noise (Song et al. 2021, https://arxiv.org/abs/2010.02502, equation 12).
+named rows (:func:`file_tables`).
 """
 
 from __future__ import annotations
@@ -21,13 +11,11 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -47,60 +35,24 @@ from .records import (
 )
 from .samples import SamplingSettings, draw_gan_images, draw_images, gan_labels, start_processes
 from .scores import Reference, check_enough, floors, measured, score_images
+from .tables import render_view
 
 __all__ = [
-    "GRIDS",
     "SystemImages",
     "check_sweep",
     "compare_systems",
     "draw_autoencoder",
     "draw_gan",
     "draw_pipeline",
-    "file_table",
+    "file_tables",
     "grid",
-    "mean_only_scheduler",
     "measure_runs",
     "seconds_per_thousand",
     "sweep_lines",
     "varied_settings",
-    "without_noise",
 ]
 
 Runs = Mapping[str, Mapping[str, Any]]
-
-GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "steps": {
-        "scheduler": ("DDPMScheduler", "DDIMScheduler"),
-        "num_inference_steps": (10, 20, 50, 100, 1000),
-    },
-    "eta": {
-        "scheduler": ("DDIMScheduler",),
-        "num_inference_steps": (10, 50),
-        "eta": (0.0, 0.25, 0.5, 0.75, 1.0),
-    },
-    "scale": {
-        "cfg_scale": (0.0, 1.0),
-        "guidance_scale": (0.0, 0.35, 0.7, 1.0, 2.0, 4.0, 8.0, 16.0),
-    },
-    "spacing": {
-        "scheduler": ("DPMSolverMultistepScheduler",),
-        "scheduler_options": (
-            {"timestep_spacing": "trailing"},
-            {"timestep_spacing": "linspace"},
-            {"timestep_spacing": "leading"},
-            {"use_karras_sigmas": True},
-            {"use_exponential_sigmas": True},
-            {"use_lu_lambdas": True},
-        ),
-        "num_inference_steps": (5, 10, 20),
-    },
-    "mean-only": {
-        "scheduler": ("DDPMScheduler", "DDIMScheduler"),
-        "num_inference_steps": (100,),
-    },
-}
-"""The studies of sampling: DDPM against DDIM by the number of steps; noise in the steps of DDIM; guidance scales, with
-a denoiser that knows the label (``cfg_scale`` 1) and without (0); where the steps lie; and DDPM without its noise."""
 
 _SETTINGS = ("scheduler", "scheduler_options", "num_inference_steps", "guidance_scale", "guidance_interval")
 _OPTIONS = {  # settings that are off where a record does not have them
@@ -180,7 +132,6 @@ def measure_runs(
         check_enough(settings.num_images, num_classes)
     state = start_processes()
     filed, records = read_runs(output), {}
-    name_of_model = getattr(pipe.config, "_name_or_path", None)
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
     hashes = {kind: found["fingerprint"] for kind, found in identities.items()}
     floor_of = _known_floors(filed, hashes, reference.class_weights, with_cas)
@@ -201,7 +152,7 @@ def measure_runs(
         figures = score_images(drawn.chunks(), drawn.labels, reference)
         figures["non_finite_images"] = measured(drawn.num_non_finite, count)
         figures["images_per_second"] = measured(count / drawn.seconds, count)
-        if name_of_model and (seconds := training_seconds(name_of_model)) is not None:
+        if (seconds := _training_seconds(pipe)) is not None:
             figures["training_minutes"] = measured(seconds / 60.0, count)
         if with_cas and drawn.labels is not None:
             figures["classification_accuracy_score"] = classification_accuracy_score(
@@ -222,46 +173,20 @@ def measure_runs(
     return records
 
 
-def mean_only_scheduler(pipe: Any) -> DDPMScheduler:
-    """DDPM whose steps go to the mean of their distribution; ``adds_noise`` in its config tells it from DDPM."""
-    scheduler = pipe.make_scheduler(DDPMScheduler)
-    scheduler._get_variance = _no_variance
-    scheduler.register_to_config(adds_noise=False)
-    return scheduler
-
-
-@contextmanager
-def without_noise(pipe: Any) -> Iterator[None]:
-    """Inside, the pipeline's own scheduler is :func:`mean_only_scheduler`."""
-    own, pipe.scheduler = pipe.scheduler, mean_only_scheduler(pipe)
-    try:
-        yield
-    finally:
-        pipe.scheduler = own
-
-
-def file_table(
+def file_tables(
     output: str | os.PathLike[str],
     name: str,
-    rows: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[str, Any],
     settings: Mapping[str, Any],
-    networks: str,
-    reference: Reference,
-) -> dict[str, Any]:
-    """File a table of named rows, which the view ``rows`` renders; the record.
-
-    Args:
-        output: file of measurements.
-        name: of the record.
-        rows: values by name of the row.
-        settings: with ``num_images`` and ``seed``.
-        networks: hash of everything that was compared.
-        reference: real images and the judge.
-    """
-    identities = {"model": {"name": name, "fingerprint": networks}, **reference.identities}
-    record = make_record(identities, settings, {"rows": dict(rows)}, reference.judge.model.device)
+    identities: Mapping[str, Mapping[str, str]],
+    device: Any = "cpu",
+) -> None:
+    """File tables of named rows and single values as one record, and print each; see :mod:`.records` for the parts."""
+    record = make_record(identities, settings, figures, device)
     write_run(output, name, record)
-    return record
+    for view, found in figures.items():
+        rendered = render_view({name: record}, name, view)
+        print(rendered if isinstance(found, (dict, list)) else f"{view}: {rendered}")
 
 
 @dataclass(frozen=True)
@@ -274,6 +199,7 @@ class SystemImages:
         seconds: of the drawing alone, without loading and fitting.
         num_parameters: of the networks that draw; encoders and discriminators are left out.
         drawn: how, in a few words.
+        training_seconds: of the updates of its training, None where they are not known.
     """
 
     images: Tensor
@@ -281,6 +207,7 @@ class SystemImages:
     seconds: float
     num_parameters: int
     drawn: str
+    training_seconds: float | None
 
 
 def draw_autoencoder(vae: Any, training_images: Tensor, num_images: int, seed: int = 0) -> SystemImages:
@@ -290,7 +217,8 @@ def draw_autoencoder(vae: Any, training_images: Tensor, num_images: int, seed: i
     started = time.perf_counter()
     images = decode_images(vae, prior_draws(vae, num_images, seed) if fitted is None else fitted)
     seconds = time.perf_counter() - started
-    return SystemImages(images, None, seconds, _count(vae.decoder), "N(0, I)" if variational else "fitted Gaussian")
+    how = "N(0, I)" if variational else "fitted Gaussian"
+    return SystemImages(images, None, seconds, _count(vae.decoder), how, _training_seconds(vae))
 
 
 def draw_gan(generator: Any, num_images: int, seed: int = 0, class_weights: Sequence[float] = ()) -> SystemImages:
@@ -298,36 +226,34 @@ def draw_gan(generator: Any, num_images: int, seed: int = 0, class_weights: Sequ
     started = time.perf_counter()
     images = torch.cat(list(draw_gan_images(generator, num_images, seed, class_weights, _CHUNK)))
     seconds = time.perf_counter() - started
-    return SystemImages(
-        images, gan_labels(generator, num_images, class_weights), seconds, _count(generator), "one pass"
-    )
+    labels = gan_labels(generator, num_images, class_weights)
+    return SystemImages(images, labels, seconds, _count(generator), "one pass", _training_seconds(generator))
 
 
 def draw_pipeline(pipe: Any, settings: SamplingSettings, cache_dir: Any = None) -> SystemImages:
     """Images of a diffusion pipeline; those in the cache keep the seconds that they took."""
     drawn = draw_images(pipe, settings, cache_dir, _CHUNK)
     networks = [pipe.denoiser, pipe.classifier, None if pipe.vae is None else pipe.vae.decoder]
+    parameters = sum(map(_count, filter(None, networks)))
     resolved = settings.resolved(pipe)
     how = f"{str(resolved.scheduler).removesuffix('Scheduler')}, {resolved.num_inference_steps} steps"
-    return SystemImages(drawn.images(), drawn.labels, drawn.seconds, sum(map(_count, filter(None, networks))), how)
+    return SystemImages(drawn.images(), drawn.labels, drawn.seconds, parameters, how, _training_seconds(pipe))
 
 
-def compare_systems(
-    systems: Iterable[tuple[str, SystemImages, float | None]], reference: Reference
-) -> dict[str, dict[str, Any]]:
+def compare_systems(systems: Mapping[str, SystemImages], reference: Reference) -> dict[str, dict[str, Any]]:
     """A table of generative models of different kinds.
 
     Args:
-        systems: name, images, and the seconds of the training or None where they are not known.
+        systems: what each has drawn, by name.
         reference: real images and the judge.
 
     Returns:
         Rows by name, the last one of real training images: ``drawn``, ``accuracy`` where classes were wanted, values
-        of quality and variety, ``images_per_second``, ``parameters`` and ``training_minutes``.
+        of quality and variety, ``images_per_second``, ``parameters`` and ``training_minutes`` where they are known.
     """
     rows: dict[str, dict[str, Any]] = {}
     count = 0
-    for name, system, seconds in systems:
+    for name, system in systems.items():
         count = len(system.images)
         figures = score_images(system.images.split(_CHUNK), system.labels, reference)
         rows[name] = {
@@ -335,8 +261,9 @@ def compare_systems(
             **{column: figures[column] for column in _COLUMNS if column in figures},
             "images_per_second": measured(count / system.seconds, count),
             "parameters": system.num_parameters,
-            **({} if seconds is None else {"training_minutes": seconds / 60}),
         }
+        if system.training_seconds is not None:
+            rows[name]["training_minutes"] = system.training_seconds / 60
     real = floors(reference, None, count)["real_training_images"]
     rows["real training images"] = {column: real[column] for column in _COLUMNS if column in real}
     return rows
@@ -414,8 +341,10 @@ def _floors(reference: Reference, vae: Any, num_images: int, with_cas: bool, pro
     return found
 
 
-def _no_variance(t: int, predicted_variance: Tensor | None = None, variance_type: str | None = None) -> Tensor:
-    return torch.zeros(())
+def _training_seconds(component: Any) -> float | None:
+    """Of the folder that a pipeline or a network was loaded from."""
+    folder = getattr(component.config, "_name_or_path", None)
+    return training_seconds(folder) if folder else None
 
 
 def _count(network: nn.Module) -> int:

@@ -15,7 +15,14 @@ from PIL import Image
 
 from .style import COLOURS, INK, new_figure, quiet
 
-__all__ = ["latent_scatter", "point_frames", "point_panels", "principal_plane"]
+__all__ = [
+    "evenly_moved",
+    "frame_limits",
+    "latent_scatter",
+    "point_frames",
+    "point_panels",
+    "principal_plane",
+]
 
 _FRAME_INCHES = 3.2  # at 150 dots per inch a multiple of 16 dots, which video needs
 
@@ -69,6 +76,21 @@ def point_frames(
         points.set_offsets(samples)
         canvas.draw()
         yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def evenly_moved(trajectory: NDArray[np.floating], count: int) -> list[int]:
+    """Steps of (T, N, 2) between which samples move equally far, ``count`` or fewer, from the first to the last.
+
+    Steps themselves are no measure: where noise is high, hundreds of them move samples less than the last ten do.
+    """
+    moved = np.sqrt(np.square(np.diff(trajectory, axis=0)).mean(axis=(1, 2))).cumsum()
+    steps = np.searchsorted(moved, np.linspace(0, moved[-1], count)[1:-1]) + 1
+    return sorted({0, *steps.tolist(), len(moved)})
+
+
+def frame_limits(mean: NDArray[np.floating], std: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Limits [[x, y], [x, y]] that hold nearly all of the noise too: three standard deviations of the data (2,)."""
+    return np.stack([mean - 3 * std, mean + 3 * std])
 
 
 def latent_scatter(
