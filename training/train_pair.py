@@ -30,6 +30,7 @@ from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.sampling.schedulers import describe_noise
 from mnist_guided_pipeline.seeding import keyed_generator
+from mnist_guided_pipeline.storage.atomic import atomic_write
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.checkpoints import averaged_weights
 from mnist_guided_pipeline.training.config import PairConfig
@@ -163,10 +164,17 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
             run.validate(
                 lambda: validate(denoiser, classifier, teacher, test_samples, test.labels, noise_schedule, config)
             )
-    folder = Path(config.output_dir, "denoiser")
     if accelerator.is_main_process:
+        folder = Path(config.output_dir, "denoiser")
         noise_schedule.scheduler.save_pretrained(folder / "scheduler")
         (folder / "train_config.json").write_text(config.to_json())
+        for name, start, place in (
+            ("denoiser", config.denoiser_path, folder),
+            ("classifier", config.classifier_path, folder.parent),
+        ):
+            for recipe in (Path(start, "train_config.json"), Path(start, name, "train_config.json")):
+                if recipe.is_file():  # how the network that this began with was trained
+                    atomic_write(place / f"{name}_train_config.json", recipe.read_text())
     run.finish(classifier, denoiser=denoiser, scheduler=noise_schedule.scheduler)
 
 

@@ -60,10 +60,10 @@ def sampler_controls(pipe: Any, name: str, guidance_scale: float | None = None) 
     )
     weight = gr.Slider(
         *LIMITS["classifier-free weight"],
-        value=1,
+        value=defaults["cfg_scale"],
         step=0.1,
         label="Classifier-free weight",
-        info="The denoiser knows the digits too: 0 hides the label from it, 1 gives it, more exaggerates it.",
+        info="Whether the denoiser is told the digit too: at 0 only the classifier knows it, more than 1 exaggerates.",
         visible=pipe.denoiser_is_conditional,
         elem_id=f"{name}-cfg-scale",
     )

@@ -40,7 +40,7 @@ class DemoSettings:
         scheduler: name of one of the pipeline's compatible schedulers.
         num_inference_steps: its steps.
         guidance_scale: how strongly the classifier guides.
-        cfg_scale: classifier-free weight, 1 is off.
+        cfg_scale: classifier-free weight, 1 is off, 0 does not tell the denoiser the label.
         seed: of the random generators, one per image.
 
     Raises:
@@ -131,7 +131,7 @@ def command_line(pipe: Any, settings: DemoSettings, model: str | None = None) ->
         "" if own else f"--scheduler {settings.scheduler}",
         f"--num_inference_steps {int(settings.num_inference_steps)}",
         f"--guidance_scale {settings.guidance_scale:g}",
-        "" if settings.cfg_scale == 1 else f"--cfg_scale {settings.cfg_scale:g}",
+        "" if settings.cfg_scale == pipe.sampling_defaults["cfg_scale"] else f"--cfg_scale {settings.cfg_scale:g}",
         f"--seed {int(settings.seed)}",
         "--output digits.png",
     ]

@@ -72,7 +72,8 @@ def keep_recipes(pipeline_folder: Folder, steps: Mapping[str, Folder | None]) ->
     Args:
         pipeline_folder: what ``save_pretrained`` wrote.
         steps: by component, the folder that the training script wrote, or None; a step without a
-            ``train_config.json`` is left out. ``vae_train_config.json`` of a sharpened decoder goes along.
+            ``train_config.json`` is left out. That of an earlier training goes along, such as
+            ``vae_train_config.json`` of a sharpened decoder.
 
     Raises:
         IntegrityError: a file of the pipeline's folder is damaged.

@@ -135,7 +135,8 @@ def _networks(folder: Path) -> list[tuple[str, str, int]]:
 
 def _recipes(folder: Path) -> dict[str, dict[str, Any]]:
     """The settings of each training that left them beside the weights."""
-    files = {name: folder / name / "train_config.json" for name in ("vae", "denoiser", "classifier")}
-    if (first := folder / "vae" / "vae_train_config.json").is_file():  # then the decoder was sharpened
-        files = {"vae": first, "decoder": files.pop("vae"), **files}
+    files = {}
+    for name, trained_on in (("vae", "decoder"), ("denoiser", "pair"), ("classifier", "pair")):
+        last, first = (folder / name / file for file in ("train_config.json", f"{name}_train_config.json"))
+        files |= {name: first, trained_on: last} if first.is_file() else {name: last}
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
