@@ -160,7 +160,7 @@ class TestWholePipeline:
         script = importlib.import_module("train_pipeline")
         config = script.PipelineConfig(str(tmp_path / "pipeline"), preset="debug", dataset_name=str(digits_folder))
         script.main(config)
-        assert capsys.readouterr().out.count("finished before, kept") == 3
+        assert capsys.readouterr().out.count("finished before, kept") == 4
         kept = load_file(tmp_path / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")
         assert all(torch.equal(kept[name], weights[name]) for name in weights)
         for file in (tmp_path / "pipeline").glob("*/config.json"):

@@ -139,8 +139,8 @@ def draw_tab(pipe: Any, judge: Any) -> None:
     @report_errors
     def make_example() -> str:
         label, seed = random.choice(list(names.values())), random.randrange(10_000)
-        own = (pipe.sampling_defaults[name] for name in ("num_inference_steps", "guidance_scale", "cfg_scale"))
-        settings = DemoSettings((label,), 1, type(pipe.scheduler).__name__, *own, seed)
+        own = {name: pipe.sampling_defaults[name] for name in ("num_inference_steps", "guidance_scale", "cfg_scale")}
+        settings = DemoSettings((label,), 1, type(pipe.scheduler).__name__, seed=seed, **own)
         return data_url(draw(pipe, settings).images[0].resize((280, 280), Image.Resampling.NEAREST))
 
     quiet = {"show_progress_on": verdict, "concurrency_limit": AT_ONCE, "concurrency_id": "drawing"}

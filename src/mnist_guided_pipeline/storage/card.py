@@ -135,7 +135,7 @@ def _networks(folder: Path) -> list[tuple[str, str, int]]:
 
 def _recipes(folder: Path) -> dict[str, dict[str, Any]]:
     """The settings of each training that left them beside the weights."""
-    files = {}
+    files: dict[str, Path] = {}
     for name, trained_on in (("vae", "decoder"), ("denoiser", "pair"), ("classifier", "pair")):
         last, first = (folder / name / file for file in ("train_config.json", f"{name}_train_config.json"))
         files |= {name: first, trained_on: last} if first.is_file() else {name: last}

@@ -101,12 +101,16 @@ _POINTS: dict[str, Any] = {"learning_rate": 2e-3, "validation_steps": 1_000}
 _POINT_DENOISER = DenoiserConfig("", **_of("PointDenoiser", hidden_size=128, num_layers=3), **_POINTS)
 _POINT_DENOISER = replace(_POINT_DENOISER, train_batch_size=512, max_train_steps=5_000)
 
+_SMALL = {"hidden_size": 64, "num_layers": 1, "condition_dim": 16}
+
 PRESETS = {
     "debug": Preset(
         "A few updates of tiny networks, to see that everything runs.",
-        DenoiserConfig("", **_of("MLPDenoiser", hidden_size=64), max_train_steps=30),
+        DenoiserConfig("", **_of("ResidualMLPDenoiser", num_classes=10, **_SMALL), max_train_steps=30),
         VAEConfig("", **_of("MLPVAE", latent_dim=8, hidden_size=64), max_train_steps=30),
         classifier=ClassifierConfig("", **_of("MLPClassifier", hidden_size=64), max_train_steps=30),
+        pair=PairConfig("", max_train_steps=30, train_batch_size=32, rollout_size=32),
+        sampling_defaults={"cfg_scale": 0.0, "num_inference_steps": 10},
     ),
     "notebook": Preset(
         "The networks and settings of the teaching notebook, on latents of unit variance and DDPM's noise schedule; at "
