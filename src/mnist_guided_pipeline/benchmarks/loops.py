@@ -23,18 +23,9 @@ __all__ = ["plain_classifier_training", "plain_denoiser_training", "plain_sampli
 def plain_sampling(
     denoiser: ModelMixin, classifier: ModelMixin, vae: ModelMixin, alphas_cumprod: Tensor, labels: Tensor, scale: float
 ) -> Tensor:
-    """Guided ancestral sampling over every timestep of the table.
+    """Guided ancestral sampling over every timestep of the table ``alphas_cumprod`` (T,), of classes int64 (B,).
 
-    Args:
-        denoiser: predicts epsilon of latents (B, d).
-        classifier: reads latents (B, d).
-        vae: decodes them.
-        alphas_cumprod: (T,).
-        labels: int64 (B,).
-        scale: guidance scale.
-
-    Returns:
-        Images (B, 1, 28, 28) in [-1, 1].
+    The networks are of latents (B, d), the denoiser predicts epsilon. Returns images (B, 1, 28, 28) in [-1, 1].
     """
     previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
     betas = 1 - alphas_cumprod / previous
@@ -61,16 +52,8 @@ def plain_vae_training(
 ) -> Iterator[float]:
     """Train a VAE by squared error and KL, as a notebook does: Adam over a shuffled DataLoader of images and labels.
 
-    Args:
-        vae: its two plain networks are called, without the classes around them.
-        images: (N, 1, 28, 28) in [0, 1].
-        labels: (N,), loaded and not used.
-        epochs: passes over the images.
-        batch_size: images an update.
-        kl_weight: weight of the KL term.
-
-    Yields:
-        After every epoch its mean loss an image, in units of [0, 1] pixels.
+    Its two plain networks are called, without the classes around them; images are (N, 1, 28, 28) in [0, 1], labels are
+    loaded and not used. Yields the mean loss per image after every epoch.
     """
     loader = DataLoader(TensorDataset(images, labels), batch_size=batch_size, shuffle=True)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)

@@ -48,11 +48,6 @@ def small_networks() -> ClassifierGuidedLatentPipeline:
 def benchmark_sampling(pipe: Any, num_images: int, rounds: int) -> dict[str, Any]:
     """Time a pipeline at its own defaults, and what it is compared with, in the same rounds.
 
-    Args:
-        pipe: on its device.
-        num_images: images of a round.
-        rounds: timed rounds.
-
     Returns:
         ``rows``, one per task, with images per second, the spread of the rounds, how many times slower than the
         pipeline it is, and the proportion of the rate of a float32 matrix product that it reaches; and single values,

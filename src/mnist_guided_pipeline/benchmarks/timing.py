@@ -22,14 +22,7 @@ Key = TypeVar("Key")
 
 
 class Timing(NamedTuple):
-    """Seconds of several rounds.
-
-    Attributes:
-        median: the value to quote.
-        low: fastest round.
-        high: slowest round.
-        rounds: how many.
-    """
+    """Seconds of several rounds: the median to quote, the fastest, the slowest, and how many."""
 
     median: float
     low: float
@@ -43,12 +36,9 @@ class Timing(NamedTuple):
 
 
 def time_rounds(tasks: Mapping[Key, Callable[[], object]], rounds: int = 5, warm_up: int = 1) -> dict[Key, Timing]:
-    """Time several tasks in turn, round after round.
+    """Time several tasks in turn, round after round, after rounds that are not counted.
 
-    Args:
-        tasks: functions by name; each must end with its work done.
-        rounds: timed rounds of all tasks.
-        warm_up: rounds before that are not counted.
+    Each task must end with its work done.
 
     Raises:
         ValueError: no rounds.
@@ -67,11 +57,7 @@ def time_rounds(tasks: Mapping[Key, Callable[[], object]], rounds: int = 5, warm
 
 
 def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -> tuple[Callable[[], Tensor], int]:
-    """A square matrix product, the yardstick of a machine's rate.
-
-    Returns:
-        The task, and its number of floating-point operations.
-    """
+    """A square matrix product, the yardstick of a machine's rate, and its number of floating-point operations."""
     first, second = torch.randn(2, size, size, device=device).to(dtype)
     return lambda: first @ second, 2 * size**3
 

@@ -41,14 +41,7 @@ _LOGGED_AT_ONCE = 50  # the scripts log the mean speed of this many updates
 def benchmark_training(
     scripts: Path, dataset_name: str, epochs: int | None, rounds: int, folder: Path
 ) -> dict[str, Any]:
-    """Train the networks of the preset both ways, in turn, round after round.
-
-    Args:
-        scripts: the folder ``training`` of a checkout.
-        dataset_name: Hub id or folder.
-        epochs: passes over the training set, for each network and way; the preset's own if None.
-        rounds: trainings of each network and way.
-        folder: where the scripts write.
+    """Train the networks of the preset both ways, in turn, round after round; the scripts write in ``folder``.
 
     Returns:
         ``rows``, one per network, of medians: images per second of both ways and their ratio, the ratio of the

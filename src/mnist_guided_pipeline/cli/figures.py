@@ -332,16 +332,15 @@ def forward_process(
         )
 
     import torch
-    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
     from ..data.images import to_uint8
     from ..data.posteriors import encode_images
+    from ..evaluation.guide import training_law
     from ..figures.images import image_rows
-    from ..sampling.noise import NoiseLevel, add_noise, training_levels
+    from ..sampling.noise import NoiseLevel, add_noise
     from ..seeding import keyed_generator
 
-    flow = pipe.config.training_noise["law"] == "flow"
-    table = training_levels(pipe.make_scheduler(FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler))
+    timesteps, table = training_law(pipe)
     chosen = _test_images(dataset_name, num_images, seed)
     posteriors = encode_images(pipe.vae, chosen, progress=False)
     draws = torch.randn(2, *posteriors.mean.shape, generator=keyed_generator(seed, "noise")).to(posteriors.mean.device)
@@ -351,7 +350,7 @@ def forward_process(
         for index in torch.linspace(0, len(table.alpha) - 1, num_levels).round().int().tolist():
             level = NoiseLevel(float(table.alpha[index]), float(table.sigma[index]))
             noisy = pipe.decode_latents(add_noise(clean, draws[1], level), "pt")
-            rows[f"t = {index}, alpha = {level.alpha:.3f}"] = to_uint8(noisy * 2.0 - 1.0).cpu()
+            rows[f"t = {timesteps[index]}, alpha = {level.alpha:.3f}"] = to_uint8(noisy * 2.0 - 1.0).cpu()
     save_figure(image_rows(list(rows.values()), list(rows)), output)
     print(f"{output}: {len(chosen)} images at {num_levels} timesteps; abar_T = {float(table.alpha[-1] ** 2):.2g}.")
 

@@ -35,11 +35,11 @@ def classification_accuracy_score(
     num_updates: int = _UPDATES,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train on images, test on real ones; see the module.
+    """Train on images uint8 (N, 28, 28) with the classes int64 (N,) that each was wanted as, test on real ones.
 
     Args:
-        images: uint8 (N, 28, 28), N at least 1.
-        labels: int64 (N,), what each was wanted as.
+        images: N at least 1.
+        labels: as above.
         test: real images that neither the model nor this network has seen.
         seed: of weights and order.
         num_updates: another number makes another score.

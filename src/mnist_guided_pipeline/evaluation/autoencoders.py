@@ -68,11 +68,7 @@ def prior_draws(vae: Any, count: int, seed: int = 0) -> Tensor:
 
 
 def fitted_draws(vae: Any, images: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Draws of the Gaussian with the mean and full covariance of the latents of ``images`` uint8 (N, 28, 28).
-
-    Returns:
-        float32 (count, *latent_shape), not normalised.
-    """
+    """Draws float32 (count, *latent_shape) of a Gaussian fitted to the latents of ``images``: mean, full covariance."""
     noise = torch.randn(len(images), *vae.latent_shape, generator=keyed_generator(seed, "posterior"))
     latents = encode_latents(vae, images, noise).flatten(1).double()
     values, vectors = torch.linalg.eigh(torch.cov(latents.T).reshape(latents.shape[1], -1))
@@ -83,14 +79,7 @@ def fitted_draws(vae: Any, images: Tensor, count: int, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def measure_autoencoder(vae: Any, reference: Reference, num_images: int, seed: int = 0) -> dict[str, Any]:
-    """Reconstruction of the test set, and samples against it.
-
-    Args:
-        vae: variational or not.
-        reference: its training images are for the Gaussian that is fitted to their latents; its test set is
-            reconstructed whole, from the posterior's mean, and what every FID is taken against.
-        num_images: samples drawn of each Gaussian.
-        seed: of the draws.
+    """Reconstruction of the reference's whole test set, and ``num_images`` samples of each Gaussian against it.
 
     Returns:
         Values by name: ``mse`` (per pixel, unit range), ``bce`` and ``kl`` (nats per image; no ``kl`` of a plain
@@ -152,12 +141,8 @@ class Likelihood(NamedTuple):
 def check_has_likelihood(vae: Any, reconstruction: str | None) -> None:
     """Refuse an autoencoder whose training defines no likelihood of Bernoulli pixels.
 
-    Args:
-        vae: of this package.
-        reconstruction: the term it was trained with, ``"bce"`` or ``"mse"``; None where that is not known.
-
     Raises:
-        ValueError: a plain autoencoder, or one that was trained with the squared error.
+        ValueError: a plain one, or one of another ``reconstruction`` term than ``"bce"`` (None: it is not known).
     """
     if not vae.config.variational:
         raise ValueError(
@@ -172,15 +157,9 @@ def check_has_likelihood(vae: Any, reconstruction: str | None) -> None:
 
 
 def binarise(images: Tensor, how: str, seed: int = 0) -> Tensor:
-    """What counts as x.
+    """What counts as x: images uint8 (N, 28, 28) as float32 (N, 1, 28, 28) in unit range, one of :data:`BINARISATIONS`.
 
-    Args:
-        images: uint8 (N, 28, 28).
-        how: one of :data:`BINARISATIONS`.
-        seed: of ``"stochastic"``; an image's draw depends on its place in ``images`` alone.
-
-    Returns:
-        float32 (N, 1, 28, 28) in unit range.
+    A draw of ``"stochastic"`` depends on the seed and the image's place alone.
 
     Raises:
         ValueError: another way.

@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -40,7 +41,7 @@ from ..data.posteriors import encode_images
 from ..models.mixture import MixtureClassifier
 from ..models.residual_mlp import ResidualMLPClassifier
 from ..sampling.guidance import classifier_score
-from ..sampling.noise import NoiseLevel, add_noise, levels_at, preserving_levels
+from ..sampling.noise import NoiseLevel, add_noise, levels_at, preserving_levels, training_levels
 from ..sampling.schedulers import preserving_table
 from ..seeding import keyed_generator
 from .judge import Judge
@@ -65,56 +66,42 @@ LEVELS = tuple(round(0.05 * (100 / 0.05) ** (i / 9), 3) for i in range(10))
 """Noise levels ``sigma / alpha`` at which gradients are compared: ten, evenly spaced in the logarithm."""
 
 _BATCH = 500
+_TRAINED_BY = {"preserving": DDPMScheduler, "flow": FlowMatchEulerDiscreteScheduler}
 _UPDATES, _BATCH_SIZE, _LEARNING_RATE, _POOL, _TEST = 1_000, 256, 3e-3, 20_000, 4_000
 _NETWORK = {"hidden_size": 64, "num_layers": 2, "condition_dim": 32}
 
 
 def training_law(pipe: Any) -> tuple[Tensor, NoiseLevel]:
-    """The timesteps that a pipeline's networks were trained on, and their levels.
-
-    Returns:
-        Timesteps int64 (T,), from the least noise upwards, and ``alpha`` and ``sigma`` float64 (T,).
+    """The timesteps int64 (T,) that a pipeline's networks were trained on, least noise first, and their levels (T,).
 
     Raises:
-        ValueError: the law has no training timesteps.
+        ValueError: the noise schedule has no training timesteps.
     """
-    noise = dict(pipe.config.training_noise)
-    if noise["law"] == "preserving":
-        levels = preserving_levels(preserving_table(noise))
-        return torch.arange(len(levels.sigma)), levels
-    if noise["law"] == "flow":
-        count = noise["num_train_timesteps"]
-        timesteps = torch.arange(1, count + 1)
-        sigma = timesteps.double() / count
-        return timesteps, NoiseLevel(1.0 - sigma, sigma)
-    raise ValueError(
-        f"The pipeline's networks are of the noise law {noise['law']!r}, which has no training timesteps to report on; "
-        "the report takes 'preserving' and 'flow'."
-    )
+    law = pipe.config.training_noise["law"]
+    if law not in _TRAINED_BY:
+        raise ValueError(
+            f"The pipeline's networks are of the noise law {law!r}, which has no training timesteps to report on; the "
+            "report takes 'preserving' and 'flow'."
+        )
+    levels = training_levels(pipe.make_scheduler(_TRAINED_BY[law]))
+    return torch.arange(len(levels.sigma)) + (law == "flow"), levels  # a flow has no noise at 0
 
 
 def guide_by_noise(
     pipe: Any, images: LabelledImages, num_bins: int = 10, seed: int = 0, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Read real images through the noise, in equal ranges of the timestep.
+    """Read real images that the guide has not seen through the noise, in equal ranges of the timestep.
 
-    Every image is noised once per bin, to a timestep drawn from the bin.
-
-    Args:
-        pipe: with a classifier; images go through its VAE where it has one.
-        images: real ones that the guide has not seen.
-        num_bins: ranges of the timestep.
-        seed: of the timesteps and the noise.
-        progress: show a progress bar.
+    Every image is noised once per range, to a timestep drawn from it; images go through the VAE where there is one.
 
     Returns:
-        A dictionary per bin, from the least noise upwards: ``timesteps`` (first and last), ``ratio`` (median of
+        A dictionary per range, from the least noise upwards: ``timesteps`` (first and last), ``ratio`` (median of
         ``sigma / alpha``), and the values ``accuracy``, ``calibration_error`` (expected, of 15 bins, against the
         label), ``confidence`` (mean of the largest probability) and ``gradient_share`` (mean of the module's ``share``,
         for the true class).
 
     Raises:
-        ValueError: the pipeline has no classifier, or a noise law without training timesteps.
+        ValueError: the pipeline has no classifier, or a noise schedule without training timesteps.
     """
     if pipe.classifier is None:
         raise ValueError("The pipeline has no classifier, so there is no guide to report on.")
@@ -166,16 +153,8 @@ def guide_hacking(
 ) -> list[dict[str, Any]]:
     """Draw at growing scales, and let the guide and the judge say how many images show what was wanted.
 
-    The classes are wanted in turn, and an image has the same noise at every scale.
-
-    Args:
-        pipe: with a classifier; its scheduler and number of steps are used.
-        judge: never the guide.
-        num_images: images per scale.
-        scales: guidance scales.
-        cfg_scale: classifier-free weight; 0 leaves the labels to the guide alone.
-        seed: of the images.
-        progress: show a progress bar.
+    The classes are wanted in turn, and an image has the same noise at every scale; ``cfg_scale`` 0 leaves the labels to
+    the guide alone.
 
     Returns:
         A dictionary per scale: ``guidance_scale`` and the values ``guide_accuracy`` (on final samples, at the least
@@ -221,16 +200,9 @@ def learned_scores(
     num_updates: int = _UPDATES,
     seed: int = 0,
 ) -> dict[str, list[dict[str, float]]]:
-    """Train a classifier with and without the gate, and compare both with the exact one.
+    """What :func:`compare_scores` says of a classifier without the gate (``plain``) and with it (``gated``).
 
-    Args:
-        mixture: the data.
-        schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them; a cosine one if None.
-        num_updates: of each training.
-        seed: of data, weights, order and noise; the same for both.
-
-    Returns:
-        What :func:`compare_scores` says of ``plain`` and of ``gated``.
+    Data, weights, order and noise are the same for both.
     """
     schedule = schedule or COSINE
     return {
@@ -244,12 +216,7 @@ def train_on_mixture(
 ) -> ResidualMLPClassifier:
     """A small classifier, trained by cross-entropy on noisy draws of all levels.
 
-    Args:
-        mixture: the data.
-        schedule: settings of the beta schedule.
-        gated: whether the network knows the schedule, and so reads ``alpha x``.
-        num_updates: of 256 samples each, AdamW under a one-cycle schedule.
-        seed: of data, weights, order and noise.
+    A ``gated`` one knows the schedule, and so reads ``alpha x``. An update is of 256 samples, AdamW in one cycle.
     """
     x0, labels = _draws(mixture, _POOL, seed)
     levels = preserving_levels(preserving_table(schedule))
@@ -276,13 +243,7 @@ def train_on_mixture(
 def compare_scores(
     network: nn.Module, mixture: Mixture, schedule: dict[str, Any], seed: int = 0
 ) -> list[dict[str, float]]:
-    """Compare the gradient of a classifier with the exact one, at the training timesteps nearest to ``LEVELS``.
-
-    Args:
-        network: ``network(sample, timestep, return_dict=False)[0]`` are logits.
-        mixture: the data that it was trained on.
-        schedule: the noise that it was trained on.
-        seed: of fresh data and noise.
+    """Compare the gradient of a classifier with the exact one, on fresh draws at the timesteps nearest to ``LEVELS``.
 
     Returns:
         A dictionary per level, from the least noise upwards: ``ratio`` (``sigma / alpha``), ``relative_error`` and

@@ -52,12 +52,7 @@ COSINE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
 
 @dataclass(frozen=True)
 class Mixture:
-    """A Gaussian mixture with two components in each of two classes.
-
-    Attributes:
-        dim: dimension of the data.
-        seed: of the means and covariances.
-    """
+    """A Gaussian mixture of dimension ``dim``, two components in each of two classes; ``seed`` makes them."""
 
     dim: int
     seed: int
@@ -168,17 +163,10 @@ def moment_errors(samples: np.ndarray, mean: np.ndarray, covariance: np.ndarray)
 
 
 def oracle_error(name: str, steps: int, seed: int = 0, callback: Callable[..., Any] | None = None) -> float:
-    """Error of guided sampling with exact networks.
+    """Error of guided sampling with exact networks: the larger of :func:`moment_errors`, of a mixture in the plane.
 
-    Args:
-        name: of a supported scheduler; it is run with the first prediction type of its row.
-        steps: of the scheduler.
-        seed: of the noise.
-        callback: ``callback_on_step_end`` of the pipeline, to see what a change of the rule does.
-
-    Returns:
-        The larger of the mean's error in standard deviations and the covariance's relative error, scale 1, against the
-        exact p(x | y) of a two-dimensional mixture.
+    The scheduler is run with the first prediction type of its row, at scale 1. ``callback`` is the pipeline's
+    ``callback_on_step_end``, to see what a change of the rule does.
     """
     pipe = exact_pipeline(PLANE, name, SUPPORTED[name].prediction_types[0])
     samples = pipe(
@@ -197,18 +185,11 @@ def oracle_error(name: str, steps: int, seed: int = 0, callback: Callable[..., A
 def measure_schedulers(
     pipe: Any, reference: Reference, num_images: int = 1000, seed: int = 0, progress: bool = True
 ) -> dict[str, dict[str, Any]]:
-    """Measure every supported scheduler.
-
-    Args:
-        pipe: a trained pipeline that draws classes; schedulers that cannot run its networks get no values of images.
-        reference: real images and the judge.
-        num_images: images per scheduler and number of steps.
-        seed: of the images.
-        progress: show a progress bar.
+    """Measure every supported scheduler; those that cannot run the pipeline's networks get no values of images.
 
     Returns:
         By scheduler: ``prediction_types``, ``stochastic``, ``oracle_error`` by steps, and where the pipeline can be run
-        ``accuracy`` and ``judge_fid`` by steps.
+        ``accuracy`` and ``judge_fid`` by steps, of ``num_images`` each.
 
     Raises:
         ValueError: the pipeline takes no classes.

@@ -115,15 +115,7 @@ def make_record(
     device: torch.device | str = "cpu",
     num_processes: int = 1,
 ) -> dict[str, Any]:
-    """A record of what was measured, here and now.
-
-    Args:
-        identities: ``model``, ``judge`` and ``dataset`` where there are such, as :func:`identity` makes them.
-        settings: what the values depend on.
-        figures: the values.
-        device: where they were computed.
-        num_processes: that computed them.
-    """
+    """A record of what was measured, here and now, on ``device``; ``identities`` are such as :func:`identity` makes."""
     device = torch.device(device)
     return {
         "command": typed_command(),

@@ -32,6 +32,7 @@ from ..sampling.arguments import check_count, check_interval, check_number
 from ..sampling.schedulers import SUPPORTED
 from ..seeding import keyed_generator
 from ..storage.atomic import atomic_write
+from ..training.launch import check_all_seen
 from .records import fingerprint, pipeline_fingerprint, public_config, versions
 
 __all__ = [
@@ -182,18 +183,9 @@ def default_cache() -> Path:
 
 
 def start_processes() -> PartialState:
-    """Join the processes that a launcher started; one process without a launcher.
-
-    Raises:
-        RuntimeError: the launcher started several processes, but Accelerate sees one.
-    """
+    """Join the processes that a launcher started; one process without a launcher."""
     state = PartialState(cpu=not torch.accelerator.is_available())
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size != state.num_processes:
-        raise RuntimeError(
-            f"The launcher started {world_size} processes, but Accelerate sees {state.num_processes}: each would draw "
-            "everything. On CPUs, launch with ACCELERATE_USE_CPU=true."
-        )
+    check_all_seen(state.num_processes, "each would draw everything")
     return state
 
 
@@ -233,18 +225,11 @@ def draw_samples(
     class_weights: Sequence[float] = (),
     batch_size: int = _BATCH,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Samples of a pipeline, and the classes that they are wanted to be, batch by batch.
-
-    Args:
-        pipe: one that takes class labels.
-        num_images: N.
-        seed: of the whole set.
-        call: further arguments of the pipeline.
-        class_weights: as for :func:`wanted_classes`.
-        batch_size: samples of one call.
+    """Samples of a pipeline that takes labels, and the classes that they are wanted to be, batch by batch.
 
     Yields:
-        ``.images`` of a call, of which ``output_type`` must make a tensor (n, ...), and labels int64 (n,).
+        ``.images`` of a call with the further arguments ``call``, of which ``output_type`` must make a tensor (n, ...),
+        and labels int64 (n,), as :func:`wanted_classes` gives them.
     """
     labels, numbers = wanted_classes(num_images, len(pipe.id2label), class_weights)
     for batch in torch.arange(num_images).split(batch_size):
@@ -340,17 +325,9 @@ def draw_gan_images(
     class_weights: Sequence[float] = (),
     chunk_size: int = _BATCH,
 ) -> Iterator[Tensor]:
-    """Images of a generator, chunk by chunk.
+    """Images of a generator, uint8 (n, 28, 28) a chunk, ``num_images`` in all; more of them change no image.
 
-    Args:
-        generator: on its device.
-        num_images: N.
-        seed: the noise of an image depends on it and on the image's number alone.
-        class_weights: as for :func:`wanted_classes`, where the generator takes classes.
-        chunk_size: images at a time; more of them change no image.
-
-    Yields:
-        uint8 (n, 28, 28), N in all.
+    The noise of an image depends on the seed and its number alone; classes are those of :func:`gan_labels`.
 
     Raises:
         ValueError: a number below 1.

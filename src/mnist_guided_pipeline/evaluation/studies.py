@@ -243,10 +243,6 @@ def draw_pipeline(pipe: Any, settings: SamplingSettings, cache_dir: Any = None) 
 def compare_systems(systems: Mapping[str, SystemImages], reference: Reference) -> dict[str, dict[str, Any]]:
     """A table of generative models of different kinds.
 
-    Args:
-        systems: what each has drawn, by name.
-        reference: real images and the judge.
-
     Returns:
         Rows by name, the last one of real training images: ``drawn``, ``accuracy`` where classes were wanted, values
         of quality and variety, ``images_per_second``, ``parameters`` and ``training_minutes`` where they are known.
@@ -294,14 +290,9 @@ def varied_settings(runs: Runs) -> list[str]:
 
 
 def sweep_lines(runs: Runs, axis: str) -> dict[str, list[Mapping[str, Any]]]:
-    """Lines along one setting: the records that share all other settings, by what tells them apart.
+    """Lines along one setting that is a number: the records that share all others, in the order of the axis.
 
-    Args:
-        runs: of one sweep.
-        axis: a setting that is a number.
-
-    Returns:
-        Records in the order of the axis, by a label such as ``"DDIM, 20 steps"``; a single line has the label ``""``.
+    They stand by what tells them apart, such as ``"DDIM, 20 steps"``; a single line has the label ``""``.
     """
     others = [setting for setting in varied_settings(runs) if setting != axis]
     lines: dict[str, list[Mapping[str, Any]]] = {}

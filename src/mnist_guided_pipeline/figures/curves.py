@@ -31,14 +31,7 @@ _NO_NUMBERS = ("scheduler", "scheduler_options", "guidance_interval")
 
 
 class Curve(NamedTuple):
-    """One line, and optionally the band around it.
-
-    Attributes:
-        x: (N,).
-        y: (N,).
-        low: lower end of the band (N,), such as that of a confidence interval; None for no band.
-        high: its upper end (N,).
-    """
+    """One line (N,), and optionally the band from ``low`` to ``high`` around it, such as a confidence interval."""
 
     x: Sequence[float] | np.ndarray
     y: Sequence[float] | np.ndarray
@@ -55,16 +48,7 @@ def metric_curves(
     log_x: bool = False,
     log_y: bool = False,
 ) -> Figure:
-    """A value against what it depends on: one line per name, with its band, on one axes.
-
-    Args:
-        curves: by the name that the legend shows; a single line has no legend.
-        x_label: what the horizontal axis is, with its unit.
-        y_label: likewise of the vertical axis.
-        title: above.
-        log_x: logarithmic horizontal axis.
-        log_y: logarithmic vertical axis.
-    """
+    """A value against what it depends on: one line per name, with its band, on one axes; one line has no legend."""
     figure = new_figure(5.4, 3.6)
     axes = figure.subplots()
     _draw(axes, curves)
@@ -76,10 +60,7 @@ def metric_curves(
 def line_panels(panels: Mapping[str, Mapping[str, Curve]], x_label: str, y_label: str = "") -> Figure:
     """Several sets of lines side by side, each with a scale of its own: losses whose terms differ in size.
 
-    Args:
-        panels: at least one, its title to its curves by name.
-        x_label: below every panel.
-        y_label: at the left of the first.
+    ``panels`` are at least one, its title to its curves by name; ``y_label`` stands at the left of the first.
     """
     figure = new_figure(3.4 * len(panels) + 0.4, 3.2)
     every = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -90,14 +71,7 @@ def line_panels(panels: Mapping[str, Mapping[str, Curve]], x_label: str, y_label
 
 
 def sweep_figure(runs: Mapping[str, _Record]) -> Figure:
-    """Draw a sweep.
-
-    Args:
-        runs: records of ``mnist-guided evaluate`` by name, at least two.
-
-    Returns:
-        A figure of two axes for each setting that was varied and is a number, or of two in all.
-    """
+    """Two axes for each setting that was varied and is a number, or two in all; ``runs`` are two records or more."""
     numbers: list[str | None] = [name for name in varied_settings(runs) if name not in _NO_NUMBERS]
     numbers = numbers or [None]
     figure = new_figure(10.0, 3.7 * len(numbers))

@@ -33,9 +33,6 @@ def image_rows(
         scale: whole-number magnification; pixels stay sharp squares.
         gap: pixels between two images, before magnification.
 
-    Returns:
-        A new picture of mode L or RGB.
-
     Raises:
         ValueError: rows that are empty or differ, or another number of labels than of rows or columns.
     """
@@ -83,29 +80,18 @@ def image_rows(
 
 
 def manifold_coordinates(count: int) -> NDArray[np.float64]:
-    """Places that cut the standard Gaussian into ``count`` parts of equal probability, at the middle of each.
+    """Ascending places (count,) that are the middles of parts of equal probability of the standard Gaussian.
 
     The inverse of its distribution function at ``(i + 1/2) / count``, so that a grid of images shows every part of the
     latent space as often as the prior draws it (Kingma and Welling 2014, https://arxiv.org/abs/1312.6114, figure 4).
-
-    Args:
-        count: at least 1.
-
-    Returns:
-        Ascending (count,).
     """
     return np.array([NormalDist().inv_cdf((index + 0.5) / count) for index in range(count)])
 
 
 def manifold(images: NDArray[np.uint8], coordinates: NDArray[np.float64]) -> Image.Image:
-    """What the decoder makes of a square of latents, its rows and columns named by their coordinates.
+    """What the decoder makes of a square of latents, its rows and columns named by their ``coordinates`` (n,).
 
-    Args:
-        images: uint8 (n, n, H, W): the row is the second latent dimension, upwards; the column the first.
-        coordinates: latents of rows and columns (n,), ascending.
-
-    Raises:
-        ValueError: the images are not n rows of n.
+    ``images`` are uint8 (n, n, H, W): the row is the second latent dimension, upwards; the column the first.
     """
     names = [f"{coordinate:.2f}" for coordinate in coordinates]
     return image_rows(images[::-1], names[::-1], names, gap=0)

@@ -38,10 +38,10 @@ def point_panels(
 
     Args:
         panels: the title and the samples (N, 2) of each.
-        labels: the class of each sample (N,), in ``[0, len(class_names))``.
-        class_names: for the legend, which one class does not need; more than ten share colours.
+        labels: the class of each sample (N,), in ``[0, len(class_names))``; more than ten share colours.
+        class_names: for the legend, which one class does not need.
         data: real points (M, 2).
-        limits: lower and upper end of both axes (2, 2), as ``[[x, y], [x, y]]``; those of the data if None.
+        limits: of both axes, ``[[x, y], [x, y]]``; those of the data if None.
     """
     figure = new_figure(3.2 * len(panels), 3.4)
     every = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -61,14 +61,7 @@ def point_frames(
     data: NDArray[np.floating],
     limits: NDArray[np.floating] | None = None,
 ) -> Iterator[Image.Image]:
-    """One frame of 480x480 pixels per step.
-
-    Args:
-        trajectory: samples after every step (T, N, 2).
-        labels: the class of each sample (N,).
-        data: real points (M, 2), in grey in every frame.
-        limits: as for :func:`point_panels`.
-    """
+    """One frame of 480x480 pixels per step of ``trajectory`` (T, N, 2); the rest as for :func:`point_panels`."""
     figure = new_figure(_FRAME_INCHES, _FRAME_INCHES)
     canvas = FigureCanvasAgg(figure)
     points = _scatter(figure.subplots(), trajectory[0], labels, data, limits)
@@ -99,14 +92,7 @@ def latent_scatter(
     class_names: Sequence[str],
     axis_labels: tuple[str, str] = ("$z_1$", "$z_2$"),
 ) -> Figure:
-    """One point per image, one colour per class that has any.
-
-    Args:
-        points: (N, 2).
-        labels: (N,), in ``[0, len(class_names))``.
-        class_names: for the legend; more than ten share colours.
-        axis_labels: below and at the left.
-    """
+    """One point per image, ``points`` (N, 2), in the colour of its class; ``labels`` (N,) count ``class_names``."""
     figure = new_figure(6.0, 5.2)
     axes = figure.subplots()
     for index in np.unique(labels):
@@ -121,13 +107,9 @@ def latent_scatter(
 
 
 def principal_plane(latents: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates in the plane of greatest variance, by the singular value decomposition of the centred latents.
+    """Coordinates (N, 2) of latents (N, D) in the plane of greatest variance, and the part of it along each axis (2,).
 
-    Args:
-        latents: (N, D), with N and D at least 2.
-
-    Returns:
-        Coordinates (N, 2), and the part of the variance along each (2,).
+    By the singular value decomposition of the centred latents; N and D are at least 2.
     """
     centred = np.asarray(latents, dtype=np.float64) - np.mean(latents, axis=0, dtype=np.float64)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)

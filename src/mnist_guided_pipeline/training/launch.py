@@ -23,7 +23,7 @@ from .checkpoints import NonFiniteError
 from .config import AdversarialConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
 from .history import HistoryTracker
 
-__all__ = ["check_num_classes", "end", "launch", "load_splits", "make_accelerator", "plain_errors"]
+__all__ = ["check_all_seen", "check_num_classes", "end", "launch", "load_splits", "make_accelerator", "plain_errors"]
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -78,12 +78,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         log_with=[HistoryTracker(config.output_dir), *(() if config.report_to == "none" else (config.report_to,))],
         project_config=ProjectConfiguration(config.output_dir, os.path.join(config.output_dir, config.logging_dir)),
     )
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size != accelerator.num_processes:
-        raise RuntimeError(
-            f"The launcher started {world_size} processes, but Accelerate sees {accelerator.num_processes}: they would "
-            "train apart and overwrite each other. On CPUs, launch with ACCELERATE_USE_CPU=true."
-        )
+    check_all_seen(accelerator.num_processes, "they would train apart and overwrite each other")
     launched = {
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps,  # Accelerate prefers the launcher's
         "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", config.mixed_precision),
@@ -104,6 +99,20 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     if accelerator.is_main_process:
         start_push(config)
     return accelerator
+
+
+def check_all_seen(num_processes: int, otherwise: str) -> None:
+    """Stop where the launcher started more processes than Accelerate sees; the message says what they would do.
+
+    Raises:
+        RuntimeError: naming both numbers.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != num_processes:
+        raise RuntimeError(
+            f"The launcher started {started} processes, but Accelerate sees {num_processes}: {otherwise}. On CPUs, "
+            "launch with ACCELERATE_USE_CPU=true."
+        )
 
 
 def end(accelerator: Accelerator) -> None:
