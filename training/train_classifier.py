@@ -22,6 +22,8 @@ from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
+from mnist_guided_pipeline.sampling.networks import num_classes as classes_of
+from mnist_guided_pipeline.sampling.networks import predict
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.pipelines import load_network
@@ -62,10 +64,10 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     denoiser = load_network(config.denoiser_path, "denoiser").to(device) if config.denoiser_path else None
     train, test = load_splits(config, accelerator)
     num_classes = len(train.class_names)
-    if config.random_label_share > 0 and denoiser is not None and denoiser.config.num_classes != num_classes:
+    if config.random_label_share > 0 and denoiser is not None and classes_of(denoiser) != num_classes:
         raise ValueError(
             f"random_label_share {config.random_label_share} needs a denoiser that knows the {num_classes} classes of "
-            f"the data set, but {config.denoiser_path!r} has num_classes {denoiser.config.num_classes}: train one with "
+            f"the data set, but {config.denoiser_path!r} has num_classes {classes_of(denoiser)}: train one with "
             "num_classes in its network_config, or leave out random_label_share."
         )
     samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
@@ -103,9 +105,9 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
         with accelerator.autocast():
             if denoiser is not None and config.score_matching_weight > 0:
                 with torch.no_grad():
-                    prediction = denoiser(noisy, times, return_dict=False)[0].float()
+                    prediction = predict(denoiser, noisy, times).sample[:, : noisy.shape[1]].float()
                     if config.random_label_share > 0:
-                        conditional = denoiser(noisy, times, wanted, return_dict=False)[0].float()
+                        conditional = predict(denoiser, noisy, times, wanted).sample[:, : noisy.shape[1]].float()
                         other = (wanted != classes).reshape(-1, *(1,) * (target.ndim - 1))
                         target = torch.where(other, conditional, target)
                 guided = (prediction, wanted, target, NoiseLevel(alpha, sigma), config.prediction_type)
@@ -150,7 +152,7 @@ def validate(
         correct.append((logits.argmax(dim=1) == targets).float().detach().cpu())
         if denoiser is not None:
             with torch.no_grad():
-                prediction = denoiser(noisy, times).sample
+                prediction = predict(denoiser, noisy, times).sample[:, : noisy.shape[1]]
             target = prediction_target(z0[rows], noise[rows], level, config.prediction_type)
             for scale, losses in ((0.0, unguided), (1.0, guided)):
                 loss = guided_denoising_loss(

@@ -6,19 +6,30 @@ The result in output_dir is a plain folder for ``ResidualMLPDenoiser.from_pretra
 is beside it in ``scheduler/``.
 """
 
+import diffusers
 import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin, SchedulerMixin
+from diffusers.models.embeddings import LabelEmbedding
 from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import LabelledImages
 from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
-from mnist_guided_pipeline.models.probe import check_label_effect
+from mnist_guided_pipeline.sampling.networks import (
+    arguments_for,
+    describe_classes,
+    is_conditional,
+    null_label,
+    num_classes,
+    predict,
+    sample_shape,
+)
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.sampling.schedulers import scheduler_schedule
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.pipelines import load_network
+from mnist_guided_pipeline.storage.probe import check_label_effect
 from mnist_guided_pipeline.training.config import DenoiserConfig
 from mnist_guided_pipeline.training.history import takes_images
 from mnist_guided_pipeline.training.launch import check_num_classes, launch, load_splits
@@ -37,9 +48,18 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     labels = train.labels.to(device)
 
     noise_schedule = TrainingNoise(config)
-    denoiser = getattr(mgp, config.network)(**{"sample_shape": samples.sample_shape, **config.network_arguments})
-    num_classes = denoiser.config.num_classes
-    check_num_classes(config, num_classes, train)
+    network_class = getattr(mgp if hasattr(mgp, config.network) else diffusers, config.network)
+    denoiser = network_class(**{**arguments_for(network_class, samples.sample_shape), **config.network_arguments})
+    describe_classes(denoiser, len(train.class_names))
+    check_num_classes(config, num_classes(denoiser), train)
+    null = null_label(denoiser)
+    if null is None and config.label_dropout > 0 and is_conditional(denoiser):
+        raise ValueError(
+            f"label_dropout {config.label_dropout} needs a null class, and num_class_embeds {num_classes(denoiser)} "
+            f"has none: give num_class_embeds {len(train.class_names) + 1}, or --label_dropout 0."
+        )
+    for embedding in (part for part in denoiser.modules() if isinstance(part, LabelEmbedding)):
+        embedding.dropout_prob = 0.0  # labels are dropped here, by numbers that a resumed run draws again
     run = Run(config, accelerator, len(train), {"denoiser": denoiser})
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -53,7 +73,9 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     ) -> tuple[Tensor | None, ...]:
         z0 = samples.draw(indices, posterior_noise)
         level = noise_schedule.levels(levels, z0)
-        condition = labels[indices].masked_fill(dropped, num_classes) if num_classes is not None else None
+        condition = labels[indices] if is_conditional(denoiser) else None
+        if condition is not None and null is not None:
+            condition = condition.masked_fill(dropped, null)
         weight = None
         if config.snr_gamma is not None:
             flat = NoiseLevel(level.alpha.flatten(), level.sigma.flatten())
@@ -70,7 +92,7 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
 
     for noisy, times, condition, target, weight in run.batches(draw, prepare):
         with accelerator.autocast():
-            prediction = run.model(noisy, times, condition, return_dict=False)[0]
+            prediction = run.model(noisy, times, condition, return_dict=False)[0][:, : noisy.shape[1]]
         if run.step(denoising_loss(prediction, target, weight)):
             run.validate(measure)
 
@@ -98,9 +120,10 @@ def validate(
     losses = []
     for rows in torch.arange(count).split(1000):
         level = noise_schedule.levels(levels[rows], z0)
-        condition = labels[rows].to(denoiser.device) if denoiser.config.num_classes is not None else None
+        condition = labels[rows].to(denoiser.device) if is_conditional(denoiser) else None
         noisy = add_noise(z0[rows], noise[rows], level)
-        prediction = denoiser(noisy, noise_schedule.timesteps(levels[rows], noisy.device), condition).sample
+        times = noise_schedule.timesteps(levels[rows], noisy.device)
+        prediction = predict(denoiser, noisy, times, condition).sample[:, : noisy.shape[1]]
         target = prediction_target(z0[rows], noise[rows], level, config.prediction_type)
         losses.append(((prediction - target) ** 2).flatten(1).mean(dim=1).cpu())
     denoiser.train()
@@ -134,9 +157,9 @@ def validation_samples(
     flow = scheduler_schedule(scheduler) == "flow"
     pipe.scheduler = pipe.make_scheduler(FlowMatchEulerDiscreteScheduler if flow else DDIMScheduler)
     pipe.set_progress_bar_config(disable=True)
-    classes = denoiser.config.num_classes
+    classes = num_classes(denoiser)
     labels = None if classes is None else torch.arange(num_images) * classes // num_images
-    start = torch.randn(num_images, *denoiser.config.sample_shape, generator=keyed_generator(seed, "samples"))
+    start = torch.randn(num_images, *sample_shape(denoiser), generator=keyed_generator(seed, "samples"))
     images = pipe(
         labels,
         num_images_per_label=num_images if labels is None else 1,

@@ -326,10 +326,11 @@ def forward_process(
     check_range("num_levels", num_levels, 2, MOST_IMAGES)
     check_range("num_images", num_images, 1, MOST_IMAGES)
     pipe = load_pipeline(model, device)
-    if pipe.vae is None and tuple(pipe.denoiser.config.sample_shape) != (1, 28, 28):
-        raise ValueError(
-            f"forward_process draws images; samples of shape {pipe.denoiser.config.sample_shape} are none."
-        )
+    from ..sampling.networks import sample_shape
+
+    shape = sample_shape(pipe.denoiser)
+    if pipe.vae is None and shape != (1, 28, 28):
+        raise ValueError(f"forward_process draws images; samples of shape {shape} are none.")
 
     import torch
 

@@ -224,7 +224,9 @@ def load_points_pipeline(
     data = load_points(dataset_name)
     check_range("num_points", num_points, len(data.class_names))
     pipe = load_pipeline(model, device)
-    shape, names = tuple(pipe.denoiser.config.sample_shape), tuple(pipe.id2label.values())
+    from ..sampling.networks import sample_shape
+
+    shape, names = sample_shape(pipe.denoiser), tuple(pipe.id2label.values())
     if shape != (2,):
         raise ValueError(f"--model {model!r} makes samples of shape {shape}, not points in the plane.")
     if pipe.classifier is not None and names != data.class_names:

@@ -94,8 +94,8 @@ def encode_images(vae: Any | None, images: Tensor, *, progress: bool = True) -> 
     """Encode images once; kept in memory, they give fresh latents for every epoch.
 
     Args:
-        vae: with the interface of ``AutoencoderKL``; normalised by its ``config.latents_mean`` and ``latents_std``,
-            or left as they are where these are None. None gives pixels in model range.
+        vae: of this package, ``AutoencoderKL`` or ``AutoencoderTiny``; its latents are normalised as ``latents.py``
+            says. None gives pixels in model range.
         images: uint8 (N, 28, 28).
         progress: show a progress bar.
 
@@ -105,10 +105,9 @@ def encode_images(vae: Any | None, images: Tensor, *, progress: bool = True) -> 
     if vae is None:
         return PosteriorTable(to_model_range(images), None)
     mean, std = _encoded(vae, images, _BATCH, progress)
-    if getattr(vae.config, "latents_mean", None) is None:
-        return PosteriorTable(mean, std)
-    scale = latent_scale(std, vae.config)[1]
-    return PosteriorTable(normalise(mean, vae.config), std / scale)
+    if not std.any():  # no autoencoder of distributions
+        return PosteriorTable(normalise(mean, vae.config), None)
+    return PosteriorTable(normalise(mean, vae.config), std / latent_scale(std, vae.config)[1])
 
 
 def encode_latents(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
@@ -135,7 +134,9 @@ def _encoded(vae: Any, images: Tensor, batch_size: int, progress: bool) -> tuple
     means, stds = [], []
     batches = tqdm(images.split(batch_size), desc="encoding images", unit="batch", disable=not progress, leave=False)
     for batch in batches:
-        posterior = vae.encode(to_model_range(batch).to(vae.device, vae.dtype)).latent_dist
-        means.append(posterior.mean.float())
-        stds.append(posterior.std.float())
+        encoded = vae.encode(to_model_range(batch).to(vae.device, vae.dtype))
+        posterior = getattr(encoded, "latent_dist", None)
+        mean = encoded.latents if posterior is None else posterior.mean  # AutoencoderTiny has no distribution
+        means.append(mean.float())
+        stds.append((torch.zeros_like(mean) if posterior is None else posterior.std).float())
     return torch.cat(means), torch.cat(stds)

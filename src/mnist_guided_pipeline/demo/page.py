@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..sampling.networks import sample_shape
 from .compare import compare_tab
 from .draw import draw_tab
 from .generate import generate_tab
@@ -25,10 +26,10 @@ def build_page(pipe: Any, judge: Any, model: str | None) -> gr.Blocks:
     Raises:
         ValueError: the pipeline makes no images, or has no classes.
     """
-    if pipe.vae is None and math.prod(pipe.denoiser.config.sample_shape) != 28 * 28:
+    shape = sample_shape(pipe.denoiser)
+    if pipe.vae is None and math.prod(shape) != 28 * 28:
         raise ValueError(
-            f"This pipeline has no VAE and samples of shape {tuple(pipe.denoiser.config.sample_shape)}, so it makes no "
-            "images to show; use one with a VAE."
+            f"This pipeline has no VAE and samples of shape {shape}, so it makes no images to show; use one with a VAE."
         )
     if not pipe.id2label:
         raise ValueError(

@@ -12,6 +12,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 
+from ..sampling.networks import sample_shape
 from ..sampling.schedulers import SUPPORTED
 from ..seeding import keyed_generator
 from .trace import Trace, Tracer, fresh_pipeline
@@ -96,7 +97,7 @@ def draw(pipe: Any, settings: DemoSettings, on_step: Callable[[int, int], None] 
     scheduler_class = getattr(diffusers, settings.scheduler)
     fresh = fresh_pipeline(pipe, None if own else pipe.make_scheduler(scheduler_class))
     generators = [keyed_generator(seed, row, i) for row in range(len(rows)) for i in range(count)]
-    shape = (len(generators), *pipe.denoiser.config.sample_shape)
+    shape = (len(generators), *sample_shape(pipe.denoiser))
     noise = randn_tensor(shape, generator=generators, device=pipe.device, dtype=torch.float32)
     with torch.no_grad():
         tracer = Tracer(fresh, noise, steps, on_step)

@@ -43,14 +43,27 @@ class ClassifierOutput(BaseOutput):
 
 
 class Network(ModelMixin, ConfigMixin):
-    """A diffusers model whose saved config may hold settings of earlier versions that no longer exist."""
+    """A diffusers model that says in its config what it works on, where that is images, as diffusers' own do.
+
+    A saved config may hold settings of earlier versions that no longer exist.
+    """
 
     retired_settings: ClassVar[tuple[str, ...]] = ("dropout",)
+    _of_images: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "sample_size")
+
+    def __init__(self) -> None:
+        super().__init__()
+        shape = self.config.get("sample_shape")
+        if shape is not None and len(shape) == 3:
+            channels, height, width = shape
+            size = height if height == width else [height, width]
+            self.register_to_config(in_channels=channels, out_channels=channels, sample_size=size)
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in ``ConfigMixin``, without the retired settings."""
-        known = {name: value for name, value in config_dict.items() if name not in cls.retired_settings}
+        """As in ``ConfigMixin``, without what the constructor does not take."""
+        not_taken = (*cls.retired_settings, *cls._of_images)
+        known = {name: value for name, value in config_dict.items() if name not in not_taken}
         return super().extract_init_dict(known, **kwargs)
 
 

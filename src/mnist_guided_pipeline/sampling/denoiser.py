@@ -35,6 +35,7 @@ from .guidance import (
     read_and_score,
     rescaled_prediction,
 )
+from .networks import describe_classes, is_conditional, needs_posterior, null_label, num_classes, predict
 from .noise import (
     NoiseLevel,
     noise_level,
@@ -53,7 +54,7 @@ from .schedulers import (
     scheduler_schedule,
 )
 
-__all__ = ["GuidedDenoiser", "Seen", "is_conditional", "needs_posterior", "network_levels", "see"]
+__all__ = ["GuidedDenoiser", "Seen", "network_levels", "see"]
 
 
 class Seen(NamedTuple):
@@ -76,8 +77,7 @@ class GuidedDenoiser(nn.Module):
     """A denoiser guided by a classifier.
 
     Args:
-        denoiser: ``forward(sample, timestep[, class_labels])`` with output ``.sample``; class-conditional where its
-            ``config.num_classes`` is a number.
+        denoiser: of this package, a ``UNet2DModel`` or a ``DiTTransformer2DModel`` (``networks.py``).
         classifier: ``forward(sample, timestep)`` with output ``.logits`` (B, num_classes); None where every scale is 0.
         scheduler: the very object that drives the sampling.
         class_labels: one class index per sample of the batch; or a float tensor (B, num_classes), the weights of
@@ -117,6 +117,8 @@ class GuidedDenoiser(nn.Module):
         noise = dict(training_noise or describe_noise(scheduler))
         check_scheduler(scheduler, noise)
         self.denoiser, self.classifier, self.weak_denoiser = denoiser, classifier, weak_denoiser
+        if classifier is not None:
+            describe_classes(denoiser, num_classes(classifier) or 0)
         self.scheduler = scheduler
         self.guidance_interval = check_interval("guidance_interval", guidance_interval)
         self.cfg_scale = check_number("cfg_scale", cfg_scale, 0.0, meaning=" (1 is off)")
@@ -131,6 +133,12 @@ class GuidedDenoiser(nn.Module):
                 f"cfg_scale is {cfg_scale}, but the denoiser is not class-conditional; leave cfg_scale at 1, or load a "
                 "denoiser that was trained with num_classes."
             )
+        if is_conditional(denoiser) and null_label(denoiser) is None and not needs_posterior(denoiser):
+            if class_labels is None or cfg_scale != 1.0:
+                raise ValueError(
+                    f"{type(denoiser).__name__} has no null class, so it always needs a label; give class_labels, and "
+                    "leave cfg_scale at 1."
+                )
         if autoguidance_scale != 1.0 and weak_denoiser is None:
             raise ValueError(
                 f"autoguidance_scale is {autoguidance_scale}, but there is no weak_denoiser; leave it at 1, or give "
@@ -158,7 +166,8 @@ class GuidedDenoiser(nn.Module):
     @class_labels.setter
     def class_labels(self, labels: Any) -> None:
         if labels is not None:
-            labels = resolve_labels(labels, {index: str(index) for index in range(self._num_classes())})
+            count = num_classes(self.denoiser) if self.classifier is None else num_classes(self.classifier)
+            labels = resolve_labels(labels, {index: str(index) for index in range(count or 0)})
             told = is_conditional(self.denoiser) and self.cfg_scale != 0.0
             if labels.is_floating_point() and told and not needs_posterior(self.denoiser):
                 raise ValueError(
@@ -208,15 +217,11 @@ class GuidedDenoiser(nn.Module):
             prediction = self._guided(prediction, score, seen.level)
         if self._levels is not None:
             prediction = self._to_flow(prediction, seen)
+        if self.scheduler.config.get("variance_type") in ("learned", "learned_range"):
+            prediction = torch.cat([prediction, output.sample[:, prediction.shape[1] :]], dim=1)
         if not return_dict:
             return (prediction,)
         return dataclasses.replace(output, sample=prediction)
-
-    def _num_classes(self) -> int:
-        """Of the classifier, or else of the denoiser; 0 where neither has any."""
-        networks = (self.classifier, self.denoiser)
-        counts = (getattr(getattr(network, "config", None), "num_classes", None) for network in networks)
-        return next((int(count) for count in counts if count is not None), 0)
 
     def _told_alone(self, labels: Tensor | None) -> bool:
         """Whether the denoiser is told classes and nothing else."""
@@ -253,20 +258,18 @@ class GuidedDenoiser(nn.Module):
     def _conditional(
         self, denoiser: Any, seen: Seen, labels: Tensor | None, posterior: Tensor | None, cfg_scale: float
     ) -> tuple[Any, Tensor]:
-        """The output of a denoiser, and its prediction by classifier-free guidance."""
+        """The output of a denoiser, and its prediction by classifier-free guidance, without a learned variance."""
         sample = seen.sample.to(_dtype_of(denoiser))
-        unlabelled = {"class_labels": posterior} if needs_posterior(denoiser) else {}
-        if labels is None or cfg_scale == 0.0 or not is_conditional(denoiser):
-            output = denoiser(sample, seen.timestep, **unlabelled)
-            return output, output.sample.to(seen.sample.dtype)
-        if labels.is_floating_point() and posterior is not None:  # p(y | x, and y is one of these)
+        unlabelled = posterior if needs_posterior(denoiser) else None
+        told = labels is not None and cfg_scale != 0.0 and is_conditional(denoiser)
+        if labels is not None and labels.is_floating_point() and posterior is not None:  # p(y | x, y is one of these)
             labels = labels * posterior
             labels = labels / labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(labels.dtype).tiny)
-        output = denoiser(sample, seen.timestep, class_labels=labels)
-        prediction = output.sample.to(seen.sample.dtype)
-        if cfg_scale != 1.0:
-            without = denoiser(sample, seen.timestep, **unlabelled).sample.to(seen.sample.dtype)
-            prediction = extrapolated_prediction(without, prediction, cfg_scale)
+        output = predict(denoiser, sample, seen.timestep, labels if told else unlabelled)
+        prediction = output.sample[:, : sample.shape[1]].to(seen.sample.dtype)
+        if told and cfg_scale != 1.0:
+            without = predict(denoiser, sample, seen.timestep, unlabelled).sample[:, : sample.shape[1]]
+            prediction = extrapolated_prediction(without.to(seen.sample.dtype), prediction, cfg_scale)
         return output, prediction
 
     def _guides_at(self, level: NoiseLevel) -> bool:
@@ -314,16 +317,6 @@ def network_levels(scheduler: Any, training_noise: dict[str, Any]) -> NoiseLevel
     if training_noise["law"] == "preserving" and scheduler_schedule(scheduler) == "flow":
         return preserving_levels(preserving_table(training_noise))
     return None
-
-
-def is_conditional(denoiser: Any) -> bool:
-    """Whether a denoiser takes class labels."""
-    return getattr(denoiser.config, "num_classes", None) is not None
-
-
-def needs_posterior(denoiser: Any) -> bool:
-    """Whether a denoiser is told class probabilities where it is told no label."""
-    return getattr(denoiser, "needs_posterior", False)
 
 
 def _dtype_of(network: Any) -> torch.dtype:

@@ -1,8 +1,9 @@
 """Latents of unit variance: applying and undoing the normalisation.
 
 ``vae.config.latents_mean`` and ``vae.config.latents_std`` (one entry a channel, or a dimension of a vector latent) are
-the only place where the statistics live. The denoiser and the classifier see normalised latents, the VAE's decoder
-does not.
+the only place where the statistics live; where they were not fitted, ``shift_factor`` and ``scaling_factor`` stand for
+them as in ``AutoencoderKL``: the normalised latent is ``(z - shift_factor) * scaling_factor``. The denoiser and the
+classifier see normalised latents, the VAE's decoder does not.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ def denormalise(latents: Tensor, vae_config: Any) -> Tensor:
 
 
 def latent_scale(latents: Tensor, vae_config: Any) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation from the config, shaped to broadcast; 0 and 1 where none were fitted."""
+    """Mean and standard deviation from the config, shaped to broadcast; 0 and 1 where it says nothing."""
     shape = (1, -1, *(1,) * (latents.ndim - 2))
-    mean, std = getattr(vae_config, "latents_mean", None), getattr(vae_config, "latents_std", None)
+    names = ("latents_mean", "latents_std", "shift_factor", "scaling_factor")
+    mean, std, shift, scaling = (getattr(vae_config, name, None) for name in names)
     if mean is None or std is None:
-        mean, std = [0.0], [1.0]
+        mean, std = [shift or 0.0], [1.0 / (scaling or 1.0)]
     return latents.new_tensor(mean).reshape(shape), latents.new_tensor(std).reshape(shape)

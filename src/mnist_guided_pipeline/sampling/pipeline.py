@@ -24,9 +24,10 @@ from .arguments import (
     parse_scales,
     resolve_labels,
 )
-from .denoiser import GuidedDenoiser, is_conditional
+from .denoiser import GuidedDenoiser
 from .guidance import classifier_score  # noqa: F401 - an export is fetched file by file, those that this file names
 from .latents import denormalise
+from .networks import describe_classes, is_conditional, num_classes, sample_shape
 from .noise import NoiseLevel  # noqa: F401 - as above
 from .schedulers import build_scheduler, check_scheduler, compatible_schedulers, describe_noise
 
@@ -44,10 +45,9 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     the rule and its source); the scheduler does the rest and may be swapped without retraining.
 
     Args:
-        vae: autoencoder with the interface of ``AutoencoderKL`` and ``config.latents_mean`` and ``latents_std``; None
-            to sample in the denoiser's own space (pixels, 2-D points).
-        denoiser: ``forward(sample, timestep, class_labels=None)`` with ``config.sample_shape``; class-conditional where
-            its ``config.num_classes`` is a number.
+        vae: autoencoder of this package, ``AutoencoderKL`` or ``AutoencoderTiny`` (``latents.py`` says how latents are
+            scaled); None to sample in the denoiser's own space (pixels, 2-D points).
+        denoiser: one of this package, a ``UNet2DModel`` or a ``DiTTransformer2DModel`` (``networks.py``).
         classifier: ``forward(sample, timestep)`` giving logits; None where ``guidance_scale`` is 0.
         scheduler: a supported diffusers scheduler. ``clip_sample`` and ``thresholding`` are switched off.
         weak_denoiser: a denoiser of lower quality for autoguidance, or None.
@@ -91,8 +91,10 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         self.register_modules(
             vae=vae, denoiser=denoiser, classifier=classifier, scheduler=scheduler, weak_denoiser=weak_denoiser
         )
+        names = _class_names(id2label, classifier, denoiser)
+        describe_classes(denoiser, len(names))
         self.register_to_config(
-            id2label={str(index): name for index, name in _class_names(id2label, classifier, denoiser).items()},
+            id2label={str(index): name for index, name in names.items()},
             training_noise=dict(training_noise),
             sampling_defaults=_flat_defaults(sampling_defaults or {}, scheduler),
         )
@@ -191,7 +193,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             eta: stochasticity of DDIM, in [0, 1]; schedulers without it ignore it.
             generator: one generator, or one per sample: then a sample does not depend on its batch.
             latents: standard Gaussian noise (B, *sample_shape) to start from.
-            output_type: ``"pil"`` (mode L), ``"np"`` (B, 28, 28, 1) or ``"pt"`` (B, 1, 28, 28) in [0, 1], or
+            output_type: ``"pil"`` (mode L or RGB), ``"np"`` (B, H, W, C) or ``"pt"`` (B, C, H, W) in [0, 1], or
                 ``"latent"`` (B, *sample_shape), what the denoiser sees.
             return_dict: return an ``ImagePipelineOutput`` rather than a tuple.
             callback_on_step_end: called as ``callback(pipe, step, timestep, tensors)`` after every step, with a
@@ -331,12 +333,12 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         """One generator per sample, latents of the samples' shape, and images only where samples are images."""
         if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
             raise ValueError(f"generator is a list of {len(generator)}, but {batch_size} samples are drawn.")
-        shape = (batch_size, *self.denoiser.config.sample_shape)
+        shape = (batch_size, *sample_shape(self.denoiser))
         if latents is not None and not isinstance(latents, Tensor):
             raise TypeError(f"latents must be a tensor of shape {shape}, got {type(latents).__name__}.")
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}.")
-        if output_type != "latent" and self.vae is None and math.prod(shape[1:]) != 28 * 28:
+        if output_type != "latent" and self.vae is None and _image_shape(shape[1:]) is None:
             raise ValueError(
                 f"output_type {output_type!r} makes images, but this pipeline has no VAE and samples of shape "
                 f"{shape[1:]}; use output_type='latent'."
@@ -399,7 +401,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     ) -> Tensor:
         """Noise (B, *sample_shape) at the scheduler's first level, in float32 or wider whatever the networks' type."""
         dtype = torch.promote_types(self.denoiser.dtype, torch.float32)
-        shape = (batch_size, *self.denoiser.config.sample_shape)
+        shape = (batch_size, *sample_shape(self.denoiser))
         if latents is None:
             generator = list(generator) if isinstance(generator, tuple) else generator
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
@@ -430,18 +432,25 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         if output_type == "latent":
             return latents
         if self.vae is None:
-            images = latents.reshape(-1, 1, 28, 28)
+            images = latents.reshape(-1, *(_image_shape(tuple(latents.shape[1:])) or ()))
         else:
             decoded = denormalise(latents, self.vae.config).to(self.vae.dtype).split(_DECODE_BATCH)
             images = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in decoded])
         return self.image_processor.postprocess(images.float(), output_type=output_type)
 
 
+def _image_shape(sample_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Samples as images (channels, height, width), where they are any; 784 numbers are a digit."""
+    if len(sample_shape) == 3 and sample_shape[0] in (1, 3):
+        return sample_shape
+    return (1, 28, 28) if math.prod(sample_shape) == 28 * 28 else None
+
+
 def _class_names(id2label: dict[Any, str] | None, classifier: Any, denoiser: Any) -> dict[int, str]:
     if id2label is not None:
         return {int(index): str(name) for index, name in id2label.items()}
     for network in (classifier, denoiser):
-        count = getattr(getattr(network, "config", None), "num_classes", None)
+        count = num_classes(network)
         if count is not None:
             return {index: str(index) for index in range(count)}
     return {}

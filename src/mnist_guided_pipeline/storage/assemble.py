@@ -10,11 +10,11 @@ from typing import Any
 
 from diffusers import ModelMixin, SchedulerMixin
 
-from ..models.probe import check_label_effect
 from ..sampling.schedulers import describe_noise
 from .atomic import write_listed
 from .pipelines import ClassifierGuidedLatentPipeline, load_network
 from .places import public_name
+from .probe import check_label_effect
 from .strict import check_fit, known_class, read_json
 
 __all__ = ["assemble_pipeline", "keep_recipes"]

@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def load_default(**options: Any) -> ClassifierGuidedLatentPipeline:
 
 
 def load_network(path: str | os.PathLike[str], component: str | None = None, **options: Any) -> ModelMixin:
-    """Load a network of this package, in ``eval()`` mode, safetensors only, after the checks of ``strict.py``.
+    """Load a network of this package or of diffusers, in ``eval()`` mode, after the checks of ``strict.py``.
 
     Args:
         path: folder or Hub id of the network, or of a pipeline or a training that holds it under its name.
@@ -173,7 +174,7 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
 
     Raises:
         FileNotFoundError: the path is neither a folder nor a Hub id.
-        IntegrityError: a file is missing, damaged or does not fit the others, or the network is not of this package;
+        IntegrityError: a file is missing, damaged or does not fit the others, or the network's class is not known;
             the message names it.
         ValueError: the network has another role than ``component``.
     """
@@ -187,7 +188,9 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
         subfolder = component
     folder = root / (subfolder or "")
     config = folder / "config.json"
-    network_class = known_class(config, "the network", [PACKAGE, str(read_json(config).get("_class_name"))])
+    class_name = str(read_json(config).get("_class_name"))
+    library = PACKAGE if hasattr(sys.modules[PACKAGE], class_name) else "diffusers"
+    network_class = known_class(config, "the network", [library, class_name])
     files = weight_files(folder, variant)
     check_listed(root, [config, *files])
     network = check_network(folder, network_class, variant)

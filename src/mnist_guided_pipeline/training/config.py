@@ -365,9 +365,16 @@ class DenoiserConfig(LatentTrainingConfig):
     """Settings of ``train_denoiser.py``."""
 
     network: Literal[
-        "MLPDenoiser", "ResidualMLPDenoiser", "FiLMConvDenoiser", "UNetDenoiser", "DiTDenoiser", "PointDenoiser"
+        "MLPDenoiser",
+        "ResidualMLPDenoiser",
+        "FiLMConvDenoiser",
+        "UNetDenoiser",
+        "DiTDenoiser",
+        "PointDenoiser",
+        "UNet2DModel",
+        "DiTTransformer2DModel",
     ] = "ResidualMLPDenoiser"
-    """Class of the denoiser."""
+    """Class of the denoiser; the last two are of diffusers."""
     snr_gamma: Annotated[float | None, POSITIVE] = None
     """Clamp of min-SNR weighting, 5 in the paper; None for none."""
     label_dropout: Annotated[float, SHARE] = 0.1

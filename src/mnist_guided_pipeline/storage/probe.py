@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from ..sampling.networks import null_label, num_classes, predict, sample_shape
+
 __all__ = ["check_label_effect"]
 
 _ROUNDING = 1e-5
@@ -23,8 +25,7 @@ def check_label_effect(denoiser: Any, timestep: float = 500.0, seed: int = 0) ->
     """Refuse a class-conditional denoiser whose output does not change with the label.
 
     Args:
-        denoiser: with ``config.sample_shape`` and ``config.num_classes``; one without classes passes. Its mode is left
-            as it was.
+        denoiser: one without classes passes. Its mode is left as it was.
         timestep: where to ask; with labels that matter anywhere they matter in the middle of the noise schedule.
         seed: of the noise (1, *sample_shape) that it is shown.
 
@@ -32,18 +33,20 @@ def check_label_effect(denoiser: Any, timestep: float = 500.0, seed: int = 0) ->
         ValueError: two labels have the same output; the message distinguishes a network that ignores its labels from an
             untrained one, whose output is the same for all samples too.
     """
-    num_classes = getattr(denoiser.config, "num_classes", None)
-    if num_classes is None:
+    count = num_classes(denoiser)
+    if count is None:
         return
+    null = null_label(denoiser)
     name, device, dtype = type(denoiser).__name__, denoiser.device, denoiser.dtype
-    labels = torch.arange(num_classes + 1, device=device)
-    noise = torch.randn(2, *denoiser.config.sample_shape, generator=torch.Generator().manual_seed(seed))
+    labels = torch.arange(count if null is None else null + 1, device=device)
+    noise = torch.randn(2, *sample_shape(denoiser), generator=torch.Generator().manual_seed(seed))
     noise = noise.to(device, dtype)
     times = torch.tensor(timestep, device=device)
     was_training = denoiser.training
     denoiser.eval()  # dropout would make equal labels differ
-    outputs = denoiser(noise[:1].expand(len(labels), *noise.shape[1:]), times, labels).sample.float().flatten(1)
-    other = denoiser(noise[1:], times, labels[:1]).sample.float().flatten(1)
+    shown = noise[:1].expand(len(labels), *noise.shape[1:])
+    outputs = predict(denoiser, shown, times, labels).sample.float().flatten(1)
+    other = predict(denoiser, noise[1:], times, labels[:1]).sample.float().flatten(1)
     denoiser.train(was_training)
 
     tolerance = _ROUNDING * outputs.abs().max()
@@ -59,10 +62,10 @@ def check_label_effect(denoiser: Any, timestep: float = 500.0, seed: int = 0) ->
     ]
     if same:
         first, second = same[0]
-        null = ", the null class" if second == num_classes else ""
-        pairs = len(labels) * num_classes // 2
+        named = ", the null class" if second == null else ""
+        pairs = len(labels) * (len(labels) - 1) // 2
         raise ValueError(
-            f"The {name} has num_classes={num_classes} but ignores class_labels: {len(same)} of the {pairs} pairs of "
-            f"labels have the same output, such as {first} and {second}{null}. "
+            f"The {name} has num_classes={count} but ignores class_labels: {len(same)} of the {pairs} pairs of "
+            f"labels have the same output, such as {first} and {second}{named}. "
             "Use the class embedding in its forward, train it on labels of every class, or leave out num_classes."
         )

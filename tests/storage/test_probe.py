@@ -7,8 +7,8 @@ import torch
 from diffusers import DDPMScheduler
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.models.probe import check_label_effect
 from mnist_guided_pipeline.storage.assemble import assemble_pipeline
+from mnist_guided_pipeline.storage.probe import check_label_effect
 
 DENOISERS = {
     "MLPDenoiser": {"sample_shape": (5,), "hidden_size": 16},
