@@ -1,5 +1,6 @@
 """Data and pipelines that need no network, made once a session."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -24,6 +25,11 @@ from mnist_guided_pipeline.data.digits import bundled_digits  # noqa: E402
 pytest_plugins = ["judged"]
 CLASS_NAMES = [str(digit) for digit in range(10)]
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=CLASS_NAMES)})
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is no work for the collections of garbage that end each training."""
+    gc.freeze()
 
 
 def write_split(folder: Path, split: str, images: list, labels: list, features: Features = FEATURES) -> None:

@@ -1,6 +1,9 @@
 """What users of diffusers and transformers do without thinking works here too."""
 
 import copy
+import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +32,20 @@ def load(folder, **options):
 def draw(pipe, **arguments):
     arguments = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "pt", **arguments}
     return pipe([3, "digit 5"], generator=torch.Generator().manual_seed(0), **arguments).images
+
+
+def test_every_public_name_has_a_home():
+    """Names of the package are there; and nothing that a module defines is left without a user, if only a test."""
+    assert all(getattr(mgp, name).__name__ == name for name in mgp.__all__) and set(mgp.__all__) <= set(dir(mgp))
+    assert not hasattr(mgp, "no_such_name")
+    root = Path(__file__).parents[1]
+    files = [file for folder in ("src", "training", "tests", "notebooks") for file in (root / folder).rglob("*.*")]
+    texts = {file: file.read_text() for file in files if file.suffix in (".py", ".ipynb")}
+    shown = re.compile(r"^__all__ = \[.*?\]", re.DOTALL | re.MULTILINE)
+    words = Counter(word for text in texts.values() for word in re.findall(r"\w+", shown.sub("", text)))
+    defined = re.compile(r"^(?:def|class) (?!__)(\w+)", re.MULTILINE)
+    sources = [text for file, text in texts.items() if root / "src" in file.parents]
+    assert not [name for text in sources for name in defined.findall(text) if words[name] < 2]
 
 
 class TestTypesAndDevices:

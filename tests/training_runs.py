@@ -8,6 +8,7 @@ As a program it runs a list of them in every process that a launcher starts, so 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import shutil
@@ -122,6 +123,9 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 def run_plan(plan: list[dict[str, Any]]) -> None:
     """Train everything in a list; ``copy`` is a checkpoint that goes into the run's folder before it starts."""
+    for name in NETWORKS:
+        importlib.import_module(f"train_{name}")
+    gc.freeze()  # as conftest.py does
     for entry in plan:
         config = getattr(configs, NETWORKS[entry["name"]][0])(**entry["config"])
         accelerator = make_accelerator(config)

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -93,23 +91,3 @@ def test_sampling_is_filed(few, typed, tmp_path, tiny_pipeline_folder, capsys):
     assert table.count("\n") == len(rows) + 1
     timed = render_view(read_runs(file), "benchmark-sampling", "provenance")
     assert record["command"] in timed and "rounds 1" in timed and torch.__version__ in timed
-
-
-_COLD = """
-import sys
-import mnist_guided_pipeline.cli
-assert not {{"torch", "diffusers", "numpy"}} & set(sys.modules), "the command line waits for what it does not need"
-mnist_guided_pipeline.cli.main(["generate", "--model", {folder!r}, "--output", {picture!r}])
-print(*sys.modules)
-"""
-
-
-def test_cold_command_imports_nothing_needless(tiny_pipeline_folder, tmp_path):
-    """The command line needs no torch, and drawing neither data sets nor figures nor judges."""
-    code = _COLD.format(folder=str(tiny_pipeline_folder), picture=str(tmp_path / "digits.png"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    modules = set(done.stdout.splitlines()[-1].split())
-    assert not {"datasets", "matplotlib", "sklearn", "gradio", "tensorboard", "pyarrow"} & modules
-    ours = {name for name in modules if name.startswith("mnist_guided_pipeline.")}
-    assert not {f"mnist_guided_pipeline.{name}" for name in ("data", "evaluation", "demo")} & ours

@@ -130,8 +130,20 @@ def test_bad_options(refused, tiny_pipeline_folder, tmp_path, options, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_shipped_weights_in_a_process_of_its_own(tmp_path):
-    command = [sys.executable, "-m", "mnist_guided_pipeline", "generate", "--class_labels", "0", "1"]
-    done = subprocess.run([*command, "--output", "digits.png"], cwd=tmp_path, capture_output=True, text=True)
+_COLD = """
+import sys
+import mnist_guided_pipeline.cli
+assert not {"torch", "diffusers", "numpy"} & set(sys.modules), "the command line waits for what it does not need"
+mnist_guided_pipeline.cli.main("generate --class_labels 0 1 --num_images_per_label 2 --output digits.png".split())
+print(*sys.modules)
+"""
+
+
+def test_shipped_weights_in_a_process_of_its_own_that_imports_nothing_needless(tmp_path):
+    """The command line needs no torch, and drawing neither data sets nor figures nor judges."""
+    done = subprocess.run([sys.executable, "-c", _COLD], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert open_image(tmp_path / "digits.png").getextrema() == (0, 255)
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert not {"datasets", "matplotlib", "sklearn", "gradio", "tensorboard", "pyarrow"} & modules
+    assert not {f"mnist_guided_pipeline.{name}" for name in ("data", "evaluation", "demo")} & modules

@@ -199,7 +199,5 @@ class TestStudy:
             ([str(DEFAULT_FOLDER)], "has no steps/: study points takes folders that train_pipeline.py wrote"),
         ],
     )
-    def test_refusals(self, tmp_path, capsys, models, message):
-        with pytest.raises(SystemExit) as stop:
-            main(["study", "points", "--model", *models, "--output", str(tmp_path / "m.json")])
-        assert stop.value.code == 2 and message in capsys.readouterr().err
+    def test_refusals(self, tmp_path, refused, models, message):
+        assert message in refused("study", "points", "--model", *models, "--output", tmp_path / "m.json")

@@ -221,44 +221,12 @@ def gaussian_pipeline(prediction_type: str) -> mgp.ClassifierGuidedLatentPipelin
     return pipe
 
 
-class TestEvaluate:
-    def test_a_grid_is_filed_printed_continued_and_drawn(
-        self, typed, tiny_pipeline_folder, digits_folder, tmp_path, capsys
-    ):
-        options = ["--model", tiny_pipeline_folder, "--dataset_name", digits_folder, "--num_images", 100]
-        options += ["--output", tmp_path / "m.json", "--cache_dir", tmp_path / "cache", "--name", "spacing"]
-        options += ["--scheduler", "DPMSolverMultistepScheduler", "--num_inference_steps", 2]
-        options += ["--scheduler_options", '{"timestep_spacing": "trailing"}', '{"use_karras_sigmas": true}']
-        typed("evaluate", *options)
-        assert capsys.readouterr().out.count("| 100 generated") == 2
-        records = read_runs(tmp_path / "m.json")
-        karras, trailing = (
-            records[f"spacing/scheduler_options={name}"] for name in ("use_karras_sigmas", "timestep_spacing=trailing")
-        )
-        assert karras["scheduler_config"]["use_karras_sigmas"]
-        assert not trailing["scheduler_config"]["use_karras_sigmas"]
-        assert trailing["command"].startswith("mnist-guided evaluate --model tiny")
-        typed("evaluate", *options)
-        assert capsys.readouterr().out.count("already, kept") == 2
-        sweep = ["--metrics", tmp_path / "m.json", "--name", "spacing", "--output", tmp_path / "spacing.png"]
-        typed("figure", "sweep", *sweep)
-        with PILImage.open(tmp_path / "spacing.png") as picture:
-            assert picture.size[0] > 1000
-
-    def test_mistakes(self, refused, tmp_path, digits_folder, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        assert "num_images must be at least 100" in refused(
-            *"evaluate --num_images 50 --dataset_name".split(), digits_folder
-        )
-        assert "is not the folder of a judge" in refused(*"evaluate --judge .".split())
-        (tmp_path / "a.png").write_text("mine")
-        assert "exists; overwrite it with --force" in refused(*"study guide --figure a.png".split())
-        assert (tmp_path / "a.png").read_text() == "mine"
-        features = Features({"image": Image(), "label": ClassLabel(names=["shirt", "boot"])})
-        for split in ("train", "test"):
-            write_split(tmp_path / "clothes", split, [PILImage.new("L", (28, 28))] * 2, [0, 1], features)
-        with pytest.raises(ValueError, match=r"The judge names the classes 0, 1, 2.* the data set shirt, boot"):
-            MeasuringOptions(dataset_name="clothes").reference()
+def test_a_data_set_of_other_classes_is_refused(tmp_path):
+    features = Features({"image": Image(), "label": ClassLabel(names=["shirt", "boot"])})
+    for split in ("train", "test"):
+        write_split(tmp_path, split, [PILImage.new("L", (28, 28))] * 2, [0, 1], features)
+    with pytest.raises(ValueError, match=r"The judge names the classes 0, 1, 2.* the data set shirt, boot"):
+        MeasuringOptions(dataset_name=str(tmp_path)).reference()
 
 
 class TestSystems:

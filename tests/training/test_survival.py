@@ -20,7 +20,7 @@ FEW = {  # of what ``python tests/reliability.py`` does
     "two_process_kills": 2,
     "two_process_terminations": 1,
     "two_process_runs": 0,
-    "every": 15,
+    "every": 20,
 }
 
 
@@ -33,7 +33,7 @@ def test_all_that_is_stopped_or_starved_survives():
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     tried = {name: int(count) for name, count in re.findall(r"^(.+): \d+ / (\d+)  ", done.stdout, re.MULTILINE)}
     assert (tried["disk full"], tried["folder read-only"], tried["data set gone"]) == (1, 3, 4)
-    assert [count for name, count in tried.items() if "killed at a checkpoint" in name] == [2, 2, 2, 2]
+    assert [count for name, count in tried.items() if "killed at a checkpoint" in name] == [1, 1, 1, 1]
 
 
 class TestStopping:

@@ -3,8 +3,6 @@
 import dataclasses
 import importlib
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig, VAEConfig, parse
 from mnist_guided_pipeline.training.history import read_history
-from training_runs import SCRIPTS, make_config, train
+from training_runs import make_config, own_signals, train
 
 NOISE = ("--num_train_timesteps", "200", "--prediction_type", "epsilon")
 
@@ -147,18 +145,17 @@ class TestRefusals:
 
 class TestWholePipeline:
     def test_preset_trains_and_assembles_and_keeps_what_is_done(self, digits_folder, tmp_path, capsys):
-        options = ("--preset", "debug", "--dataset_name", digits_folder, "--output_dir", tmp_path / "pipeline")
-        command = [sys.executable, str(SCRIPTS / "train_pipeline.py"), *map(str, options)]
-        first = subprocess.run(command, capture_output=True, text=True)
-        assert first.returncode == 0, first.stderr
+        script = importlib.import_module("train_pipeline")
+        config = script.PipelineConfig(str(tmp_path / "pipeline"), preset="debug", dataset_name=str(digits_folder))
+        with own_signals():
+            script.main(config)
         pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path / "pipeline")
         pipe.set_progress_bar_config(disable=True)
         assert len(pipe([3, "7"], num_inference_steps=2).images) == 2
         assert list((tmp_path / "pipeline").rglob("events.out.tfevents*"))  # TensorBoard is the default tracker
         weights = load_file(tmp_path / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")
 
-        script = importlib.import_module("train_pipeline")
-        config = script.PipelineConfig(str(tmp_path / "pipeline"), preset="debug", dataset_name=str(digits_folder))
+        capsys.readouterr()
         script.main(config)
         assert capsys.readouterr().out.count("finished before, kept") == 4
         kept = load_file(tmp_path / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["Timing", "count_flops", "matmul_rate", "matrix_product", "time_rounds"]
+__all__ = ["Timing", "count_flops", "matrix_product", "time_rounds"]
 
 Key = TypeVar("Key")
 
@@ -60,12 +60,6 @@ def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -
     """A square matrix product, the yardstick of a machine's rate, and its number of floating-point operations."""
     first, second = torch.randn(2, size, size, device=device).to(dtype)
     return lambda: first @ second, 2 * size**3
-
-
-def matmul_rate(dtype: torch.dtype, device: torch.device, size: int = 2048, repeats: int = 10) -> float:
-    """Floating-point operations a second of a square matrix product, the best of several."""
-    product, operations = matrix_product(dtype, device, size)
-    return operations / time_rounds({"product": product}, repeats, warm_up=0)["product"].low
 
 
 def count_flops(task: Callable[[], object]) -> int:
