@@ -22,7 +22,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from .layers import DenoiserOutput, Network, TimeEmbedding, check_patches, check_sample, embed_labels
+from .layers import Denoiser, TimeEmbedding, check_patches
 
 __all__ = ["DiTDenoiser", "patchify", "unpatchify"]
 
@@ -80,7 +80,7 @@ class _DiTBlock(nn.Module):
         return torch.addcmul(hidden, gate_2, self.mlp(torch.addcmul(shift_2, self.norm(hidden), 1 + scale_2)))
 
 
-class DiTDenoiser(Network):
+class DiTDenoiser(Denoiser):
     """Diffusion transformer on images or spatial latents.
 
     Args:
@@ -132,31 +132,12 @@ class DiTDenoiser(Network):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> DenoiserOutput | tuple[Tensor]:
-        """Predict from noisy samples.
-
-        Args:
-            sample: (B, *sample_shape).
-            timestep: any dtype, 0-d or (B,).
-            class_labels: int64 (B,); only for a denoiser with ``num_classes``.
-            return_dict: return an output object rather than a tuple.
-
-        Raises:
-            ValueError: samples of another shape, or labels for a denoiser without classes.
-        """
-        check_sample(sample, self.config.sample_shape)
-        condition = self.time_embedding(timestep, sample)
-        labels = embed_labels(self.class_embedding, class_labels, sample)
-        if labels is not None:
-            condition = condition + labels
-        condition = F.silu(condition)
+    def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        condition = self._condition(sample, timestep, labels)
         patch_size = self.config.patch_size
         hidden = self.position(self.input(patchify(sample, patch_size)))
         for block in self.blocks:
             hidden = block(hidden, condition)
         shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
         tokens = self.output(torch.addcmul(shift, self.norm(hidden), 1 + scale))
-        prediction = unpatchify(tokens, patch_size, sample.shape[2] // patch_size)
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return unpatchify(tokens, patch_size, sample.shape[2] // patch_size)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .layers import DenoiserOutput, Network, TimeEmbedding, check_patches, check_sample, embed_labels
+from .layers import Denoiser, TimeEmbedding, check_patches
 
 __all__ = ["FiLMConvDenoiser"]
 
@@ -42,7 +42,7 @@ class _FiLMLayer(nn.Module):
         return hidden + self.conv(F.silu(torch.addcmul(shift, self.norm(hidden), 1 + scale)))
 
 
-class FiLMConvDenoiser(Network):
+class FiLMConvDenoiser(Denoiser):
     """Convolutional denoiser of images or spatial latents, modulated by FiLM.
 
     Args:
@@ -85,28 +85,9 @@ class FiLMConvDenoiser(Network):
         for parameter in self.output.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> DenoiserOutput | tuple[Tensor]:
-        """Predict from noisy samples.
-
-        Args:
-            sample: (B, *sample_shape).
-            timestep: any dtype, 0-d or (B,).
-            class_labels: int64 (B,); only for a denoiser with ``num_classes``.
-            return_dict: return an output object rather than a tuple.
-
-        Raises:
-            ValueError: samples of another shape, or labels for a denoiser without classes.
-        """
-        check_sample(sample, self.config.sample_shape)
-        condition = self.time_embedding(timestep, sample)
-        labels = embed_labels(self.class_embedding, class_labels, sample)
-        if labels is not None:
-            condition = condition + labels
-        condition = F.silu(condition)
+    def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        condition = self._condition(sample, timestep, labels)
         hidden = self.input(F.pixel_unshuffle(sample, self.config.patch_size))
         for layer in self.layers:
             hidden = layer(hidden, condition)
-        prediction = F.pixel_shuffle(self.output(F.silu(self.norm(hidden))), self.config.patch_size)
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return F.pixel_shuffle(self.output(F.silu(self.norm(hidden))), self.config.patch_size)

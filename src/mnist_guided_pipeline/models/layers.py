@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "ClassifierOutput",
+    "Denoiser",
     "DenoiserOutput",
     "Network",
     "SignalGate",
@@ -65,6 +67,44 @@ class Network(ModelMixin, ConfigMixin):
         not_taken = (*cls.retired_settings, *cls._of_images)
         known = {name: value for name, value in config_dict.items() if name not in not_taken}
         return super().extract_init_dict(known, **kwargs)
+
+
+class Denoiser(Network):
+    """What all denoisers share: samples are checked, labels embedded, and the prediction is wrapped.
+
+    A denoiser has ``config.sample_shape``, a ``class_embedding``, whose last row is the null class, or None where it
+    takes no class, and computes ``_predict``.
+    """
+
+    class_embedding: nn.Embedding | None
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+    ) -> DenoiserOutput | tuple[Tensor]:
+        """Predict from noisy samples.
+
+        Args:
+            sample: (B, *sample_shape).
+            timestep: any dtype, 0-d or (B,).
+            class_labels: int64 (B,), or class probabilities float (B, num_classes); only for a denoiser with
+                ``num_classes``.
+            return_dict: return an output object rather than a tuple.
+
+        Raises:
+            ValueError: samples of another shape, or labels for a denoiser without classes.
+        """
+        check_sample(sample, self.config.sample_shape)
+        prediction = self._predict(sample, timestep, embed_labels(self.class_embedding, class_labels, sample))
+        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+    def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        """The prediction (B, *sample_shape); ``labels`` are embedded, (B, dim) or (1, dim), None without classes."""
+        raise NotImplementedError
+
+    def _condition(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        """The embeddings of timestep and class, added and activated, (B, dim) or (1, dim)."""
+        embedded = self.time_embedding(timestep, sample)
+        return F.silu(embedded if labels is None else embedded + labels)
 
 
 class TimeEmbedding(nn.Module):

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
-from .layers import ClassifierOutput, DenoiserOutput, Network, embed_labels
+from .layers import ClassifierOutput, Denoiser, Network
 
 __all__ = ["MLPClassifier", "MLPDenoiser"]
 
@@ -38,7 +38,7 @@ class _TimeConditionedMLP(nn.Module):
         return self.layers(torch.cat([flat, self.time_embedding(times).to(flat.dtype), *extra], dim=1))
 
 
-class MLPDenoiser(Network):
+class MLPDenoiser(Denoiser):
     """Two-layer denoiser.
 
     Args:
@@ -65,21 +65,9 @@ class MLPDenoiser(Network):
         extra = 0 if num_classes is None else class_embed_dim
         self.network = _TimeConditionedMLP(size, extra, time_embed_dim, hidden_size, size)
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> DenoiserOutput | tuple[Tensor]:
-        """Predict from noisy samples.
-
-        Args:
-            sample: (B, *sample_shape).
-            timestep: any dtype, 0-d or (B,).
-            class_labels: int64 (B,); only for a denoiser with ``num_classes``.
-            return_dict: return an output object rather than a tuple.
-        """
-        labels = embed_labels(self.class_embedding, class_labels, sample)
+    def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         extra = [] if labels is None else [labels.expand(sample.shape[0], -1)]
-        prediction = self.network(sample, timestep, *extra).reshape(sample.shape)
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return self.network(sample, timestep, *extra).reshape(sample.shape)
 
 
 class MLPClassifier(Network):

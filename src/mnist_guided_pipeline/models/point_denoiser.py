@@ -14,7 +14,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
-from .layers import DenoiserOutput, Network, embed_labels
+from .layers import Denoiser
 
 __all__ = ["PointDenoiser"]
 
@@ -37,7 +37,7 @@ class _Block(nn.Module):
         return hidden + self.layers(hidden)
 
 
-class PointDenoiser(Network):
+class PointDenoiser(Denoiser):
     """Residual denoiser with three-layer GELU blocks on sinusoidal features.
 
     Args:
@@ -74,29 +74,14 @@ class PointDenoiser(Network):
         self.blocks = nn.ModuleList(_Block(hidden_size) for _ in range(num_layers))
         self.output = nn.Linear(hidden_size, size)
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> DenoiserOutput | tuple[Tensor]:
-        """Predict from noisy samples.
-
-        Args:
-            sample: (B, *sample_shape).
-            timestep: any dtype, 0-d or (B,).
-            class_labels: int64 (B,); only for a denoiser with ``num_classes``.
-            return_dict: return an output object rather than a tuple.
-
-        Raises:
-            ValueError: labels for a denoiser without classes.
-        """
+    def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         times = torch.as_tensor(timestep, device=sample.device).reshape(-1)
         hidden = self.input(self._features(sample)) + self.time_input(self.time_embedding(times).to(sample.dtype))
-        labels = embed_labels(self.class_embedding, class_labels, sample)
         if labels is not None:
             hidden = hidden + labels
         for block in self.blocks:
             hidden = block(hidden)
-        prediction = self.output(hidden).reshape(sample.shape)
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return self.output(hidden).reshape(sample.shape)
 
     def _features(self, sample: Tensor) -> Tensor:
         """Every coordinate, and its sines and cosines; (B, size * (1 + 2 * num_frequencies))."""

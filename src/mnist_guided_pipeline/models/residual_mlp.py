@@ -20,7 +20,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .layers import ClassifierOutput, DenoiserOutput, Network, SignalGate, TimeEmbedding, embed_labels
+from .layers import ClassifierOutput, Denoiser, DenoiserOutput, Network, SignalGate, TimeEmbedding
 
 __all__ = [
     "PosteriorResidualMLPDenoiser",
@@ -68,7 +68,7 @@ class _Trunk(nn.Module):
         return self.norm(hidden)
 
 
-class ResidualMLPDenoiser(Network):
+class ResidualMLPDenoiser(Denoiser):
     """Residual denoiser on flattened samples.
 
     Args:
@@ -96,34 +96,14 @@ class ResidualMLPDenoiser(Network):
         size = math.prod(sample_shape)
         self.time_embedding = TimeEmbedding(condition_dim)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, condition_dim)
-        self.activation = nn.SiLU()
         self.trunk = _Trunk(size, hidden_size, num_layers, condition_dim)
         self.output = nn.Linear(hidden_size, size)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> DenoiserOutput | tuple[Tensor]:
-        """Predict from noisy samples.
-
-        Args:
-            sample: (B, *sample_shape).
-            timestep: any dtype, 0-d or (B,).
-            class_labels: int64 (B,), or class probabilities float (B, num_classes); only for a denoiser with
-                ``num_classes``.
-            return_dict: return an output object rather than a tuple.
-
-        Raises:
-            ValueError: labels for a denoiser without classes.
-        """
-        condition = self.time_embedding(timestep, sample)
-        labels = embed_labels(self.class_embedding, class_labels, sample)
-        if labels is not None:
-            condition = condition + labels
-        features = self.trunk(sample, self.activation(condition))
-        prediction = self.output(features).reshape(sample.shape)
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+    def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        condition = self._condition(sample, timestep, labels)
+        return self.output(self.trunk(sample, condition)).reshape(sample.shape)
 
 
 class PosteriorResidualMLPDenoiser(ResidualMLPDenoiser):

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .layers import DenoiserOutput, Network, TimeEmbedding, check_patches, check_sample, embed_labels
+from .layers import Denoiser, TimeEmbedding, check_patches
 
 __all__ = ["UNetDenoiser"]
 
@@ -66,7 +66,7 @@ class _Attention(nn.Module):
         return hidden + self.output(mixed).transpose(1, 2).unflatten(2, hidden.shape[2:])
 
 
-class UNetDenoiser(Network):
+class UNetDenoiser(Denoiser):
     """U-Net denoiser of images or spatial latents.
 
     Args:
@@ -124,26 +124,8 @@ class UNetDenoiser(Network):
         for parameter in self.output.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> DenoiserOutput | tuple[Tensor]:
-        """Predict from noisy samples.
-
-        Args:
-            sample: (B, *sample_shape).
-            timestep: any dtype, 0-d or (B,).
-            class_labels: int64 (B,); only for a denoiser with ``num_classes``.
-            return_dict: return an output object rather than a tuple.
-
-        Raises:
-            ValueError: samples of another shape, or labels for a denoiser without classes.
-        """
-        check_sample(sample, self.config.sample_shape)
-        condition = self.time_embedding(timestep, sample)
-        labels = embed_labels(self.class_embedding, class_labels, sample)
-        if labels is not None:
-            condition = condition + labels
-        condition = F.silu(condition)
+    def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        condition = self._condition(sample, timestep, labels)
 
         depth = self.config.layers_per_block
         levels = range(len(self.config.block_channels))
@@ -161,5 +143,4 @@ class UNetDenoiser(Network):
                 hidden = block(torch.cat([hidden, skips.pop()], dim=1), condition)
             if level > 0:
                 hidden = self.upsamplers[level - 1](F.interpolate(hidden, size=skips[-1].shape[2:], mode="nearest"))
-        prediction = F.pixel_shuffle(self.output(F.silu(self.norm(hidden))), self.config.patch_size)
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+        return F.pixel_shuffle(self.output(F.silu(self.norm(hidden))), self.config.patch_size)
