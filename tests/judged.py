@@ -1,7 +1,9 @@
-"""Fixtures that ``conftest.py`` shares with all tests: judged digits, and commands as they are typed."""
+"""Fixtures that ``conftest.py`` shares with all tests: saved pipelines, judged digits, commands as they are typed."""
 
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.data.images import LabelledImages
 from mnist_guided_pipeline.evaluation.judge import load_judge
 from mnist_guided_pipeline.evaluation.scores import Reference
+from tiny import make
 
 
 def part(images: LabelledImages, start: int, stop: int) -> LabelledImages:
@@ -24,6 +27,20 @@ def tiny(tiny_pipeline_folder) -> mgp.ClassifierGuidedLatentPipeline:
     pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tiny_pipeline_folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory) -> Path:
+    """The pipeline of ``tiny.py``, saved."""
+    folder = tmp_path_factory.mktemp("pipelines") / "saved"
+    make().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    """A copy of it to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "pipeline"))
 
 
 @pytest.fixture(scope="session")

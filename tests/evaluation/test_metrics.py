@@ -83,17 +83,10 @@ class TestJudgeFid:
         oracle.update(fake, real=False)
         assert metrics.judge_fid(real, fake) == pytest.approx(oracle.compute().item(), rel=1e-9)
 
-    def test_finds_the_distance_of_two_gaussians(self):
-        fake = 2.0 * draw(1, 100_000, shift=0.5)
-        assert metrics.judge_fid(draw(0, 100_000), fake) == pytest.approx(6 * (1.0 + 1.0), rel=0.02)
-
-    def test_is_zero_for_equal_sets_in_any_order(self):
-        real = draw(0, 300)
-        assert metrics.judge_fid(real, real.flip(0)) == pytest.approx(0.0, abs=1e-9)
-
-    def test_does_not_depend_on_the_order(self):
+    def test_does_not_depend_on_the_order_and_is_zero_for_equal_sets(self):
         real, fake = draw(0, 300), draw(1, 200)
         assert metrics.judge_fid(real, fake) == pytest.approx(metrics.judge_fid(real.flip(0), fake.flip(0)))
+        assert metrics.judge_fid(real, real.flip(0)) == pytest.approx(0.0, abs=1e-9)
 
     def test_dead_features_do_not_matter(self):
         real, fake = draw(0, 300), draw(1, 200)
@@ -137,6 +130,8 @@ class TestManifold:
         real, fake = draw(0, 60).double(), draw(1, 45, shift=shift).double()
         result = metrics.precision_recall_density_coverage(real, fake, k, chunk_size=13)
         assert result == pytest.approx(self.naive(real, fake, k), abs=1e-12)
+        flipped = metrics.precision_recall_density_coverage(real.flip(0), fake.flip(0), k)
+        assert result == pytest.approx(flipped, abs=1e-12)
 
     def test_equals_the_authors_package(self, capsys):
         prdc = pytest.importorskip("prdc")
@@ -144,19 +139,6 @@ class TestManifold:
         expected = prdc.compute_prdc(real.numpy(), fake.numpy(), nearest_k=5)
         result = metrics.precision_recall_density_coverage(real, fake)._asdict()
         assert result == pytest.approx({name: float(value) for name, value in expected.items()}, abs=1e-9)
-
-    def test_does_not_depend_on_chunks_or_order(self):
-        real, fake = draw(0, 211), draw(1, 150, shift=0.4)
-        expected = metrics.precision_recall_density_coverage(real, fake)
-        result = metrics.precision_recall_density_coverage(real.flip(0), fake.flip(0), chunk_size=10)
-        assert result == pytest.approx(expected, abs=1e-12)
-
-    def test_sees_a_lost_mode(self):
-        real = torch.cat([draw(0, 200), draw(1, 200, shift=50.0)])
-        result = metrics.precision_recall_density_coverage(real, draw(2, 400))
-        assert result.precision > 0.8
-        assert result.recall < 0.6
-        assert result.coverage < 0.6
 
 
 @pytest.mark.parametrize("metric", [metrics.judge_fid, metrics.judge_kid, metrics.precision_recall_density_coverage])

@@ -32,18 +32,6 @@ def quiet():
     diffusers_logging.enable_progress_bar()
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pipelines") / "saved"
-    make().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved, tmp_path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "pipeline"))
-
-
 def with_another_last_bit(file: Path) -> None:
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.storage.atomic import MANIFEST, IntegrityError, write_manifest
-from tiny import images, make
+from tiny import images
 
 Pipeline = mgp.ClassifierGuidedLatentPipeline
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -26,18 +26,6 @@ def quiet():
     diffusers_logging.disable_progress_bar()
     yield
     diffusers_logging.enable_progress_bar()
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("safety") / "saved"
-    make().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved, tmp_path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "pipeline"))
 
 
 # Damage: functions of a folder. Each is loaded with its manifest, and with none.

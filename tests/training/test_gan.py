@@ -12,11 +12,10 @@ import mnist_guided_pipeline as mgp
 from conftest import assert_same_after_saving
 from mnist_guided_pipeline.data.images import load_images
 from mnist_guided_pipeline.evaluation.judge import load_judge
-from mnist_guided_pipeline.evaluation.samples import draw_gan_images, gan_labels
+from mnist_guided_pipeline.evaluation.samples import draw_gan_images
 from mnist_guided_pipeline.evaluation.scores import Reference, score_images
-from mnist_guided_pipeline.training.config import GANConfig, parse
+from mnist_guided_pipeline.training.config import GANConfig
 from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, r1_penalty
-from mnist_guided_pipeline.training.presets import GAN_PRESETS
 from training_runs import make_config, train
 
 KINDS = {
@@ -185,38 +184,6 @@ class TestTraining:
             fake = torch.cat(list(draw_gan_images(mgp.GANGenerator.from_pretrained(folder), 500))).float() / 255
             distance[steps] = (fake.mean(dim=0) - real.mean(dim=0)).norm()
         assert distance[150] < 0.6 * distance[1]
-
-    def test_another_number_of_classes_is_refused(self, run):
-        with pytest.raises(ValueError, match="num_classes 3, the data set has 10 classes"):
-            run("run", network_config='{"num_classes": 3}')
-
-
-class TestSettings:
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            (["--r1_gamma", "-1"], "r1_gamma must not be negative, got -1"),
-            (["--r1_gamma", "nan"], "r1_gamma must not be negative, got nan"),
-            (["--discriminator_config", "3"], "discriminator_config must be a JSON object"),
-            (["--discriminator_config", '{"num_classes": 10}'], "give num_classes in network_config alone"),
-            (["--preset", "none"], "preset must be one of default, notebook"),
-        ],
-    )
-    def test_bad_ones(self, options, message, capsys):
-        with pytest.raises(SystemExit) as stop:
-            parse(GANConfig, ["--output_dir", "unused", *options], presets=GAN_PRESETS)
-        assert stop.value.code == 2
-        assert message in capsys.readouterr().err
-
-    @pytest.mark.parametrize("name", GAN_PRESETS)
-    def test_presets_make_networks(self, name):
-        config = parse(GANConfig, ["--preset", name, "--output_dir", "unused"], presets=GAN_PRESETS)
-        generator = mgp.GANGenerator(**config.network_arguments)
-        classes = generator.config.num_classes
-        discriminator = mgp.GANDiscriminator(**{"num_classes": classes, **config.discriminator_arguments})
-        labels = gan_labels(generator, 2)
-        images = generator(noise(2, generator.config.latent_dim), labels).sample
-        assert discriminator(images, labels).logits.shape == (2,)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mnist_guided_pipeline.training.config import (
     VAEConfig,
     parse,
 )
-from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS, GAN_PRESETS
+from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS
 from training_runs import make_config, train, weights
 
 CONTRADICTIONS = [
@@ -26,7 +26,17 @@ CONTRADICTIONS = [
     (VAEConfig, "--config nowhere.json", "No such file or directory: 'nowhere.json'"),
     (VAEConfig, "--config x.json --preset conv", "config 'x.json' and preset 'conv' are both a start"),
     (VAEConfig, "--preset nothing", "preset must be one of manifold"),
+    (VAEConfig, "--learning_rate 0", "learning_rate must be positive, got 0"),
+    (VAEConfig, "--learning_rate nan", "learning_rate must be positive, got nan"),
+    (VAEConfig, "--kl_weight -1", "kl_weight must not be negative, got -1"),
+    (VAEConfig, "--network_config {", "network_config must be a JSON object"),
+    (VAEConfig, "--network_config 3", "network_config must be a JSON object"),
+    (VAEConfig, "--ema_decay 1", "ema_decay must be in [0, 1), got 1"),
+    (VAEConfig, "--lr_warmup_steps -1", "lr_warmup_steps must not be negative, got -1"),
+    (VAEConfig, "--resume_from_checkpoint nowhere", "resume_from_checkpoint 'nowhere' is not a folder"),
     (GANConfig, "--r1_gamma -1", "r1_gamma must not be negative, got -1"),
+    (GANConfig, "--discriminator_config 3", "discriminator_config must be a JSON object"),
+    (GANConfig, '--discriminator_config {"num_classes":10}', "give num_classes in network_config alone"),
     (DecoderConfig, "--r1_gamma 1", "vae_path is missing: give the folder of train_vae.py, or a Hub id"),
     (DecoderConfig, "--vae_path a/b --reconstruction_weight 0", "reconstruction_weight must be positive, got 0"),
     (
@@ -34,6 +44,9 @@ CONTRADICTIONS = [
         '--vae_path a/b --network_config {"latent_dim":2}',
         "is without effect: vae_path has the networks",
     ),
+    (DenoiserConfig, "--num_train_timesteps 1", "num_train_timesteps must be at least 2, got 1"),
+    (DenoiserConfig, "--beta_end 2", "must satisfy 0 < beta_start < beta_end < 1"),
+    (ClassifierConfig, "--score_matching_weight 1", "score_matching_weight 1.0 needs denoiser_path"),
     (DenoiserConfig, "--snr_gamma 0", "snr_gamma must be positive, got 0"),
     (
         DenoiserConfig,
@@ -64,14 +77,6 @@ def test_contradictions(config_class, options, message, capsys, tmp_path, monkey
     presets = AUTOENCODER_PRESETS if config_class is VAEConfig else None
     assert message in refusal(config_class, options.split(), capsys, presets)
     assert not list(tmp_path.iterdir())
-
-
-def test_presets_are_read():
-    for name, preset in GAN_PRESETS.items():
-        config = parse(GANConfig, ["--output_dir", "unused", "--preset", name], presets=GAN_PRESETS)
-        assert config == dataclasses.replace(preset, output_dir="unused")
-    shorter = parse(VAEConfig, "--output_dir x --preset conv --max_train_steps 3".split(), presets=AUTOENCODER_PRESETS)
-    assert shorter.total_updates(1000) == 3
 
 
 def test_the_default_warm_up_gives_way_to_a_short_run():

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnist_guided_pipeline.data.images import DatasetError
 from mnist_guided_pipeline.training.checkpoints import NonFiniteError, checkpoint_folders
 from mnist_guided_pipeline.training.run import FiniteWatch, Run, StopRequest
 from training_runs import make_config, train
@@ -86,15 +85,3 @@ class TestDivergence:
                 watch.check("Advice.")
         with pytest.raises(NonFiniteError, match=r"Update 3 is not finite: loss nan, grad_norm 0.5. Advice."):
             watch.check("Advice.")
-
-
-class TestWhatFailsAtTheStart:
-    def test_a_data_set_that_has_vanished(self, tmp_path):
-        with pytest.raises(DatasetError, match="neither a folder nor"):
-            train("vae", make_config("vae", tmp_path / "gone", tmp_path / "vae"))
-        assert not (tmp_path / "vae").exists()
-
-    def test_a_place_that_cannot_be_written(self, digits_folder, tmp_path):
-        (tmp_path / "file").write_text("")
-        with pytest.raises(OSError, match="file"):
-            train("vae", make_config("vae", digits_folder, tmp_path / "file" / "vae"))
