@@ -57,7 +57,7 @@ class TestByNoise:
             linear.classifier.layer.weight.zero_()
             linear.classifier.layer.bias.copy_(torch.tensor([2.0, 0.0]))
         confidence = torch.tensor(2.0).sigmoid().item()
-        rows = guide_by_noise(linear, images, num_bins=4, progress=False)
+        rows = guide_by_noise(linear, images, num_bins=4)
         assert [row["timesteps"] for row in rows] == [[0, 249], [250, 499], [500, 749], [750, 999]]
         for row in rows:
             assert row["accuracy"]["value"] == pytest.approx(40 / 60)  # always says 0, which two in three are
@@ -72,7 +72,7 @@ class TestByNoise:
             linear.classifier.layer.weight.copy_(torch.stack([weight, -weight]))
             linear.classifier.layer.bias.zero_()
         sigma = training_law(linear)[1].sigma.reshape(10, 100).mean(dim=1)
-        rows = guide_by_noise(linear, images, progress=False)
+        rows = guide_by_noise(linear, images)
         for row, expected in zip(rows, sigma * weight.norm() / 28, strict=True):
             assert row["gradient_share"]["value"] == pytest.approx(expected.item(), rel=0.1)
         ratios = [row["ratio"] for row in rows]
@@ -104,7 +104,7 @@ class TestHacking:
         with torch.no_grad():
             guide.layer.weight.mul_(10.0)
         pipe.register_modules(classifier=guide)
-        rows = guide_hacking(pipe, load_judge(), 100, (0.0, 4.0), progress=False)
+        rows = guide_hacking(pipe, load_judge(), 100, (0.0, 4.0))
         assert [row["guidance_scale"] for row in rows] == [0.0, 4.0]
         none, strong = rows
         assert none["guide_accuracy"]["value"] < 0.3

@@ -72,7 +72,7 @@ def scores(handwriting, reference, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scores")
     runs = grid(SamplingSettings(num_images=400, num_inference_steps=10), {})
     return {
-        name: measure_runs(pipe, runs, reference, folder / f"{index}.json", folder, progress=False)["default"]
+        name: measure_runs(pipe, runs, reference, folder / f"{index}.json", folder)["default"]
         for index, (name, pipe) in enumerate(models.items())
     }
 
@@ -110,9 +110,7 @@ class TestBadModelsLookBad:
     def test_classification_accuracy_score_needs_labels_that_are_true(self, reference, handwriting):
         unseen = last(handwriting)
         true, shuffled = (
-            classification_accuracy_score(unseen.images, labels, reference.test, num_updates=40, progress=False)[
-                "value"
-            ]
+            classification_accuracy_score(unseen.images, labels, reference.test, num_updates=40)["value"]
             for labels in (unseen.labels, unseen.labels.roll(1))
         )
         assert true > 0.7
@@ -206,7 +204,7 @@ class TestMixOfLabels:
         runs = grid(SamplingSettings(num_images=120, num_inference_steps=2), {})
         for labels, expected in (("reference", [20] * 5 + [4] * 5), ("uniform", [12] * 10)):
             mix = replace(uneven, labels=labels)
-            record = measure_runs(pipe, runs, mix, tmp_path / "m.json", tmp_path, progress=False)["default"]
+            record = measure_runs(pipe, runs, mix, tmp_path / "m.json", tmp_path)["default"]
             assert torch.tensor(record["figures"]["confusion_matrix"]).sum(dim=1).tolist() == expected
         with pytest.raises(ValueError, match="labels must be one of 'reference', 'uniform', got 'any'"):
             replace(uneven, labels="any")
@@ -224,7 +222,7 @@ class TestWhatIsMeasuredOnce:
 
         def measure(file: str, **axes):
             runs = grid(SamplingSettings(num_images=100, num_inference_steps=2), axes, file[0])
-            return measure_runs(pipe, runs, fresh, tmp_path / file[1:], tmp_path, progress=False)
+            return measure_runs(pipe, runs, fresh, tmp_path / file[1:], tmp_path)
 
         first = measure("am.json", num_inference_steps=(2, 3))
         assert len(searched) == len(floored) == 1

@@ -132,7 +132,9 @@ def reconstruct(vae: Any, images: Tensor, noise: Tensor | None = None, batch_siz
 def _encoded(vae: Any, images: Tensor, batch_size: int, progress: bool) -> tuple[Tensor, Tensor]:
     """Means and deviations float32 (N, *latent_shape), not normalised, on the VAE's device."""
     means, stds = [], []
-    batches = tqdm(images.split(batch_size), desc="encoding images", unit="batch", disable=not progress, leave=False)
+    batches = tqdm(
+        images.split(batch_size), desc="encoding images", unit="batch", disable=None if progress else True, leave=False
+    )
     for batch in batches:
         encoded = vae.encode(to_model_range(batch).to(vae.device, vae.dtype))
         posterior = getattr(encoded, "latent_dist", None)

@@ -11,7 +11,9 @@ noise, no batch norm.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,20 +24,17 @@ from ..data.images import LabelledImages, to_model_range
 from ..seeding import keyed_generator
 from .scores import proportion
 
-__all__ = ["classification_accuracy_score"]
+__all__ = ["classification_accuracy_score", "fit"]
 
-_UPDATES, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY, _MAX_SHIFT = 1_500, 128, 3e-3, 1e-2, 2
+Network = TypeVar("Network", bound=nn.Module)
+
+_UPDATES, _BATCH_SIZE, _LEARNING_RATE, _MAX_SHIFT = 1_500, 128, 3e-3, 2
 
 
 def classification_accuracy_score(
-    images: Tensor,
-    labels: Tensor,
-    test: LabelledImages,
-    seed: int = 0,
-    num_updates: int = _UPDATES,
-    progress: bool = True,
+    images: Tensor, labels: Tensor, test: LabelledImages, seed: int = 0, num_updates: int = _UPDATES
 ) -> dict[str, Any]:
-    """Train on images uint8 (N, 28, 28) with the classes int64 (N,) that each was wanted as, test on real ones.
+    """Train on images uint8 (N, 28, 28) and the classes int64 (N,) that each was wanted as, test on real images.
 
     Args:
         images: N at least 1.
@@ -43,20 +42,48 @@ def classification_accuracy_score(
         test: real images that neither the model nor this network has seen.
         seed: of weights and order.
         num_updates: another number makes another score.
-        progress: show a progress bar.
 
     Returns:
         A proportion of the test images, as ``scores.proportion`` makes it, and ``num_training_images``.
     """
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(keyed_generator(seed, "weights").initial_seed())
-        network = _network(len(test.class_names))
-        _train(network, to_model_range(images), labels, seed, num_updates, progress)
-    network.eval()
+    inputs = to_model_range(images)
+
+    def losses(network: nn.Module) -> Iterator[Tensor]:
+        order, generator = torch.empty(0, dtype=torch.int64), keyed_generator(seed, "order")
+        while True:
+            while len(order) < _BATCH_SIZE:
+                order = torch.cat([order, torch.randperm(len(inputs), generator=generator)])
+            batch, order = order[:_BATCH_SIZE], order[_BATCH_SIZE:]
+            yield F.cross_entropy(network(_shifted(inputs[batch], generator)), labels[batch])
+
+    network = fit(lambda: _network(len(test.class_names)), losses, num_updates, seed)
     with torch.no_grad():
         predicted = torch.cat([network(to_model_range(batch)).argmax(dim=1) for batch in test.images.split(1000)])
     hits = int((predicted == test.labels).sum())
     return {**proportion(hits, len(test)), "num_training_images": len(images)}
+
+
+def fit(
+    build: Callable[[], Network], losses: Callable[[Network], Iterator[Tensor]], num_updates: int, seed: int
+) -> Network:
+    """Build a small network and train it by AdamW in one cycle of the learning rate; it comes in evaluation mode.
+
+    Each loss () is asked for after the update before it; the seed is that of the weights and of dropout.
+    """
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(keyed_generator(seed, "weights").initial_seed())
+        network = build().train()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=num_updates)
+        bar = tqdm(total=num_updates, desc="training a small network", unit="update", disable=None, leave=False)
+        with bar:
+            for loss in islice(losses(network), num_updates):
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                cycle.step()
+                bar.update()
+    return network.eval()
 
 
 def _network(num_classes: int) -> nn.Sequential:
@@ -67,26 +94,6 @@ def _network(num_classes: int) -> nn.Sequential:
         *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * 49, 128), nn.ReLU(), nn.Dropout(0.3)),
         nn.Linear(128, num_classes),
     )
-
-
-def _train(network: nn.Module, inputs: Tensor, labels: Tensor, seed: int, num_updates: int, progress: bool) -> None:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=num_updates)
-    order = torch.empty(0, dtype=torch.int64)
-    generator = keyed_generator(seed, "order")
-    network.train()
-    bar = tqdm(
-        range(num_updates), desc="training on images", unit="update", disable=None if progress else True, leave=False
-    )
-    for _ in bar:
-        while len(order) < _BATCH_SIZE:
-            order = torch.cat([order, torch.randperm(len(inputs), generator=generator)])
-        batch, order = order[:_BATCH_SIZE], order[_BATCH_SIZE:]
-        loss = F.cross_entropy(network(_shifted(inputs[batch], generator)), labels[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:

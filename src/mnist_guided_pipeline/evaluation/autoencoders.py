@@ -177,9 +177,7 @@ def binarise(images: Tensor, how: str, seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def image_likelihood(
-    vae: Any, images: Tensor, num_importance_samples: int, seed: int = 0, *, progress: bool = False
-) -> Likelihood:
+def image_likelihood(vae: Any, images: Tensor, num_importance_samples: int, seed: int = 0) -> Likelihood:
     """The bounds of every image; the draws of an image depend on the seed and its place alone.
 
     Args:
@@ -187,7 +185,6 @@ def image_likelihood(
         images: float (N, 1, 28, 28) in unit range, as :func:`binarise` gives them.
         num_importance_samples: K, at least 1; 200 to 5,000 are usual.
         seed: of the draws.
-        progress: show a progress bar.
 
     Raises:
         ValueError: K is below 1.
@@ -197,7 +194,7 @@ def image_likelihood(
         raise ValueError(f"num_importance_samples must be at least 1 (200 is usual), got {count}.")
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     size = max(1, _ROWS // count)
-    for start in tqdm(range(0, len(images), size), desc="likelihood", unit="batch", disable=not progress, leave=False):
+    for start in tqdm(range(0, len(images), size), desc="likelihood", unit="batch", disable=None, leave=False):
         batch = images[start : start + size].to(vae.device, vae.dtype)
         posterior = vae.encode(batch * 2.0 - 1.0).latent_dist
         noise = torch.stack(
@@ -219,7 +216,7 @@ def measure_likelihood(
 
     Each is a mean in nats per image, with the standard error that the choice of N images leaves.
     """
-    found = image_likelihood(vae, binarise(images, how, seed), num_importance_samples, seed, progress=True)
+    found = image_likelihood(vae, binarise(images, how, seed), num_importance_samples, seed)
     return {
         name: {
             **measured(-bound.mean().item(), len(bound)),

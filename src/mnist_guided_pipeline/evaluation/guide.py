@@ -27,7 +27,8 @@ in its gradient by the chain rule (``models/residual_mlp.py``): that is what its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ from ..sampling.guidance import classifier_score
 from ..sampling.noise import NoiseLevel, add_noise, levels_at, preserving_levels, training_levels
 from ..sampling.schedulers import preserving_table
 from ..seeding import keyed_generator
+from .accuracy_score import fit
 from .judge import Judge
 from .metrics import expected_calibration_error
 from .oracle import COSINE, PLANE, Mixture
@@ -67,7 +69,7 @@ LEVELS = tuple(round(0.05 * (100 / 0.05) ** (i / 9), 3) for i in range(10))
 
 _BATCH = 500
 _TRAINED_BY = {"preserving": DDPMScheduler, "flow": FlowMatchEulerDiscreteScheduler}
-_UPDATES, _BATCH_SIZE, _LEARNING_RATE, _POOL, _TEST = 1_000, 256, 3e-3, 20_000, 4_000
+_UPDATES, _BATCH_SIZE, _POOL, _TEST = 1_000, 256, 20_000, 4_000
 _NETWORK = {"hidden_size": 64, "num_layers": 2, "condition_dim": 32}
 
 
@@ -87,9 +89,7 @@ def training_law(pipe: Any) -> tuple[Tensor, NoiseLevel]:
     return torch.arange(len(levels.sigma)) + (law == "flow"), levels  # a flow has no noise at 0
 
 
-def guide_by_noise(
-    pipe: Any, images: LabelledImages, num_bins: int = 10, seed: int = 0, progress: bool = True
-) -> list[dict[str, Any]]:
+def guide_by_noise(pipe: Any, images: LabelledImages, num_bins: int = 10, seed: int = 0) -> list[dict[str, Any]]:
     """Read real images that the guide has not seen through the noise, in equal ranges of the timestep.
 
     Every image is noised once per range, to a timestep drawn from it; images go through the VAE where there is one.
@@ -106,10 +106,10 @@ def guide_by_noise(
     if pipe.classifier is None:
         raise ValueError("The pipeline has no classifier, so there is no guide to report on.")
     timesteps, table = training_law(pipe)
-    posteriors = encode_images(pipe.vae, images.images, progress=progress)
+    posteriors = encode_images(pipe.vae, images.images)
     rows = []
     parts = list(torch.arange(len(timesteps)).tensor_split(num_bins))
-    for index, part in enumerate(tqdm(parts, desc="noise levels", disable=None if progress else True, leave=False)):
+    for index, part in enumerate(tqdm(parts, desc="noise levels", disable=None, leave=False)):
         generator = keyed_generator(seed, "guide", index)
         posterior_noise, eps = torch.randn(2, len(images), *posteriors.sample_shape, generator=generator)
         entries = part[torch.randint(len(part), (len(images),), generator=generator)]
@@ -149,7 +149,6 @@ def guide_hacking(
     scales: Sequence[float] = HACKING_SCALES,
     cfg_scale: float = 1.0,
     seed: int = 0,
-    progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Draw at growing scales, and let the guide and the judge say how many images show what was wanted.
 
@@ -169,7 +168,7 @@ def guide_hacking(
     least_noise = training_law(pipe)[0][0].to(pipe.classifier.device)
     pipe.set_progress_bar_config(disable=True)
     rows = []
-    for scale in tqdm(scales, desc="scales", disable=None if progress else True, leave=False):
+    for scale in tqdm(scales, desc="scales", disable=None, leave=False):
         call = {"guidance_scale": float(scale), "cfg_scale": cfg_scale, "output_type": "latent"}
         probabilities, seen, classes = [], [], []
         for latents, labels in draw_samples(pipe, num_images, seed, call):
@@ -220,24 +219,18 @@ def train_on_mixture(
     """
     x0, labels = _draws(mixture, _POOL, seed)
     levels = preserving_levels(preserving_table(schedule))
-    generator = keyed_generator(seed, "training")
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(keyed_generator(seed, "weights").initial_seed())
-        network = ResidualMLPClassifier(
-            sample_shape=(mixture.dim,), num_classes=2, noise_schedule=schedule if gated else None, **_NETWORK
-        )
-        optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, fused=True)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=num_updates)
-        for _ in range(num_updates):
+
+    def losses(network: ResidualMLPClassifier) -> Iterator[Tensor]:
+        generator = keyed_generator(seed, "training")
+        while True:
             rows = torch.randint(_POOL, (_BATCH_SIZE,), generator=generator)
             timesteps = torch.randint(len(levels.sigma), (_BATCH_SIZE,), generator=generator)
             noisy = _noised(x0[rows], levels, timesteps, generator)
-            loss = F.cross_entropy(network(noisy, timesteps).logits, labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            cycle.step()
-    return network.eval()
+            yield F.cross_entropy(network(noisy, timesteps).logits, labels[rows])
+
+    known = schedule if gated else None
+    network = partial(ResidualMLPClassifier, (mixture.dim,), num_classes=2, noise_schedule=known, **_NETWORK)
+    return fit(network, losses, num_updates, seed)
 
 
 def compare_scores(

@@ -183,7 +183,7 @@ def oracle_error(name: str, steps: int, seed: int = 0, callback: Callable[..., A
 
 
 def measure_schedulers(
-    pipe: Any, reference: Reference, num_images: int = 1000, seed: int = 0, progress: bool = True
+    pipe: Any, reference: Reference, num_images: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Measure every supported scheduler; those that cannot run the pipeline's networks get no values of images.
 
@@ -199,7 +199,7 @@ def measure_schedulers(
     labels, _ = wanted_classes(num_images, len(pipe.id2label), reference.class_weights)
     possible = {found.__name__ for found in pipe.compatible_schedulers}
     table = {}
-    for name, support in tqdm(SUPPORTED.items(), desc="schedulers", disable=not progress):
+    for name, support in tqdm(SUPPORTED.items(), desc="schedulers", disable=None):
         predictions = [kind.removesuffix("_prediction") for kind in support.prediction_types]
         row: dict[str, Any] = {"prediction_types": predictions, "stochastic": support.stochastic}
         row["oracle_error"] = {str(steps): oracle_error(name, steps, seed) for steps in _ORACLE_STEPS}
@@ -207,7 +207,7 @@ def measure_schedulers(
             row |= {"accuracy": {}, "judge_fid": {}}
             for steps in _PIPELINE_STEPS:
                 settings = SamplingSettings(num_images, seed, reference.class_weights, name, num_inference_steps=steps)
-                drawn = draw_images(pipe, settings, progress=False)
+                drawn = draw_images(pipe, settings)
                 judgement = reference.judge(drawn.images())
                 matrix = confusion_matrix(labels, judgement.probabilities.argmax(dim=1), len(pipe.id2label))
                 row["accuracy"][str(steps)] = int(matrix.trace()) / num_images

@@ -242,7 +242,6 @@ def draw_images(
     settings: SamplingSettings,
     cache_dir: str | os.PathLike[str] | None = None,
     chunk_size: int = _BATCH,
-    progress: bool = True,
 ) -> DrawnImages:
     """Draw what is not in the cache yet; under a launcher the processes share the chunks.
 
@@ -252,7 +251,6 @@ def draw_images(
         settings: what to draw.
         cache_dir: folder of the samples, seen by every process; :func:`default_cache` if None. Safe to delete.
         chunk_size: images of one call of the pipeline and of one file.
-        progress: show a progress bar.
 
     Returns:
         The images, in index order, the same in every process.
@@ -281,7 +279,7 @@ def draw_images(
         pipe.set_progress_bar_config(disable=True)
         with state.split_between_processes(missing) as mine:
             total = sum(map(len, mine))
-            hidden = None if progress and state.is_local_main_process and total else True
+            hidden = None if state.is_local_main_process and total else True
             with tqdm(total=total, desc="drawing", unit="image", disable=hidden, leave=False) as bar:
                 for span in mine:
                     part = slice(span.start, span.stop)

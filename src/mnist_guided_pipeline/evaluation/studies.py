@@ -101,7 +101,6 @@ def measure_runs(
     chunk_size: int = _CHUNK,
     with_cas: bool = False,
     again: bool = False,
-    progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Draw, score, compare with the floors, and file every run.
 
@@ -114,7 +113,6 @@ def measure_runs(
         chunk_size: images drawn at a time.
         with_cas: whether to compute the classification accuracy score.
         again: measure runs that are in the file already, too.
-        progress: show progress bars and a line per run.
 
     Returns:
         The records by name; in processes other than the first, those that were filed before.
@@ -135,18 +133,18 @@ def measure_runs(
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
     hashes = {kind: found["fingerprint"] for kind, found in identities.items()}
     floor_of = _known_floors(filed, hashes, reference.class_weights, with_cas)
-    hidden = None if progress and state.is_main_process and len(runs) > 1 else True
+    hidden = None if state.is_main_process and len(runs) > 1 else True
     for name, settings in tqdm(runs.items(), desc="runs", unit="run", disable=hidden):
         settings = replace(settings, class_weights=reference.class_weights)
         resolved, scheduler_config = settings.resolved(pipe), public_config(settings.make_scheduler(pipe))
         key = fingerprint(hashes, resolved.to_dict(), scheduler_config, with_cas, versions())
         if not again and filed.get(name, {}).get("key") == key:
             records[name] = filed[name]
-            if progress and state.is_main_process:
+            if state.is_main_process:
                 tqdm.write(f"{name}: in {output} already, kept.")
             continue
         started, count = time.perf_counter(), settings.num_images
-        drawn = draw_images(pipe, settings, cache_dir, chunk_size, progress)
+        drawn = draw_images(pipe, settings, cache_dir, chunk_size)
         if not state.is_main_process:
             continue
         figures = score_images(drawn.chunks(), drawn.labels, reference)
@@ -156,10 +154,10 @@ def measure_runs(
             figures["training_minutes"] = measured(seconds / 60.0, count)
         if with_cas and drawn.labels is not None:
             figures["classification_accuracy_score"] = classification_accuracy_score(
-                drawn.images(), drawn.labels, reference.test, progress=progress
+                drawn.images(), drawn.labels, reference.test
             )
         if count not in floor_of:
-            floor_of[count] = _floors(reference, pipe.vae, count, with_cas, progress)
+            floor_of[count] = _floors(reference, pipe.vae, count, with_cas)
         records[name] = {
             **make_record(identities, resolved.to_dict(), figures, pipe.device, state.num_processes),
             "key": key,
@@ -168,8 +166,7 @@ def measure_runs(
             "floors": floor_of[count],
         }
         write_run(output, name, records[name])
-        if progress:
-            tqdm.write(f"{name}: measured in {time.perf_counter() - started:.0f} s.")
+        tqdm.write(f"{name}: measured in {time.perf_counter() - started:.0f} s.")
     return records
 
 
@@ -321,13 +318,13 @@ def _known_floors(
     return known
 
 
-def _floors(reference: Reference, vae: Any, num_images: int, with_cas: bool, progress: bool) -> dict[str, Any]:
+def _floors(reference: Reference, vae: Any, num_images: int, with_cas: bool) -> dict[str, Any]:
     """The floors of sets of N images, with the score that not every command asks for."""
     found = floors(reference, vae, num_images)
     if with_cas:
         real = reference.real_images(reference.train, num_images)
         found["real_training_images"]["classification_accuracy_score"] = classification_accuracy_score(
-            real.images, real.labels, reference.test, progress=progress
+            real.images, real.labels, reference.test
         )
     return found
 
