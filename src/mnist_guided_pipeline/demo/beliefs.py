@@ -22,17 +22,9 @@ _NAMED_ABOVE = 0.15
 def plot_beliefs(
     beliefs: Tensor, positions: Sequence[float], names: Sequence[str], wanted: int | None, axis: str
 ) -> Figure:
-    """Class probabilities along a path.
+    """Class probabilities (T, C) at T positions along a path, the class ``wanted`` stressed where there is one.
 
-    Args:
-        beliefs: (T, C), rows sum to 1.
-        positions: T numbers, the place of each row on the horizontal axis.
-        names: C class names.
-        wanted: the class to stress, or None.
-        axis: what ``positions`` are.
-
-    Returns:
-        A transparent figure for light and dark pages.
+    The figure is transparent, for light and dark pages; ``axis`` says what the positions are.
     """
     values = np.asarray(beliefs)
     figure, axes = _canvas(axis, whole=True)
@@ -52,12 +44,7 @@ def plot_beliefs(
 
 
 def plot_belief_in(paths: Sequence[tuple[str, Tensor]], axis: str = "share of the way from noise to image") -> Figure:
-    """The belief in what was asked for, one line per setting, each over its own number of steps.
-
-    Args:
-        paths: name and values (T,) of each setting, in [0, 1].
-        axis: title of the horizontal axis, which runs from 0 to 1 for each.
-    """
+    """The belief in what was asked for, (T,) in [0, 1] per setting, each over its own steps from 0 to 1."""
     figure, axes = _canvas(axis, whole=False)
     for (name, values), colour in zip(paths, (_STRONG, *_OTHERS), strict=False):
         axes.plot(np.linspace(0, 1, len(values)), np.asarray(values), color=colour, linewidth=2.2, label=name)

@@ -213,12 +213,9 @@ def like_mnist(drawing: Image.Image) -> Image.Image:
 
 @torch.no_grad()
 def read_drawing(pipe: Any, image: Image.Image, seed: int = 0) -> DrawnDigit:
-    """Encode an image, add more and more noise to its latent, and ask the classifier at every level.
+    """Encode a grey image of 28x28, add more and more noise to its latent, and ask the classifier at every level.
 
-    Args:
-        pipe: with a VAE and a classifier; it is only read.
-        image: 28x28, grey.
-        seed: of the noise; the same noises at all levels.
+    The noises are the same at all levels; the pipeline, which has a VAE and a classifier, is only read.
     """
     scheduler = pipe.make_scheduler(pipe.compatible_schedulers[0])
     scheduler.set_timesteps(_LEVELS, device="cpu")

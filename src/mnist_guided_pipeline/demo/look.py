@@ -61,8 +61,7 @@ def launch_options() -> dict[str, Any]:
 def picture_columns(columns: Sequence[tuple[str, Sequence[tuple[str, Image]]]]) -> str:
     """Pictures under one another with a caption, column beside column; the columns wrap on a narrow screen.
 
-    Args:
-        columns: caption, and the pictures with the text for a reader who cannot see them.
+    Beside each picture stands the text for a reader who cannot see it.
     """
     figures = []
     for caption, pictures in columns:
@@ -72,12 +71,7 @@ def picture_columns(columns: Sequence[tuple[str, Sequence[tuple[str, Image]]]]) 
 
 
 def picture_gallery(pictures: Sequence[tuple[Image, str, bool]], selected: int | None = None) -> str:
-    """Pictures with a caption each, as buttons where one is ``selected``; misses are marked.
-
-    Args:
-        pictures: image, caption, and whether it is a miss.
-        selected: the picture that is chosen, or None for pictures that cannot be.
-    """
+    """Pictures with a caption each and whether it is a miss, which is marked; as buttons where one is ``selected``."""
     figures = []
     for index, (image, caption, miss) in enumerate(pictures):
         shown = f'<img src="{data_url(image)}" alt="image {index + 1}">'

@@ -50,11 +50,7 @@ class Trace:
 class Tracer:
     """The ``callback_on_step_end`` of a call that keeps what it passes through; given ``latents`` and ``prediction``.
 
-    Args:
-        pipe: the pipeline that will be called, and that nothing else uses.
-        noise: the ``latents`` of the call.
-        num_inference_steps: of the call.
-        on_step: called as ``on_step(steps done, steps in all)``.
+    Nothing else uses the pipeline; ``on_step(steps done, steps in all)`` is called after every step.
     """
 
     def __init__(

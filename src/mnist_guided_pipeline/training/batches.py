@@ -36,15 +36,9 @@ _MOST_BYTES = 2**20  # of drawn numbers: what is made of them should stay in a p
 
 
 class TrainingStream:
-    """The order of the examples and the random numbers of every update.
+    """The order of the examples and the random numbers of every update, for one of several processes.
 
-    Args:
-        num_examples: size of the training set.
-        batch_size: examples a process takes at a time.
-        accumulation_steps: micro-batches of an update, in every process.
-        num_processes: number of processes.
-        process_index: this process, from 0.
-        seed: the run's seed.
+    ``batch_size`` examples are a process's at a time, ``accumulation_steps`` such batches make an update.
 
     Raises:
         ValueError: the training set is smaller than one global batch.

@@ -150,13 +150,6 @@ class TrainingState:
     def save(self, output_dir: str | Path, total_limit: int | None = None) -> Path:
         """Write ``checkpoint-<update>``, then remove the oldest beyond ``total_limit``, and what killed runs left.
 
-        Args:
-            output_dir: the run's folder.
-            total_limit: how many checkpoints to keep.
-
-        Returns:
-            The checkpoint.
-
         Raises:
             NonFiniteError: a tensor of the state is not finite; nothing is written.
             OSError: it could not be written; earlier checkpoints are as they were.
@@ -183,11 +176,7 @@ class TrainingState:
         return folder
 
     def resume(self, output_dir: str | Path, which: str) -> Path | None:
-        """Load a checkpoint.
-
-        Args:
-            output_dir: the run's folder.
-            which: ``"latest"`` for the newest whole one (damaged ones are named and skipped), or a path.
+        """Load a checkpoint: that of a path, or the newest whole one, ``"latest"``; damaged ones are named and skipped.
 
         Returns:
             The checkpoint, or None where ``"latest"`` finds none.

@@ -31,11 +31,7 @@ HISTORY_FILE = "history.jsonl"
 
 
 class HistoryTracker(GeneralTracker):
-    """Writes scalars to ``history.jsonl``, beside whichever other trackers are on.
-
-    Args:
-        folder: of the run.
-    """
+    """Writes scalars to ``history.jsonl`` in the folder of a run, beside whichever other trackers are on."""
 
     name = "history"
     requires_logging_directory = False
@@ -98,13 +94,9 @@ def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -
 
 
 def read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The log events of a run, in order; a line that a killed run left unfinished is left out.
+    """The log events of a run in order, ``step`` and named scalars each; none where there is no history.
 
-    Args:
-        folder: of the run.
-
-    Returns:
-        ``step`` and named scalars, a dict an event; an empty list where there is no history.
+    A line that a killed run left unfinished is left out.
     """
     file = Path(folder) / HISTORY_FILE
     if not file.is_file():
@@ -118,12 +110,11 @@ def read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return events
 
 
-def training_seconds(folder: str | os.PathLike[str], until: int | None = None) -> float | None:
+def training_seconds(folder: str | os.PathLike[str]) -> float | None:
     """Seconds that the updates of a training took: images over images a second, summed over ``history.jsonl``.
 
     Args:
         folder: of a training script, or of a pipeline, whose steps are then summed.
-        until: count the updates of a training script up to this one; all if left out.
 
     Returns:
         None where there is no history, as beside shipped weights.
@@ -143,5 +134,4 @@ def training_seconds(folder: str | os.PathLike[str], until: int | None = None) -
     return sum(
         (line["step"] - before) * images_per_update / line["images_per_second"]
         for line, before in zip(timed, ends, strict=False)
-        if until is None or line["step"] <= until
     )

@@ -69,13 +69,7 @@ def min_snr_weight(level: NoiseLevel, gamma: float, prediction_type: str) -> Ten
 
 
 def denoising_loss(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean squared error a sample, optionally weighted; () in float32.
-
-    Args:
-        prediction: (B, ...).
-        target: (B, ...).
-        weight: (B,), or None for one.
-    """
+    """Mean squared error per sample, predicted (B, ...) against target, weighted by (B,) where given; () in float32."""
     if weight is None:
         return F.mse_loss(prediction.float(), target.float())
     errors = F.mse_loss(prediction.float(), target.float(), reduction="none")
@@ -122,26 +116,19 @@ def guided_denoising_loss(
 
 
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """Cross-entropy of telling real images from generated ones; () in float32, 2 log 2 for logits of zero.
+    """Cross-entropy of telling real images from generated ones, (B,) each; () in float32, 2 log 2 for logits of zero.
 
     Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, equation 1, with ``D = sigmoid(logits)`` and its sign
-    changed.
-
-    Args:
-        logits_real: (B,), of real images.
-        logits_fake: (B,), of generated ones that carry no gradient.
+    changed. The generated images carry no gradient.
     """
     return F.softplus(-logits_real.float()).mean() + F.softplus(logits_fake.float()).mean()
 
 
 def generator_loss(logits_fake: Tensor) -> Tensor:
-    """Non-saturating loss: the cross-entropy of passing for real; () in float32.
+    """Non-saturating loss: the cross-entropy of passing for real, of ``logits_fake`` (B,); () in float32.
 
     Its gradient stays where the discriminator is sure, unlike that of the discriminator's loss with its sign changed
     (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, end of section 3).
-
-    Args:
-        logits_fake: (B,), of generated images.
     """
     return F.softplus(-logits_fake.float()).mean()
 

@@ -216,14 +216,9 @@ class Run:
             self._first.ema.copy_to(self._first.parameters)
 
     def step(self, loss: Tensor, **values: Tensor) -> bool:
-        """Backward, and after the last micro-batch of an update its step.
+        """Backward of a micro-batch's mean loss (); after the last one of an update its step, and True.
 
-        Args:
-            loss: () of a micro-batch, the mean over it.
-            values: more to log, each ().
-
-        Returns:
-            Whether an update was made.
+        ``values`` () are logged beside the loss.
         """
         cuts = self._parts // self.config.gradient_accumulation_steps
         self.accelerator.backward(loss if cuts == 1 else loss / cuts)
@@ -236,12 +231,9 @@ class Run:
         return True
 
     def log(self, values: Mapping[str, Tensor]) -> None:
-        """Count an update.
+        """Count an update and log its values, each () and without gradient; gradient norms have "norm" in their names.
 
         Values are read from the device every 50 updates, and then are those of all processes; the first is shown.
-
-        Args:
-            values: of the update, each () and without gradient; gradient norms have "norm" in their names.
 
         Raises:
             NonFiniteError: an update since the last reading was not finite.
@@ -369,10 +361,7 @@ class FiniteWatch:
         self._watched.append((update, values))
 
     def check(self, advice: str) -> None:
-        """Stop where an update since the last check was not finite.
-
-        Args:
-            advice: ends the message.
+        """Stop where an update since the last check was not finite; ``advice`` ends the message.
 
         Raises:
             NonFiniteError: naming the first such update and its values.
