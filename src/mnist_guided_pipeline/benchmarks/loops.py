@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..models.autoencoders import MLPVAE
+from ..models.mlp import MLPClassifier
 
-__all__ = ["plain_classifier_training", "plain_denoiser_training", "plain_sampling", "plain_vae_training"]
+__all__ = ["plain_latent_training", "plain_sampling", "plain_vae_training"]
 
 
 def plain_sampling(
@@ -72,43 +73,23 @@ def plain_vae_training(
         yield total / len(images)
 
 
-def plain_denoiser_training(
-    denoiser: ModelMixin, latents: Tensor, labels: Tensor, alphas_cumprod: Tensor, epochs: int, batch_size: int
+def plain_latent_training(
+    network: ModelMixin, latents: Tensor, labels: Tensor, alphas_cumprod: Tensor, epochs: int, batch_size: int
 ) -> Iterator[float]:
-    """Train an epsilon denoiser on latents (N, d), as a notebook does; the labels (N,) are loaded and not used.
+    """Train an epsilon denoiser or a classifier on latents (N, d) and their labels (N,), as a notebook does.
 
     Yields:
-        After every epoch its mean squared error.
+        After every epoch its mean squared error, or its mean cross-entropy.
     """
+    reads = isinstance(network, MLPClassifier)
     loader = DataLoader(TensorDataset(latents, labels), batch_size=batch_size, shuffle=True)
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=2e-4)
-    for _ in range(epochs):
-        total = 0.0
-        for z0, _labels in loader:
-            times, noisy, noise = _noised(z0, alphas_cumprod)
-            loss = F.mse_loss(denoiser(noisy, times, return_dict=False)[0], noise)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(z0)
-        yield total / len(latents)
-
-
-def plain_classifier_training(
-    classifier: ModelMixin, latents: Tensor, labels: Tensor, alphas_cumprod: Tensor, epochs: int, batch_size: int
-) -> Iterator[float]:
-    """Train a classifier on noisy latents (N, d) and labels (N,), as a notebook does.
-
-    Yields:
-        After every epoch its mean cross-entropy.
-    """
-    loader = DataLoader(TensorDataset(latents, labels), batch_size=batch_size, shuffle=True)
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3 if reads else 2e-4)
     for _ in range(epochs):
         total = 0.0
         for z0, y in loader:
-            times, noisy, _noise = _noised(z0, alphas_cumprod)
-            loss = F.cross_entropy(classifier(noisy, times, return_dict=False)[0], y)
+            times, noisy, noise = _noised(z0, alphas_cumprod)
+            output = network(noisy, times, return_dict=False)[0]
+            loss = F.cross_entropy(output, y) if reads else F.mse_loss(output, noise)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -28,7 +28,7 @@ from ..training.config import TrainingConfig
 from ..training.history import read_history
 from ..training.noise import noise_scheduler
 from ..training.presets import PRESETS
-from .loops import plain_classifier_training, plain_denoiser_training, plain_vae_training
+from .loops import plain_latent_training, plain_vae_training
 
 __all__ = ["benchmark_training"]
 
@@ -64,9 +64,8 @@ def benchmark_training(
         if not latents:
             posteriors = encode_images(MLPVAE.from_pretrained(vae_path), data.images, progress=False)
             latents.append(posteriors.draw(torch.arange(len(data)), torch.randn(posteriors.mean.shape)))
-        if network == "denoiser":
-            return plain_denoiser_training(MLPDenoiser((16,)), latents[0], labels, table, epochs, _BATCH)
-        return plain_classifier_training(MLPClassifier((16,)), latents[0], labels, table, epochs, _BATCH)
+        trained = MLPDenoiser((16,)) if network == "denoiser" else MLPClassifier((16,))
+        return plain_latent_training(trained, latents[0], labels, table, epochs, _BATCH)
 
     runs: dict[str, list[dict[str, float]]] = {name: [] for configs in ways.values() for name in configs}
     for _ in range(rounds):
