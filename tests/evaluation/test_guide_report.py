@@ -165,7 +165,6 @@ class TestCommand:
             (["--figure", "guide.txt"], "must end in .png"),
             (["--num_updates", "0"], "num_updates must be"),
             (["--guidance_scale", "-1"], "guidance_scale must be"),
-            (["--output", "nowhere/metrics.json"], "there is no folder"),
         ],
     )
     def test_bad_options(self, words, refused, tmp_path, monkeypatch, options, message):

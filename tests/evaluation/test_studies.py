@@ -236,6 +236,9 @@ class TestSystems:
         mgp.MLPVAE(latent_dim=3, hidden_size=8).save_pretrained(tmp_path / "vae")
         generator = mgp.GANGenerator(latent_dim=4, hidden_sizes=[8], num_classes=10)
         generator.save_pretrained(tmp_path / "gan")
+        (tmp_path / "gan" / "history.jsonl").write_text('{"step": 10, "images_per_second": 100.0}\n')
+        recipe = {"train_batch_size": 5, "gradient_accumulation_steps": 2}
+        (tmp_path / "gan" / "train_config.json").write_text(json.dumps(recipe))
         denoiser = mgp.MLPDenoiser(sample_shape=(1, 28, 28), hidden_size=8, num_classes=10)
         scheduler = DDPMScheduler(prediction_type="sample", clip_sample=False)
         pixel = mgp.ClassifierGuidedLatentPipeline(None, denoiser, None, scheduler)
@@ -253,6 +256,9 @@ class TestSystems:
         ]
         assert rows["GAN gan"]["parameters"] == sum(weight.numel() for weight in generator.parameters())
         assert rows["pixel diffusion pixel"]["parameters"] == sum(weight.numel() for weight in denoiser.parameters())
+        assert (
+            rows["GAN gan"]["training_minutes"] == pytest.approx(1 / 60) and "training_minutes" not in rows["VAE vae"]
+        )
         assert ["accuracy" in row for row in rows.values()] == [False, False, True, True, True, False]
         assert all(row["judge_fid"]["value"] > 0 for row in rows.values())
         assert str(tmp_path) not in output.read_text()
