@@ -82,7 +82,7 @@ def main(config: PipelineConfig) -> None:
         folders = {name: step.output_dir for name, step in settings.items()}
         vae, denoiser, classifier = folders.get("decoder", folders.get("vae")), folders["denoiser"], None
         if "pair" in folders:  # trained on from the two before it
-            denoiser, classifier = str(Path(folders["pair"], "denoiser")), folders["pair"]
+            denoiser = classifier = folders["pair"]
         elif "classifier" in folders:
             classifier = folders["classifier"]
         pipeline = assemble_pipeline(vae, denoiser, classifier, class_names)

@@ -63,7 +63,7 @@ def model_files(folder: str | os.PathLike[str]) -> list[str]:
             files += list(folder.glob("*.py"))
             files += [file for part in parts for file in part.glob("modeling_*.py")]
     elif (folder / "config.json").is_file():
-        parts = [folder, folder / "scheduler", folder / "discriminator"]
+        parts = [folder, *(folder / name for name in ("scheduler", "discriminator", "denoiser", "denoiser/scheduler"))]
     else:
         raise FileNotFoundError(f"{str(folder)!r} holds no model_index.json and no config.json: nothing to push.")
     files += [file for part in parts for pattern in ("*.safetensors", "*.json") for file in part.glob(pattern)]
