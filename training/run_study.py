@@ -63,6 +63,11 @@ def _denoiser(**changes: Any) -> DenoiserConfig:
     return DenoiserConfig("", **settings | changes)
 
 
+def _unconditional(network: str, **options: Any) -> DenoiserConfig:
+    config = {"hidden_size": 256, "num_layers": 3, "condition_dim": 64, **options}
+    return _denoiser(network=network, network_config=json.dumps(config), max_train_steps=4_000)
+
+
 def _vae(latent_dim: int) -> VAEConfig:
     network = json.dumps({"latent_dim": latent_dim, "hidden_size": 400})
     return VAEConfig("", network="MLPVAE", network_config=network, max_train_steps=2_500, learning_rate=2e-3)
@@ -119,6 +124,14 @@ STUDIES = {
     "latent-dim": Study(
         "The size of a vector latent: an autoencoder of its own and a denoiser on it.",
         {f"latent={dim}": Variant(_denoiser(), _vae(dim)) for dim in (2, 4, 8, 16, 32)},
+    ),
+    "components": Study(
+        "An unconditional denoiser, plain or with K components that it finds without labels; unconditional samples.",
+        {
+            "plain": Variant(_unconditional("ResidualMLPDenoiser")),
+            "K=10": Variant(_unconditional("GatedResidualMLPDenoiser", num_components=10)),
+            "K=40": Variant(_unconditional("GatedResidualMLPDenoiser", num_components=40)),
+        },
     ),
     "patch-size": Study(
         "The patches of a small diffusion transformer on pixels, at equal updates.",

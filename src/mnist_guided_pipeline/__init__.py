@@ -21,7 +21,12 @@ _HOMES = {
     ".models.mixture": ("MixtureClassifier", "MixtureDenoiser"),
     ".models.mlp": ("MLPClassifier", "MLPDenoiser"),
     ".models.point_denoiser": ("PointDenoiser",),
-    ".models.residual_mlp": ("PosteriorResidualMLPDenoiser", "ResidualMLPClassifier", "ResidualMLPDenoiser"),
+    ".models.residual_mlp": (
+        "GatedResidualMLPDenoiser",
+        "PosteriorResidualMLPDenoiser",
+        "ResidualMLPClassifier",
+        "ResidualMLPDenoiser",
+    ),
     ".models.unet": ("UNetDenoiser",),
     ".sampling.denoiser": ("GuidedDenoiser",),
     ".storage.pipelines": ("ClassifierGuidedLatentPipeline", "load_default"),

@@ -45,7 +45,13 @@ def out(network: nn.Module, *inputs) -> torch.Tensor:
 
 def test_every_trained_network_is_here():
     names = {name for name in mgp.__all__ if name.endswith(("Denoiser", "Classifier"))}
-    own_tests = {"GuidedDenoiser", "PosteriorResidualMLPDenoiser", "MixtureDenoiser", "MixtureClassifier"}
+    own_tests = {
+        "GuidedDenoiser",
+        "PosteriorResidualMLPDenoiser",
+        "GatedResidualMLPDenoiser",
+        "MixtureDenoiser",
+        "MixtureClassifier",
+    }
     assert names - own_tests == NETWORKS.keys()
 
 

@@ -239,3 +239,19 @@ class TestPosterior:
         told = network(sample, torch.tensor(5), labels).sample
         torch.testing.assert_close(network(sample, torch.tensor(5), torch.eye(3)).sample, told)
         assert (network(sample, torch.tensor(5), torch.full((3, 3), 1 / 3)).sample - told).abs().max() > 1e-3
+
+
+def test_components_are_found_without_labels():
+    """A network that sorts samples by itself is a plain unconditional denoiser, and its gate is trained by its loss."""
+    network = mgp.GatedResidualMLPDenoiser(
+        (4,), hidden_size=16, num_layers=1, condition_dim=8, num_components=3, gate_size=8
+    )
+    nn.init.normal_(network.denoiser.output.weight)
+    nn.init.normal_(network.denoiser.trunk.blocks[0].modulation.weight)
+    network(torch.randn(6, 4), torch.arange(6)).sample.square().sum().backward()
+    assert network.gate.output.weight.grad.abs().max() > 0
+    pipe = mgp.ClassifierGuidedLatentPipeline(None, network, None, DDPMScheduler(clip_sample=False))
+    assert not pipe.denoiser_is_conditional
+    assert pipe(None, 2, num_inference_steps=2, output_type="latent").images.shape == (2, 4)
+    with pytest.raises(ValueError, match="only components of its own"):
+        network(torch.randn(1, 4), torch.tensor(3), torch.tensor([1]))

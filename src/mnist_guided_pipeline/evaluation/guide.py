@@ -13,6 +13,13 @@ https://arxiv.org/abs/2210.10760, section 2). :func:`guide_hacking` draws at gro
 guide on the final samples at the least noise and the judge on the images. A gap that grows with the scale is guidance
 that pleases the guide alone.
 
+*The classifier alone*: with the unconditional prediction U and the prediction D(y) for a label, guidance is exact where
+
+    U = mix = sum_y p(y | x, t) D(y)    and    k grad_x log p(y | x, t) = D(y) - mix,
+
+k the factor of ``sampling/guidance.py``. :func:`gradient_errors` measures both, by noise level, on noisy data with
+their own labels and on the states that guided sampling visits with the label that it guides to.
+
 *A learned gradient*: a classifier that reads well can still guide badly, since cross-entropy never sees the gradient.
 On a Gaussian mixture the exact one is known in closed form (``models/mixture.py``), so a small network trained on noisy
 draws can be compared with it, level by level (:func:`compare_scores`), over noisy samples and their own classes:
@@ -41,10 +48,12 @@ from ..data.images import LabelledImages, to_uint8
 from ..data.posteriors import encode_images
 from ..models.mixture import MixtureClassifier
 from ..models.residual_mlp import ResidualMLPClassifier
-from ..sampling.guidance import classifier_score
+from ..sampling.guidance import classifier_score, guidance_factor, read_and_score
+from ..sampling.networks import needs_posterior, predict
 from ..sampling.noise import NoiseLevel, add_noise, levels_at, preserving_levels, training_levels
 from ..sampling.schedulers import preserving_table
 from ..seeding import keyed_generator
+from ..training.rollouts import VisitedStates, roll_out
 from .accuracy_score import fit
 from .judge import Judge
 from .metrics import expected_calibration_error
@@ -56,6 +65,7 @@ __all__ = [
     "HACKING_SCALES",
     "LEVELS",
     "compare_scores",
+    "gradient_errors",
     "guide_by_noise",
     "guide_hacking",
     "learned_scores",
@@ -68,6 +78,7 @@ LEVELS = tuple(round(0.05 * (100 / 0.05) ** (i / 9), 3) for i in range(10))
 """Noise levels ``sigma / alpha`` at which gradients are compared: ten, evenly spaced in the logarithm."""
 
 _BATCH = 500
+_RATIOS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.2, 2.0, 4.0, 8.0)  # between them, errors of the classifier alone are averaged
 _TRAINED_BY = {"preserving": DDPMScheduler, "flow": FlowMatchEulerDiscreteScheduler}
 _UPDATES, _BATCH_SIZE, _POOL, _TEST = 1_000, 256, 20_000, 4_000
 _NETWORK = {"hidden_size": 64, "num_layers": 2, "condition_dim": 32}
@@ -191,6 +202,79 @@ def guide_hacking(
             }
         )
     return rows
+
+
+def gradient_errors(
+    pipe: Any, images: LabelledImages, num_visited: int = 500, seed: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """How far the classifier alone is from the denoiser that is told the label, by noise level; see the module.
+
+    Args:
+        pipe: with a classifier and a denoiser that takes labels, on a variance-preserving noise schedule.
+        images: that the networks have not seen.
+        num_visited: samples of guided sampling, of 12 steps each.
+        seed: of the noise.
+
+    Returns:
+        ``data`` and ``visited``: a dictionary per range of ``sigma / alpha`` that has samples, with ``ratio`` (median)
+        and values summed over dimensions: ``wanted`` (squared norm of D(y) - mix), ``gradient_error`` and
+        ``base_error`` (squared distances of the two equations).
+
+    Raises:
+        ValueError: the pipeline has no such networks.
+    """
+    denoiser, classifier, noise = pipe.denoiser, pipe.classifier, dict(pipe.config.training_noise)
+    if classifier is None or not pipe.denoiser_is_conditional or noise["law"] != "preserving":
+        raise ValueError(
+            "The error of the gradient is measured against a denoiser that is told the label; this pipeline has no "
+            "classifier, no class-conditional denoiser or no variance-preserving noise schedule."
+        )
+    table = training_law(pipe)[1]
+    posteriors = encode_images(pipe.vae, images.images, progress=False)
+    generator = keyed_generator(seed, "gradient errors")
+    posterior_noise, eps = torch.randn(2, len(images), *posteriors.sample_shape, generator=generator)
+    levels = torch.randint(len(table.sigma), (len(images),), generator=generator)
+    z0 = posteriors.draw(torch.arange(len(images)), posterior_noise).to(classifier.device)
+    visited = VisitedStates(12 * num_visited, posteriors.sample_shape).to(classifier.device)
+    roll_out(visited, denoiser, classifier, noise, num_visited, 12, generator)
+    sources = {
+        "data": (add_noise(z0, eps.to(z0), levels_at(table, levels, z0)), levels, images.labels.to(z0.device)),
+        "visited": (visited.samples, visited.timesteps, visited.labels),
+    }
+    return {name: _errors_by_level(pipe, table, *states) for name, states in sources.items()}
+
+
+def _errors_by_level(
+    pipe: Any, table: NoiseLevel, samples: Tensor, timesteps: Tensor, labels: Tensor
+) -> list[dict[str, Any]]:
+    """Rows of :func:`gradient_errors` for samples (N, ...) at timesteps (N,), with the labels int64 (N,) of each."""
+    names, errors = ("wanted", "gradient_error", "base_error"), []
+    denoiser, classifier, noise = pipe.denoiser, pipe.classifier, pipe.config.training_noise
+    for rows in torch.arange(len(samples)).split(_BATCH):
+        x, times, wanted = samples[rows], timesteps[rows].to(samples.device), labels[rows]
+        level = levels_at(table, times.cpu(), x)
+        logits, score = read_and_score(classifier, x, times, wanted)
+        posterior = logits.float().softmax(dim=1)
+        with torch.no_grad():
+            every = [
+                predict(denoiser, x, times, torch.full_like(wanted, label)).sample for label in range(logits.shape[1])
+            ]
+            told = torch.stack(every)[wanted, torch.arange(len(x))]
+            mix = torch.einsum("by,yb...->b...", posterior, torch.stack(every))
+            base = predict(denoiser, x, times, posterior if needs_posterior(denoiser) else None).sample
+        gradient = guidance_factor(level.alpha, level.sigma, noise["prediction_type"]) * score
+        parts = (told - mix, gradient - (told - mix), base - mix)
+        errors.append(torch.stack([part.flatten(1).square().sum(dim=1) for part in parts]).cpu())
+    every_error, ratios = torch.cat(errors, dim=1).double(), table.ratio[timesteps.cpu()]
+    found = []
+    for low, high in zip(_RATIOS, _RATIOS[1:], strict=False):
+        inside = (ratios > low) & (ratios <= high)
+        if count := int(inside.sum()):
+            values = {
+                name: measured(row[inside].mean().item(), count) for name, row in zip(names, every_error, strict=True)
+            }
+            found.append({"ratio": ratios[inside].median().item(), **values})
+    return found
 
 
 def learned_scores(

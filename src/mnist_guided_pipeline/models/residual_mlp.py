@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .layers import ClassifierOutput, Denoiser, DenoiserOutput, Network, SignalGate, TimeEmbedding
 
 __all__ = [
+    "GatedResidualMLPDenoiser",
     "PosteriorResidualMLPDenoiser",
     "ResidualMLPClassifier",
     "ResidualMLPDenoiser",
@@ -176,3 +177,52 @@ class ResidualMLPClassifier(Network):
             sample = self.gate(timestep, sample)
         logits = self.output(self.trunk(sample, condition))
         return ClassifierOutput(logits=logits) if return_dict else (logits,)
+
+
+class GatedResidualMLPDenoiser(Network):
+    """An unconditional denoiser that sorts samples into components of its own, with no label in training.
+
+    A classifier inside says which of ``num_components`` a sample belongs to, and a denoiser is told those
+    probabilities; both learn from the denoising loss alone. What :class:`PosteriorResidualMLPDenoiser` is told by a
+    guide, this one finds for itself, as a mixture of experts does (Jacobs et al. 1991).
+
+    Args:
+        sample_shape: the shape of one sample.
+        hidden_size: width of the denoiser.
+        num_layers: number of its residual blocks.
+        condition_dim: size of the timestep and component embeddings, even.
+        num_components: K.
+        gate_size: width of the classifier.
+        gate_layers: number of its residual blocks.
+    """
+
+    _no_split_modules = ["_Block"]
+    _repeated_blocks = ["_Block"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...] = (2, 7, 7),
+        hidden_size: int = 640,
+        num_layers: int = 5,
+        condition_dim: int = 128,
+        num_components: int = 10,
+        gate_size: int = 320,
+        gate_layers: int = 3,
+    ):
+        super().__init__()
+        self.gate = ResidualMLPClassifier(sample_shape, num_components, gate_size, gate_layers, condition_dim)
+        self.denoiser = ResidualMLPDenoiser(sample_shape, hidden_size, num_layers, condition_dim, num_components)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, class_labels: None = None, return_dict: bool = True
+    ) -> DenoiserOutput | tuple[Tensor]:
+        """Predict from noisy samples (B, *sample_shape) at ``timestep`` (any dtype, 0-d or (B,)).
+
+        Raises:
+            ValueError: labels are given.
+        """
+        if class_labels is not None:
+            raise ValueError("class_labels were given, but this denoiser has no classes, only components of its own.")
+        probabilities = self.gate(sample, timestep).logits.softmax(dim=-1)
+        return self.denoiser(sample, timestep, probabilities, return_dict)

@@ -367,6 +367,7 @@ class DenoiserConfig(LatentTrainingConfig):
     network: Literal[
         "MLPDenoiser",
         "ResidualMLPDenoiser",
+        "GatedResidualMLPDenoiser",
         "FiLMConvDenoiser",
         "UNetDenoiser",
         "DiTDenoiser",
