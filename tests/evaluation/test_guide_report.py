@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
@@ -14,14 +15,17 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import LabelledImages
 from mnist_guided_pipeline.evaluation.guide import (
     LEVELS,
+    _errors_by_level,
     compare_scores,
+    gradient_errors,
     guide_by_noise,
     guide_hacking,
-    train_on_mixture,
+    learned_scores,
     training_law,
 )
 from mnist_guided_pipeline.evaluation.judge import load_judge
 from mnist_guided_pipeline.evaluation.oracle import COSINE, PLANE, exact_pipeline
+from mnist_guided_pipeline.sampling.noise import add_noise, levels_at
 
 
 class LinearGuide(ModelMixin, ConfigMixin):
@@ -130,14 +134,53 @@ class TestLearnedScores:
             assert row["relative_error"] == pytest.approx(1.0, abs=1e-6)
 
     def test_the_gate_keeps_the_gradient_right_where_noise_is_large(self):
-        plain, gated = (
-            compare_scores(train_on_mixture(PLANE, COSINE, gate, num_updates=150), PLANE, COSINE)
-            for gate in (False, True)
-        )
+        plain, gated, pair = learned_scores(num_updates=150).values()
         assert gated[-1]["relative_error"] < 1.0 < plain[-1]["relative_error"]
         assert gated[-1]["clean_sample_error"] < plain[-1]["clean_sample_error"] / 10
         assert gated[4]["relative_error"] < 0.5  # and costs nothing elsewhere
         assert gated[4]["relative_error"] < 2 * plain[4]["relative_error"]
+        for row, other in zip(pair[2:], gated[2:], strict=True):  # a teacher says what cross-entropy leaves free
+            assert row["relative_error"] < other["relative_error"]
+
+
+class TestGradientErrors:
+    def states(self):
+        x0 = torch.from_numpy(np.concatenate([PLANE.draw(label, 100, label) for label in (0, 1)]))
+        times = torch.randint(50, 950, (200,), generator=torch.Generator().manual_seed(0))
+        pipe = exact_pipeline(PLANE, "DDIMScheduler", "v_prediction", conditional=True)
+        table = training_law(pipe)[1]
+        noise = torch.randn(200, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        return (
+            pipe,
+            table,
+            add_noise(x0, noise, levels_at(table, times, x0)),
+            times,
+            torch.arange(2).repeat_interleave(100),
+        )
+
+    def test_exact_networks_have_none(self):
+        pipe, table, *states = self.states()
+        for row in _errors_by_level(pipe, table, *states):
+            assert row["gradient_error"]["value"] < 1e-6 * max(row["wanted"]["value"], 1e-3)
+            assert row["base_error"]["value"] < 1e-6
+
+    def test_a_gradient_of_half_the_length_is_wrong_by_half(self):
+        pipe, table, *states = self.states()
+        exact = pipe.classifier.forward
+
+        def half(sample, timestep, return_dict=True):
+            logits = exact(sample, timestep).logits
+            logits = torch.lerp(logits.detach(), logits, 0.5)  # the same beliefs
+            return (logits,)
+
+        pipe.classifier.forward = half
+        for row in _errors_by_level(pipe, table, *states):
+            assert row["gradient_error"]["value"] == pytest.approx(0.25 * row["wanted"]["value"], rel=1e-3, abs=1e-9)
+
+    def test_a_pipeline_without_a_label_to_tell_is_refused(self, tiny_pipeline_folder):
+        pipe = exact_pipeline(PLANE, "DDIMScheduler", "v_prediction")
+        with pytest.raises(ValueError, match="measured against a denoiser that is told the label"):
+            gradient_errors(pipe, None)
 
 
 class TestCommand:

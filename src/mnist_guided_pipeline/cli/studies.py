@@ -245,6 +245,7 @@ def guide(
     num_test_images: int = 2_000,
     guidance_scale: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
     cfg_scale: float = 1.0,
+    compared_with: str | None = None,
     num_updates: int = 1_000,
     figure: _Picture = None,
     options: _Options = MeasuringOptions(),  # noqa: B008
@@ -261,11 +262,12 @@ def guide(
         num_test_images: Test images read at each noise level.
         guidance_scale: Scales to draw at.
         cfg_scale: Classifier-free weight of the drawn images; 0 leaves the label to the guide alone.
+        compared_with: Folder or Hub id of another pipeline, whose errors of the gradient are drawn too.
         num_updates: Of the two small classifiers that are trained where the exact gradient is known.
     """
     options.check(model, figure)
 
-    from ..evaluation.guide import guide_by_noise, guide_hacking, learned_scores
+    from ..evaluation.guide import gradient_errors, guide_by_noise, guide_hacking, learned_scores
     from ..evaluation.records import check_name, identity_of_pipeline
     from ..evaluation.studies import file_tables
     from ..sampling.arguments import check_count, parse_scales
@@ -282,7 +284,15 @@ def guide(
         "by_noise": guide_by_noise(pipe, test, seed=seed),
         "hacking": guide_hacking(pipe, reference.judge, count, guidance_scale, cfg_scale, seed),
         "learned_scores": learned_scores(num_updates=num_updates, seed=seed),
+        "gradient_errors": {},
     }
+    for label, other in (
+        ("", pipe),
+        ("other: ", load_pipeline(compared_with, options.device) if compared_with else None),
+    ):
+        if other is not None and other.denoiser_is_conditional and other.config.training_noise["law"] == "preserving":
+            found = gradient_errors(other, test, seed=seed)
+            figures["gradient_errors"] |= {f"{label}on {name}": rows for name, rows in found.items()}
     settings = {"num_test_images": num_test_images, "num_images": count, "cfg_scale": cfg_scale}
     settings |= {"num_updates": num_updates, "seed": seed}
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}

@@ -35,7 +35,6 @@ in its gradient by the chain rule (``models/residual_mlp.py``): that is what its
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -46,13 +45,14 @@ from tqdm.auto import tqdm
 
 from ..data.images import LabelledImages, to_uint8
 from ..data.posteriors import encode_images
-from ..models.mixture import MixtureClassifier
-from ..models.residual_mlp import ResidualMLPClassifier
+from ..models.mixture import MixtureClassifier, MixtureDenoiser
+from ..models.residual_mlp import PosteriorResidualMLPDenoiser, ResidualMLPClassifier
 from ..sampling.guidance import classifier_score, guidance_factor, read_and_score
 from ..sampling.networks import needs_posterior, predict
 from ..sampling.noise import NoiseLevel, add_noise, levels_at, preserving_levels, training_levels
 from ..sampling.schedulers import preserving_table
 from ..seeding import keyed_generator
+from ..training.losses import guided_denoising_loss
 from ..training.rollouts import VisitedStates, roll_out
 from .accuracy_score import fit
 from .judge import Judge
@@ -81,6 +81,7 @@ _BATCH = 500
 _RATIOS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.2, 2.0, 4.0, 8.0)  # between them, errors of the classifier alone are averaged
 _TRAINED_BY = {"preserving": DDPMScheduler, "flow": FlowMatchEulerDiscreteScheduler}
 _UPDATES, _BATCH_SIZE, _POOL, _TEST = 1_000, 256, 20_000, 4_000
+_PAIR_WEIGHT = 20.0
 _NETWORK = {"hidden_size": 64, "num_layers": 2, "condition_dim": 32}
 
 
@@ -260,7 +261,7 @@ def _errors_by_level(
                 predict(denoiser, x, times, torch.full_like(wanted, label)).sample for label in range(logits.shape[1])
             ]
             told = torch.stack(every)[wanted, torch.arange(len(x))]
-            mix = torch.einsum("by,yb...->b...", posterior, torch.stack(every))
+            mix = torch.einsum("by,yb...->b...", posterior.to(told), torch.stack(every))
             base = predict(denoiser, x, times, posterior if needs_posterior(denoiser) else None).sample
         gradient = guidance_factor(level.alpha, level.sigma, noise["prediction_type"]) * score
         parts = (told - mix, gradient - (told - mix), base - mix)
@@ -283,38 +284,57 @@ def learned_scores(
     num_updates: int = _UPDATES,
     seed: int = 0,
 ) -> dict[str, list[dict[str, float]]]:
-    """What :func:`compare_scores` says of a classifier without the gate (``plain``) and with it (``gated``).
+    """What :func:`compare_scores` says of a classifier without the gate, with it, and of one trained in a ``pair``.
 
-    Data, weights, order and noise are the same for both.
+    Data, weights, order and noise are the same for all.
     """
     schedule = schedule or COSINE
     return {
-        name: compare_scores(train_on_mixture(mixture, schedule, gated, num_updates, seed), mixture, schedule, seed)
-        for name, gated in (("plain", False), ("gated", True))
+        name: compare_scores(train_on_mixture(mixture, schedule, *how, num_updates, seed), mixture, schedule, seed)
+        for name, how in (("plain", (False, False)), ("gated", (True, False)), ("pair", (True, True)))
     }
 
 
 def train_on_mixture(
-    mixture: Mixture, schedule: dict[str, Any], gated: bool, num_updates: int = _UPDATES, seed: int = 0
-) -> ResidualMLPClassifier:
+    mixture: Mixture, schedule: dict[str, Any], gated: bool, paired: bool, num_updates: int = _UPDATES, seed: int = 0
+) -> nn.Module:
     """A small classifier, trained by cross-entropy on noisy draws of all levels.
 
-    A ``gated`` one knows the schedule, and so reads ``alpha x``. An update is of 256 samples, AdamW in one cycle.
+    A ``gated`` one knows the schedule, and so reads ``alpha x``. A ``paired`` one is trained together with a denoiser
+    that is told its posterior, towards the exact prediction for the label, as ``training/train_pair.py`` does. An
+    update is of 256 samples, AdamW in one cycle.
     """
     x0, labels = _draws(mixture, _POOL, seed)
     levels = preserving_levels(preserving_table(schedule))
+    exact = MixtureDenoiser(**mixture.parameters, schedule=schedule, prediction_type="v_prediction", num_classes=2)
 
-    def losses(network: ResidualMLPClassifier) -> Iterator[Tensor]:
+    def build() -> nn.ModuleDict:
+        known = schedule if gated else None
+        classifier = ResidualMLPClassifier((mixture.dim,), num_classes=2, noise_schedule=known, **_NETWORK)
+        networks: dict[str, nn.Module] = {"classifier": classifier}
+        if paired:
+            networks["denoiser"] = PosteriorResidualMLPDenoiser((mixture.dim,), num_classes=2, **_NETWORK)
+        return nn.ModuleDict(networks)
+
+    def losses(networks: nn.ModuleDict) -> Iterator[Tensor]:
         generator = keyed_generator(seed, "training")
         while True:
             rows = torch.randint(_POOL, (_BATCH_SIZE,), generator=generator)
             timesteps = torch.randint(len(levels.sigma), (_BATCH_SIZE,), generator=generator)
             noisy = _noised(x0[rows], levels, timesteps, generator)
-            yield F.cross_entropy(network(noisy, timesteps).logits, labels[rows])
+            logits = networks["classifier"](noisy.requires_grad_(paired), timesteps).logits
+            loss = F.cross_entropy(logits, labels[rows])
+            if paired:
+                seen, level = noisy.detach(), levels_at(levels, timesteps, noisy)
+                with torch.no_grad():
+                    target = exact(seen, timesteps, labels[rows]).sample
+                base = networks["denoiser"](seen, timesteps, logits.softmax(dim=1)).sample
+                loss = loss + _PAIR_WEIGHT * guided_denoising_loss(
+                    base, logits, labels[rows], noisy, target, level, "v_prediction"
+                )
+            yield loss
 
-    known = schedule if gated else None
-    network = partial(ResidualMLPClassifier, (mixture.dim,), num_classes=2, noise_schedule=known, **_NETWORK)
-    return fit(network, losses, num_updates, seed)
+    return fit(build, losses, num_updates, seed)["classifier"]
 
 
 def compare_scores(

@@ -104,20 +104,37 @@ def sweep_figure(runs: Mapping[str, _Record]) -> Figure:
     return figure
 
 
-def guide_report_figure(by_noise: _Rows, hacking: _Rows, learned_scores: Mapping[str, _Rows]) -> Figure:
+def guide_report_figure(
+    by_noise: _Rows, hacking: _Rows, learned_scores: Mapping[str, _Rows], gradient_errors: Mapping[str, _Rows]
+) -> Figure:
     """Draw the report on a guide.
 
     Args:
         by_noise: rows of the reading through noise: values, each with its ``interval``, by the ratio sigma / alpha.
         hacking: rows of the accuracy by guide and by judge, by guidance scale.
         learned_scores: rows of the errors of learned gradients where the exact one is known, by the network's name.
+        gradient_errors: rows of the errors of the classifier alone, by what it was measured on; may be empty.
 
     Returns:
-        Six axes: accuracy and calibration, share of the gradient, guide hacking; two errors of learned gradients, and
-        the gap of the hacking by itself.
+        Eight axes: accuracy and calibration, share of the gradient, guide hacking, error of the gradient; two errors
+        of learned gradients, the gap of the hacking by itself, and the error of the unconditional prediction.
     """
-    figure = new_figure(12.0, 6.8)
-    (reading, pull, hacked), (relative, clean, gap) = figure.subplots(2, 3)
+    figure = new_figure(16.0, 6.8)
+    (reading, pull, hacked, guided), (relative, clean, gap, base) = figure.subplots(2, 4)
+    for axes, title, part in (
+        (
+            guided,
+            "Error of the gradient, relative",
+            lambda row: row["gradient_error"]["value"] / row["wanted"]["value"],
+        ),
+        (base, "Error of the unconditional prediction", lambda row: row["base_error"]["value"]),
+    ):
+        curves = {
+            name: Curve([row["ratio"] for row in rows], [part(row) ** (0.5 if axes is guided else 1.0) for row in rows])
+            for name, rows in gradient_errors.items()
+        }
+        _draw(axes, curves)
+        _by_noise(axes, "" if axes is guided else "squared norm", title, yscale="log")
     ratios = [row["ratio"] for row in by_noise]
     _draw(reading, {"accuracy": _banded(ratios, by_noise, "accuracy")})
     reading.plot(ratios, _values(by_noise, "confidence"), "--", color=COLOURS[0], linewidth=1, label="confidence")
