@@ -89,6 +89,7 @@ class GuidedDenoiser(nn.Module):
         guidance_rescale: 0 to 1, how far the spread of guided predictions is brought back.
         weak_denoiser: of lower quality, for autoguidance.
         autoguidance_scale: weight of ``denoiser`` against ``weak_denoiser``; 1 is off.
+        particles: the particles of a call (``particle_call.py``), whose rows are the batch; None for none.
         training_noise: the noise schedule that the networks were trained on, from
             :func:`~mnist_guided_pipeline.sampling.schedulers.describe_noise`; that of ``scheduler`` if None.
 
@@ -111,6 +112,7 @@ class GuidedDenoiser(nn.Module):
         guidance_rescale: float = 0.0,
         weak_denoiser: Any | None = None,
         autoguidance_scale: float = 1.0,
+        particles: Any | None = None,
         training_noise: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -126,6 +128,7 @@ class GuidedDenoiser(nn.Module):
         self.guidance_rescale = check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
         self.autoguidance_scale = check_number("autoguidance_scale", autoguidance_scale, 0.0, meaning=" (1 is off)")
         self.training_noise = noise
+        self.particles: Any = particles
         self._levels = network_levels(scheduler, noise)
         self._in_interval = True
         if cfg_scale != 1.0 and not is_conditional(denoiser):
@@ -211,10 +214,12 @@ class GuidedDenoiser(nn.Module):
         if getattr(self.scheduler, "state_in_first_order", True):  # a two-stage step is guided as a whole
             self._in_interval = in_interval(seen.level.ratio, self.guidance_interval)
 
-        posterior, score = self._read(seen, labels)
-        output, prediction = self._predict(seen, labels, posterior)
-        if score is not None:
-            prediction = self._guided(prediction, score, seen.level)
+        logits, score = self._read(seen, labels)
+        output, prediction = self._predict(seen, labels, logits)
+        if score is not None and self.particles is not None:
+            prediction = self._guided_particles(prediction, score, logits, labels, seen)
+        elif score is not None:
+            prediction = self._guided(prediction, score, seen.level, self.guidance_scale)
         if self._levels is not None:
             prediction = self._to_flow(prediction, seen)
         if self.scheduler.config.get("variance_type") in ("learned", "learned_range"):
@@ -228,7 +233,10 @@ class GuidedDenoiser(nn.Module):
         return labels is not None and not labels.is_floating_point() and self.cfg_scale == 1.0
 
     def _read(self, seen: Seen, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """One pass of the classifier: its posterior (B, num_classes) and its gradient (B, ...), each if wanted."""
+        """One pass of the classifier: its logits (B, num_classes), by temperature, and its gradient (B, ...).
+
+        Each is None where nobody wants it.
+        """
         guided_to = labels if self._guides_at(seen.level) else None
         told = needs_posterior(self.denoiser) or needs_posterior(self.weak_denoiser)
         tells = told and not self._told_alone(labels)
@@ -241,13 +249,14 @@ class GuidedDenoiser(nn.Module):
         else:
             logits = self.classifier(sample, seen.timestep, return_dict=False)[0]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return (logits / self.classifier_temperature).softmax(dim=-1) if tells else None, score
+        return logits / self.classifier_temperature, score
 
-    def _predict(self, seen: Seen, labels: Tensor | None, posterior: Tensor | None) -> tuple[Any, Tensor]:
+    def _predict(self, seen: Seen, labels: Tensor | None, logits: Tensor | None) -> tuple[Any, Tensor]:
         """The denoiser's output, and its prediction with classifier-free and autoguidance in the sample's type.
 
         Outside the interval nothing is extrapolated; a ``cfg_scale`` below 1 names the base, and stays.
         """
+        posterior = None if logits is None else logits.softmax(dim=-1)
         cfg_scale = self.cfg_scale if self._in_interval else min(self.cfg_scale, 1.0)
         output, prediction = self._conditional(self.denoiser, seen, labels, posterior, cfg_scale)
         if self._in_interval and self.autoguidance_scale != 1.0:
@@ -277,11 +286,21 @@ class GuidedDenoiser(nn.Module):
         wanted = isinstance(self.guidance_scale, Tensor) or self.guidance_scale > 0
         return self._in_interval and wanted and has_signal(level.alpha, self.training_noise["law"])
 
-    def _guided(self, prediction: Tensor, score: Tensor, level: NoiseLevel) -> Tensor:
+    def _guided_particles(self, prediction: Tensor, score: Tensor, logits: Any, labels: Any, seen: Seen) -> Tensor:
+        """As :meth:`_guided`, for the particles that go on, in the place of those that do not."""
+        rows, scale, log_likelihood = self.particles.arrive(
+            seen.sample, seen.level, self.guidance_scale, logits, labels
+        )
+        sample, prediction, score = seen.sample[rows], prediction[rows], score[rows]
+        guided = self._guided(prediction, score, seen.level, scale)
+        x0 = predicted_x0(guided, sample, seen.level, self.training_noise["prediction_type"])
+        self.particles.leave(sample, seen.level, scale, log_likelihood, score, x0)
+        return guided
+
+    def _guided(self, prediction: Tensor, score: Tensor, level: NoiseLevel, scale: float | Tensor) -> Tensor:
         """The prediction with the classifier's gradient added."""
         noise = self.training_noise
         factor = guidance_factor(level.alpha, level.sigma, noise["prediction_type"], noise.get("sigma_data"))
-        scale = self.guidance_scale
         if isinstance(scale, Tensor):
             scale = scale.to(score).reshape(-1, *(1,) * (score.ndim - 1))
         guided = guided_prediction(prediction, score.to(prediction.dtype), factor, scale)

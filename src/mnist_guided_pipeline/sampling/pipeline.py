@@ -29,6 +29,8 @@ from .guidance import classifier_score  # noqa: F401 - an export is fetched file
 from .latents import denormalise
 from .networks import describe_classes, is_conditional, num_classes, sample_shape
 from .noise import NoiseLevel  # noqa: F401 - as above
+from .particle_call import ParticleCall, check_particles
+from .particles import Particles  # noqa: F401 - as above
 from .schedulers import build_scheduler, check_scheduler, compatible_schedulers, describe_noise
 
 __all__ = ["ClassifierGuidedLatentPipeline"]
@@ -174,6 +176,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         classifier_temperature: float = 1.0,
         guidance_rescale: float = 0.0,
         autoguidance_scale: float = 1.0,
+        num_particles: int = 1,
     ) -> Any:
         """Draw samples.
 
@@ -204,6 +207,9 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             classifier_temperature: divides the classifier's logits, positive; it calibrates, the scale guides.
             guidance_rescale: 0 to 1, how far the spread of guided predictions is brought back.
             autoguidance_scale: weight of ``denoiser`` against ``weak_denoiser``; 1 is off.
+            num_particles: K, draws each sample as one of K weighted particles, which makes guidance exact at any scale
+                (``particles.py``), at K times the work; 1 is off. ``latents`` are then (B K, *sample_shape), and so
+                are those of a callback. DDPM, Euler ancestral and first-order SDE-DPM-Solver++ can do it.
 
         Returns:
             Samples in label order, ``num_images_per_label`` of each label in turn, as ``.images`` of an
@@ -239,29 +245,58 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        num_images_per_label, num_inference_steps = int(num_images_per_label), int(num_inference_steps)
+        num_inference_steps, num_particles = int(num_inference_steps), check_count("num_particles", num_particles)
+        rows_per_label = int(num_images_per_label) * num_particles  # a sample's particles are neighbours
         device = self._execution_device
-        labels = self.prepare_labels(class_labels, negative_class_labels, num_images_per_label, device)
-        batch_size = num_images_per_label if labels is None else len(labels)
-        self.check_sizes(batch_size, generator, latents, output_type)
+        labels = self.prepare_labels(class_labels, negative_class_labels, rows_per_label, device)
+        scales = self.prepare_guidance_scale(guidance_scale, rows_per_label, labels, device)
+        batch_size = rows_per_label if labels is None else len(labels)
+        self.check_sizes(batch_size, generator, latents, output_type, num_particles)
+        if num_particles > 1:
+            check_particles(self.scheduler, labels, cfg_scale, guidance_rescale, autoguidance_scale)
+        at_once = num_particles * ParticleCall.groups_at_a_time(num_particles)
+        if num_particles > 1 and batch_size > at_once:
+            together = {
+                "cfg_scale": cfg_scale,
+                "guidance_interval": guidance_interval,
+                "num_inference_steps": num_inference_steps,
+                "timesteps": timesteps,
+                "sigmas": sigmas,
+                "callback_on_step_end": callback_on_step_end,
+                "callback_on_step_end_tensor_inputs": callback_on_step_end_tensor_inputs,
+                "classifier_temperature": classifier_temperature,
+                "num_particles": num_particles,
+            }
+            latents = self._in_parts(at_once, labels, scales, generator, latents, together)
+            images = self.decode_latents(latents, output_type)
+            return ImagePipelineOutput(images=images) if return_dict else (images,)
 
         call = self._of_one_call()
+        times = call.prepare_timesteps(num_inference_steps, timesteps, sigmas)
+        particles = None
+        if num_particles > 1:
+            told = cfg_scale > 0.0 and self.denoiser_is_conditional
+            base = 0.0 if told or classifier_temperature != 1.0 else 1.0
+            groups = batch_size // num_particles
+            particles = ParticleCall(call.scheduler, groups, num_particles, generator, guidance_interval, base)
+            if isinstance(generator, (list, tuple)):
+                generator = [each for each in generator for _ in range(num_particles)]
         guided = GuidedDenoiser(
             self.denoiser,
             self.classifier,
             call.scheduler,
             labels,
-            self.prepare_guidance_scale(guidance_scale, num_images_per_label, labels, device),
+            scales,
             guidance_interval,
             cfg_scale=cfg_scale,
             classifier_temperature=classifier_temperature,
             guidance_rescale=guidance_rescale,
             weak_denoiser=self.weak_denoiser,
             autoguidance_scale=autoguidance_scale,
+            particles=particles,
             training_noise=dict(self.config.training_noise),
         )
         call._guidance_scale = guided.guidance_scale
-        times = call.prepare_timesteps(num_inference_steps, timesteps, sigmas)
         latents = call.prepare_latents(batch_size, device, generator, latents)
         step_options = call.prepare_step_options(generator, eta)
         next_times = (
@@ -277,6 +312,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                     continue
                 guided.guidance_scale = call._guidance_scale  # which a callback may have changed
                 prediction = guided(call.scale_model_input(latents, t), network_times[i], return_dict=False)[0]
+                if particles is not None:
+                    latents = particles.taken(latents)
                 if next_times is not None:
                     step_options["prev_timestep"] = next_times[i]
                 latents = call.scheduler.step(prediction, t, latents, **step_options, return_dict=False)[0]
@@ -288,6 +325,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 if (i + 1) % order == 0 or i + 1 == len(times):
                     progress_bar.update()
 
+        if particles is not None:
+            latents = particles.pick(latents)
         self._guidance_scale, self._num_timesteps = call._guidance_scale, call._num_timesteps
         images = self.decode_latents(latents, output_type)
         self.maybe_free_model_hooks()
@@ -329,10 +368,31 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, tuple(self._callback_tensor_inputs))
 
-    def check_sizes(self, batch_size: int, generator: Any, latents: Tensor | None, output_type: str) -> None:
+    def _in_parts(
+        self, at_once: int, labels: Any, scales: Any, generator: Any, latents: Tensor | None, together: dict[str, Any]
+    ) -> Tensor:
+        """The samples of a call whose particles are too many to be drawn together; rows as in the call."""
+        count, drawn = together["num_particles"], []
+        for start in range(0, len(labels), at_once):
+            rows, part = slice(start, start + at_once), slice(start // count, (start + at_once) // count)
+            output = self(
+                labels[rows][::count],
+                guidance_scale=scales[rows][::count] if isinstance(scales, Tensor) else scales,
+                generator=list(generator[part]) if isinstance(generator, (list, tuple)) else generator,
+                latents=None if latents is None else latents[rows],
+                output_type="latent",
+                **together,
+            )
+            drawn.append(output.images)
+        return torch.cat(drawn)
+
+    def check_sizes(
+        self, batch_size: int, generator: Any, latents: Tensor | None, output_type: str, num_particles: int = 1
+    ) -> None:
         """One generator per sample, latents of the samples' shape, and images only where samples are images."""
-        if isinstance(generator, (list, tuple)) and len(generator) != batch_size:
-            raise ValueError(f"generator is a list of {len(generator)}, but {batch_size} samples are drawn.")
+        num_samples = batch_size // num_particles
+        if isinstance(generator, (list, tuple)) and len(generator) != num_samples:
+            raise ValueError(f"generator is a list of {len(generator)}, but {num_samples} samples are drawn.")
         shape = (batch_size, *sample_shape(self.denoiser))
         if latents is not None and not isinstance(latents, Tensor):
             raise TypeError(f"latents must be a tensor of shape {shape}, got {type(latents).__name__}.")
