@@ -83,6 +83,7 @@ def test_options_reach_the_pipeline(generate, tmp_path, capsys):
         '--scheduler_options {"variance_type":"fixed_large"}',
         "--scheduler EulerDiscreteScheduler --sigmas 50 5 1",
         "--negative_class_labels 3",
+        "--num_particles 4",
     ],
 )
 def test_every_option_of_the_call_changes_the_picture(generate, tmp_path, options):

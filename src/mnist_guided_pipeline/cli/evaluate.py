@@ -111,6 +111,7 @@ def evaluate(
     guidance_rescale: float = 0.0,
     classifier_temperature: float = 1.0,
     autoguidance_scale: float = 1.0,
+    num_particles: tuple[int, ...] = (),
     negative_class_labels: tuple[str, ...] = (),
     classification_accuracy_score: bool = False,
     chunk_size: int = 500,
@@ -140,6 +141,7 @@ def evaluate(
         guidance_rescale: How far the spread of guided predictions is brought back, from 0 to 1.
         classifier_temperature: Divides the classifier's logits.
         autoguidance_scale: Weight of the denoiser against the pipeline's weak one; 1 is off.
+        num_particles: Weighted particles of which each image is one; 1 is off. One or several.
         negative_class_labels: Classes that images must not be, taken in turn; no class is wanted then.
         classification_accuracy_score: Also train a classifier on the images alone and test it on real ones.
         chunk_size: Images drawn at a time.
@@ -172,6 +174,7 @@ def evaluate(
         "guidance_scale": guidance_scale,
         "cfg_scale": cfg_scale,
         "eta": eta,
+        "num_particles": num_particles,
     }
     runs = grid(base, axes, name)
     reference = options.reference()

@@ -46,6 +46,7 @@ def generate(
     classifier_temperature: float = 1.0,
     guidance_rescale: float = 0.0,
     autoguidance_scale: float = 1.0,
+    num_particles: int = 1,
     seed: int = 0,
     device: Device = None,
     dtype: DataType = "float32",
@@ -72,6 +73,7 @@ def generate(
         classifier_temperature: Divides the classifier's logits.
         guidance_rescale: How far the spread of guided predictions is brought back, from 0 to 1.
         autoguidance_scale: Weight of the denoiser against the pipeline's weak one; 1 is off.
+        num_particles: Draw each image as one of this many weighted particles, which makes guidance exact at any scale.
         seed: Every image has a random generator of its own, made from the seed, its row and its column.
         dtype: Floating-point type to compute in.
     """
@@ -112,6 +114,7 @@ def generate(
         classifier_temperature=classifier_temperature,
         guidance_rescale=guidance_rescale,
         autoguidance_scale=autoguidance_scale,
+        num_particles=num_particles,
     ).images
     sampled = time.perf_counter()
     in_rows = [images[start : start + num_images_per_label] for start in range(0, len(images), num_images_per_label)]

@@ -81,6 +81,7 @@ class SamplingSettings:
         guidance_rescale: how far the spread of guided predictions is brought back, in [0, 1].
         classifier_temperature: divides the classifier's logits, positive.
         autoguidance_scale: weight of the denoiser against the weak one, 1 is off.
+        num_particles: weighted particles of which each image is one, 1 is off.
         negative_class_labels: names or indices; image i is drawn as anything but the i-th of them, which are taken in
             turn. No class is wanted then, so there is no accuracy.
 
@@ -101,10 +102,12 @@ class SamplingSettings:
     guidance_rescale: float = 0.0
     classifier_temperature: float = 1.0
     autoguidance_scale: float = 1.0
+    num_particles: int = 1
     negative_class_labels: tuple[str | int, ...] = ()
 
     def __post_init__(self) -> None:
         check_count("num_images", self.num_images)
+        check_count("num_particles", self.num_particles)
         if self.scheduler is not None and self.scheduler not in SUPPORTED:
             raise ValueError(
                 f"scheduler {self.scheduler!r} is not supported; the supported ones are {', '.join(SUPPORTED)}."

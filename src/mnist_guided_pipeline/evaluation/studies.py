@@ -62,6 +62,7 @@ _OPTIONS = {  # settings that are off where a record does not have them
     "guidance_rescale": 0.0,
     "classifier_temperature": 1.0,
     "autoguidance_scale": 1.0,
+    "num_particles": 1,
 }
 _COLUMNS = ("accuracy", "judge_fid", "judge_precision", "judge_recall", "judge_coverage", "near_copies")
 _CHUNK = 500

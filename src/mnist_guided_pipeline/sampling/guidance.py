@@ -36,8 +36,9 @@ https://arxiv.org/abs/2404.07724) leaves the noisiest and cleanest levels unguid
 **Where guidance is off**: outside the interval, and wherever alpha is below 0.005 (0.02 for a flow): there is nothing
 to guide by, and k divides by alpha (:func:`has_signal`). A noise schedule with a zero terminal signal begins there.
 
-Only s = 1 draws from p(x | y). For other s no sampler draws from p(x) p(y | x)^s, because noising does not commute
-with raising to a power; a larger s trades diversity for agreement with the classifier.
+Only s = 1 draws from p(x | y). For other s guidance alone does not draw from p(x) p(y | x)^s, because noising does not
+commute with raising to a power; weighted particles do (``particles.py``). A larger s trades diversity for agreement
+with the classifier.
 """
 
 from __future__ import annotations
