@@ -1,13 +1,13 @@
 """``num_particles`` in a call: exact at any scale, each sample by itself, and refused where there is no such rule."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
-import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.evaluation.oracle import PLANE, even_noise, exact_pipeline
+from mnist_guided_pipeline.evaluation.oracle import PLANE, even_noise, exact_pipeline, tilted_density
 from mnist_guided_pipeline.sampling import particle_call
 
 EXACT = [
@@ -35,17 +35,10 @@ def draw(pipe, labels, num_particles=4, **call):
 
 
 def tilted(scale, label=1, told=False):
-    """Mean and covariance of p(x) p(label | x)^scale, or of p(x | label) p(label | x)^scale, by a sum over a grid."""
-    axis = torch.linspace(-6, 6, 401, dtype=torch.float64)
-    x = torch.cartesian_prod(axis, axis)
-    exact = mgp.MixtureClassifier(**PLANE.parameters, schedule={"beta_schedule": "linear"}).double()
-    log_joint = exact.mixture.components(x, torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))[0]
-    membership = exact.mixture.membership.double()
-    by_class = torch.stack([torch.logsumexp(log_joint[:, membership[:, y] > 0], dim=1) for y in range(2)], dim=1)
-    log_target = by_class[:, label] if told else torch.logsumexp(by_class, dim=1)
-    weights = torch.softmax(log_target + scale * torch.log_softmax(by_class, dim=1)[:, label], dim=0)
-    mean = weights @ x
-    return mean, (weights[:, None] * (x - mean)).T @ (x - mean)
+    """Mean and covariance of p(x) p(label | x)^scale, or of p(x | label) p(label | x)^scale."""
+    points, weights = map(torch.from_numpy, tilted_density(scale, label, told))
+    mean = weights @ points
+    return mean, (weights[:, None] * (points - mean)).T @ (points - mean)
 
 
 def errors(samples, mean, covariance):
@@ -158,3 +151,15 @@ def test_what_has_no_such_rule_is_refused_by_name(name, call, message):
     pipe = pipeline(name, conditional=call.get("cfg_scale") == 2.0)
     with pytest.raises(ValueError, match=message):
         pipe(**call)
+
+
+def test_the_study_of_scales_files_errors_and_draws(typed, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    few = ["--num_samples", 60, "--num_particles", 4, "--num_inference_steps", 10, "--guidance_scale", 1, 3]
+    typed("study", "scales", *few, "--output", tmp_path / "metrics.json", "--figure", tmp_path / "scales.png")
+    assert "particles covariance error" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "metrics.json").read_text())["runs"]["study-scales"]["figures"]["rows"]
+    assert (
+        len(rows) == 4 and rows["s = 3, class 1"]["plain_mean_error"] > rows["s = 3, class 1"]["particles_mean_error"]
+    )
+    assert (tmp_path / "scales.png").stat().st_size > 10_000

@@ -1,12 +1,13 @@
 """Weights on particles against the truth: p(x) p(y | x)^s of Gaussian classes in the plane, summed over a fine grid."""
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
 
+from mnist_guided_pipeline.sampling import particles
 from mnist_guided_pipeline.sampling.noise import NoiseLevel
 from mnist_guided_pipeline.sampling.particles import (
     Particles,
@@ -251,3 +252,27 @@ def test_an_impossible_class_is_an_error_that_names_the_sample():
         particles.pick(torch.zeros(2))
     particles.log_weights = particles.log_weights[:1]
     assert all(int(particles.pick(torch.full((1,), offset))) != 1 for offset in (0.0, 0.4, 0.5, 0.99))
+
+
+MUTATIONS = {
+    "sign": lambda weight, *step: -weight(*step),
+    "a factor of 2": lambda weight, *step: 2 * weight(*step),
+    "alpha left out": lambda weight, x, moved, x0, score, *rest: weight(x, moved, x0, score / rest[1].alpha, *rest),
+    "no weight": lambda weight, *step: 0 * weight(*step),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_wrong_weight_of_a_step_is_seen(monkeypatch, mutation):
+    """What the test of small steps says if the weight is wrong in one of the ways in which one gets it wrong."""
+    monkeypatch.setattr(particles, "log_kernel_ratio", partial(MUTATIONS[mutation], log_kernel_ratio))
+    weights, expected = step_and_weight(2.0, 1e-4, 0.3)
+    assert abs(weights.mean() - expected) > 0.5 * expected
+
+
+def test_a_base_of_the_wrong_sign_is_seen(monkeypatch):
+    """``s (s + 1)`` in place of ``s (s - 1)``: the moves taken for exact at scale -1."""
+    monkeypatch.setattr(Particles.__init__, "__defaults__", (-1.0,))
+    weights, expected = step_and_weight(2.0, 1e-4, 0.3)
+    assert abs(weights.mean() - expected) > 0.5 * expected
+    assert drawn_errors(2, 2.0, 60, 4000).sum() > 0.3  # and 0.18 as it is

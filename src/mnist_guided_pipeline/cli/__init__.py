@@ -59,6 +59,7 @@ _GROUPS: Mapping[str, tuple[str, _Commands]] = {
             "autoencoders": studies.autoencoders,
             "points": studies.points,
             "guide": studies.guide,
+            "scales": studies.scales,
             "schedulers": studies.schedulers,
         },
     ),

@@ -30,7 +30,16 @@ from .options import (
     training_settings,
 )
 
-__all__ = ["autoencoders", "benchmark_sampling", "benchmark_training", "guide", "points", "schedulers", "systems"]
+__all__ = [
+    "autoencoders",
+    "benchmark_sampling",
+    "benchmark_training",
+    "guide",
+    "points",
+    "scales",
+    "schedulers",
+    "systems",
+]
 
 _SHOWN = 20  # images of a row of a figure
 _Options = Annotated[MeasuringOptions, tyro.conf.arg(name="", help="Shared by the commands that measure images.")]
@@ -301,6 +310,53 @@ def guide(
         from ..figures.curves import guide_report_figure
 
         save_figure(guide_report_figure(**figures), figure)
+
+
+def scales(
+    output: _Output = Path("metrics.json"),
+    guidance_scale: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0),
+    num_samples: int = 2_500,
+    num_particles: int = 16,
+    num_inference_steps: int = 400,
+    seed: Seed = 0,
+    figure: _Picture = None,
+) -> None:
+    """Compare plain guidance and weighted particles with p(x) p(y | x)^s, where all is known.
+
+    Exact networks of a Gaussian mixture in the plane, DDPM; the truth is a sum over a fine grid.
+
+    Example: mnist-guided study scales --output metrics.json --figure scales.png
+
+    Args:
+        guidance_scale: Scales s; the figure shows the last one.
+        num_samples: Samples of each scale and class.
+        num_particles: Particles of each of them.
+        num_inference_steps: Steps of the scheduler.
+    """
+    _check_output(output)
+
+    from ..evaluation.oracle import draw_tilted, exact_samples, measure_scales
+    from ..evaluation.records import identity
+    from ..evaluation.studies import file_tables
+    from ..sampling.arguments import check_count, parse_scales
+
+    parse_scales("guidance_scale", guidance_scale, len(guidance_scale))
+    for name in ("num_samples", "num_particles", "num_inference_steps"):
+        check_count(name, locals()[name])
+    rows = measure_scales(guidance_scale, num_samples, num_particles, num_inference_steps, seed)
+    settings = {"num_samples": num_samples, "num_particles": num_particles, "num_inference_steps": num_inference_steps}
+    file_tables(output, "study-scales", {"rows": rows}, {**settings, "seed": seed}, {"model": identity("mixture")})
+    if figure is not None:
+        import numpy as np
+
+        from ..figures.points import point_panels
+
+        scale, count = guidance_scale[-1], min(num_samples, 1_000)
+        truth = draw_tilted(scale, 1, count, seed)
+        panels = [(f"plain guidance, s = {scale:g}", 1), (f"{num_particles} particles, s = {scale:g}", num_particles)]
+        drawn = [(title, exact_samples(scale, 1, count, k, num_inference_steps, seed)) for title, k in panels]
+        shown = [("p(x) p(y | x)^s", truth), *drawn]
+        save_figure(point_panels(shown, np.zeros(count, dtype=int), ("",), truth), figure)
 
 
 def schedulers(

@@ -8,13 +8,13 @@ scheduler, up to the size of its steps. ``tests/test_oracle.py`` proves it; try 
     moment_errors(samples.numpy(), *PLANE.moments(1))
 
 :func:`measure_schedulers` does it with every supported scheduler, and says beside it what each makes of a trained
-pipeline.
+pipeline. :func:`measure_scales` does it for other scales than 1, where the truth is a sum over a grid of the plane.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -38,12 +38,16 @@ __all__ = [
     "LINEAR",
     "Mixture",
     "PLANE",
+    "draw_tilted",
     "even_noise",
     "exact_pipeline",
+    "exact_samples",
     "make_scheduler",
+    "measure_scales",
     "measure_schedulers",
     "moment_errors",
     "oracle_error",
+    "tilted_density",
 ]
 
 LINEAR = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
@@ -180,6 +184,82 @@ def oracle_error(name: str, steps: int, seed: int = 0, callback: Callable[..., A
         callback_on_step_end=callback,
     ).images
     return max(moment_errors(samples.numpy(), *PLANE.moments(1)))
+
+
+def tilted_density(
+    scale: float, label: int, told: bool = False, mixture: Mixture = PLANE
+) -> tuple[np.ndarray, np.ndarray]:
+    """``p(x) p(label | x)^scale`` on a grid of the plane, or ``p(x | label) p(label | x)^scale`` where ``told``.
+
+    Returns:
+        Points (N, 2), and their weights (N,), which sum to 1.
+    """
+    axis = np.linspace(-6.0, 6.0, 401)
+    points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    logs = []
+    for value in (0, 1):
+        weights, means, covariances = mixture._of_class(value)
+        prior = np.array(mixture.parameters["weights"])[np.array(mixture.parameters["classes"]) == value].sum()
+        away = points[:, None] - means
+        squares = np.einsum("nki,kij,nkj->nk", away, np.linalg.inv(covariances), away)
+        densities = np.log(prior * weights) - 0.5 * (squares + np.log(np.linalg.det(covariances)))
+        logs.append(np.logaddexp.reduce(densities, axis=1))
+    every = np.logaddexp(*logs)
+    tilted = (logs[label] if told else every) + scale * (logs[label] - every)
+    weights = np.exp(tilted - tilted.max())
+    return points, weights / weights.sum()
+
+
+def draw_tilted(scale: float, label: int, count: int, seed: int) -> np.ndarray:
+    """Samples (count, 2) of :func:`tilted_density`, spread over the cells of its grid."""
+    points, weights = tilted_density(scale, label)
+    rng = np.random.default_rng(seed)
+    cell = points[1, 1] - points[0, 1]
+    return points[rng.choice(len(points), count, p=weights)] + cell * (rng.random((count, 2)) - 0.5)
+
+
+def exact_samples(
+    scale: float, label: int, num_samples: int, num_particles: int, num_steps: int, seed: int
+) -> np.ndarray:
+    """Samples (num_samples, 2) of one class of ``PLANE`` by DDPM with exact networks, each one of several particles."""
+    pipe = exact_pipeline(PLANE, "DDPMScheduler", "v_prediction")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(
+        torch.full((num_samples,), label),
+        guidance_scale=scale,
+        num_inference_steps=num_steps,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="latent",
+        num_particles=num_particles,
+    ).images.numpy()
+
+
+def measure_scales(
+    scales: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    num_samples: int = 2_500,
+    num_particles: int = 16,
+    num_steps: int = 400,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Errors of DDPM with exact networks at several scales, plain and by weighted particles, for both classes.
+
+    Returns:
+        By scale and class the errors of :func:`moment_errors`: ``plain_mean_error`` and ``particles_mean_error`` (in
+        standard deviations), ``plain_covariance_error`` and ``particles_covariance_error`` (relative).
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for scale in tqdm(scales, desc="scales", disable=None):
+        for label in (0, 1):
+            points, weights = tilted_density(scale, label)
+            mean = weights @ points
+            truth = mean, np.einsum("n,ni,nj->ij", weights, points - mean, points - mean)
+            row = {}
+            for name, count in (("plain", 1), ("particles", num_particles)):
+                samples = exact_samples(scale, label, num_samples, count, num_steps, seed)
+                for of, error in zip(("mean", "covariance"), moment_errors(samples, *truth), strict=True):
+                    row[f"{name}_{of}_error"] = float(error)
+            rows[f"s = {scale:g}, class {label}"] = row
+    return rows
 
 
 def measure_schedulers(
