@@ -29,7 +29,7 @@ from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.atomic import atomic_write
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import DecoderConfig
-from mnist_guided_pipeline.training.launch import launch, load_splits
+from mnist_guided_pipeline.training.launch import launch, load_splits, with_image_shape
 from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, reconstruction_loss
 from mnist_guided_pipeline.training.run import Run
 from train_gan import Objective as DiscriminatorObjective
@@ -43,7 +43,7 @@ class Objective(torch.nn.Module):
         self.vae: ModelMixin = vae
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Normalised latents (B, *latent_shape) to logits (B, 1, 28, 28)."""
+        """Normalised latents (B, *latent_shape) to logits (B, C, H, W)."""
         return self.vae.decode_logits(denormalise(latents, self.vae.config))
 
 
@@ -61,7 +61,9 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
 
-    discriminator = mgp.GANDiscriminator(**{"num_classes": len(train.class_names), **config.discriminator_arguments})
+    discriminator = mgp.GANDiscriminator(
+        **with_image_shape({"num_classes": len(train.class_names), **config.discriminator_arguments}, train)
+    )
     networks = {"decoder": vae.decoder, "discriminator": discriminator}
     models = {"decoder": Objective(vae), "discriminator": DiscriminatorObjective(discriminator)}
     run = Run(config, accelerator, len(train), networks, models)

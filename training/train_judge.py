@@ -32,6 +32,11 @@ from mnist_guided_pipeline.training.run import Run
 def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights in half precision."""
     train, test = load_splits(config, accelerator)
+    if train.image_shape != (1, IMAGE_SIZE, IMAGE_SIZE):
+        raise ValueError(
+            f"The judge is for grey images of {IMAGE_SIZE}x{IMAGE_SIZE}; those of dataset_name "
+            f"{config.dataset_name!r} have the shape {train.image_shape}."
+        )
     label2id = {name: index for index, name in train.id2label.items()}
     judge = ResNetForImageClassification(
         ResNetConfig(num_channels=1, id2label=train.id2label, label2id=label2id, **config.network_arguments)

@@ -1,4 +1,4 @@
-"""Train an autoencoder for 28x28 grey images, and fit the statistics that normalise its latents.
+"""Train an autoencoder for small images, and fit the statistics that normalise its latents.
 
     python training/train_vae.py --dataset_name ylecun/mnist --output_dir runs/vae
     python training/train_vae.py --output_dir runs/vae --network MLPVAE --reconstruction mse --kl_weight 0.1
@@ -17,7 +17,7 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
 from mnist_guided_pipeline.data.posteriors import encode_images, latent_statistics, posterior_draw
 from mnist_guided_pipeline.training.config import VAEConfig
-from mnist_guided_pipeline.training.launch import launch, load_splits
+from mnist_guided_pipeline.training.launch import launch, load_splits, with_image_shape
 from mnist_guided_pipeline.training.losses import reconstruction_loss
 from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS
 from mnist_guided_pipeline.training.run import Run
@@ -39,7 +39,7 @@ class Objective(torch.nn.Module):
 def main(config: VAEConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights with fitted latent statistics."""
     train, test = load_splits(config, accelerator)
-    vae = getattr(mgp, config.network)(**config.network_arguments)
+    vae = getattr(mgp, config.network)(**with_image_shape(config.network_arguments, train))
     run = Run(config, accelerator, len(train), {"vae": vae}, {"vae": Objective(vae)})
     pixels = train.images.to(accelerator.device)
 

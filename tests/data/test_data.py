@@ -78,6 +78,38 @@ class TestReading:
         assert test.images.float().mean().item() / 255 == pytest.approx(0.1325, abs=1e-4)
 
 
+class TestSizesAndModes:
+    def test_colour_is_three_channels_also_where_one_image_is_grey(self, tmp_path, one):
+        colour = PILImage.merge("RGB", [one, one.rotate(90), one.rotate(180)])
+        write_split(tmp_path, "train", [colour, one], [1, 2])
+        split = read(tmp_path)
+        assert split.image_shape == (3, 28, 28)
+        assert torch.equal(split.images[0], torch.from_numpy(np.asarray(colour).copy()).permute(2, 0, 1))
+        assert torch.equal(split.images[1], torch.from_numpy(np.asarray(one).copy()).expand(3, 28, 28))
+
+    @pytest.mark.parametrize("mode", ["1", "P", "RGB", "RGBA", "LA", "I;16"])
+    def test_other_modes_of_a_grey_image(self, tmp_path, one, mode, caplog):
+        black_and_white = one.point(lambda value: 255 * (value > 127))
+        if mode == "I;16":
+            image = PILImage.fromarray(np.asarray(black_and_white).astype(np.uint16) * 257)
+        else:
+            image = black_and_white.convert(mode)
+        assert image.mode == mode
+        write_split(tmp_path, "train", [image] * 2, [1, 2])
+        split = read(tmp_path)
+        assert split.image_shape == (1, 28, 28)
+        assert torch.equal(split.images[1], torch.from_numpy(np.asarray(black_and_white).copy()))
+        assert [f"2 of mode {mode}" in record.message for record in caplog.records] == [True] * (mode != "RGB")
+
+    def test_resolution(self, tmp_path, one):
+        write_split(tmp_path, "train", [one, one.resize((100, 30))], [1, 2])
+        images = read(tmp_path, resolution=16).images
+        assert torch.equal(
+            images[0], torch.from_numpy(np.asarray(one.resize((16, 16), PILImage.Resampling.BILINEAR)).copy())
+        )
+        assert images.shape == (2, 16, 16)
+
+
 class TestRefusals:
     def refuses(self, match, folder, split="train", **options):
         with pytest.raises(DatasetError, match=match):
@@ -127,13 +159,17 @@ class TestRefusals:
         write_split(tmp_path, "train", [one, None], [3, 4])
         self.refuses(r"Row 1: column 'image' holds no image", tmp_path)
 
-    def test_colour(self, tmp_path, one):
-        write_split(tmp_path, "train", [one, one.convert("RGB")], [3, 4])
-        self.refuses(r"Row 1: column 'image' has mode 'RGB'", tmp_path)
+    def test_other_size_than_the_first(self, tmp_path, one):
+        write_split(tmp_path, "train", [one, one.resize((32, 30))], [3, 4])
+        self.refuses(r"Row 1: column 'image' is 30x32, row 0 is 28x28; .* Give a resolution", tmp_path)
 
-    def test_other_size(self, tmp_path, one):
-        write_split(tmp_path, "train", [one.resize((32, 30))], [3])
-        self.refuses(r"Row 0: column 'image' is 30x32; images must be 28x28", tmp_path)
+    def test_no_small_image(self, tmp_path, one):
+        write_split(tmp_path, "train", [one.resize((65, 30))], [3])
+        self.refuses(r"Row 0: column 'image' is 30x65; height and width must be from 8 to 64", tmp_path)
+
+    @pytest.mark.parametrize("resolution", [7, 65])
+    def test_resolution_of_no_small_image(self, digits_folder, resolution):
+        self.refuses(rf"resolution must be from 8 to 64 .* got {resolution}", digits_folder, resolution=resolution)
 
     def test_damaged_image(self, tmp_path, one):
         cell = png(one)
@@ -153,7 +189,7 @@ class TestRefusals:
                 damaged.append(bytes(flipped))
             for content in damaged:
                 try:
-                    decoded = data._decode_image({"bytes": content, "path": None}, 0, "image")
+                    decoded = data._decode_image({"bytes": content, "path": None}, 0, "image").tobytes()
                 except DatasetError:
                     continue
                 assert decoded == expected

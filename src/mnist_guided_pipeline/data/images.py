@@ -4,25 +4,29 @@
 files alike, so both go through one call. ``Dataset.map`` keeps what is decoded in its cache, so that later runs read
 60,000 images back in a moment.
 
-Everything that is not a 28x28 grey image with a named class is refused with an error that names the
-first offender; ``datasets`` itself accepts such rows without a word.
+A data set of images that are all grey becomes one channel, any other three. Images of other modes (1 bit, palette, 16
+bits, with transparency) are converted, which is logged once. What is no small image with a named class, or is of
+another size than the first, is refused with an error that names the first offender; ``datasets`` accepts such rows.
 
 Ranges used in this package:
 
-* ``uint8`` (B, 28, 28) in memory,
-* *unit range* [0, 1] (B, 1, 28, 28) for losses and pictures,
-* *model range* [-1, 1] (B, 1, 28, 28), the input of every VAE and of pixel-space denoisers: standard
+* ``uint8`` (B, H, W) for grey images or (B, 3, H, W) for colour in memory,
+* *unit range* [0, 1] (B, C, H, W) for losses and pictures,
+* *model range* [-1, 1] (B, C, H, W), the input of every VAE and of pixel-space denoisers: standard
   Gaussian noise is symmetric around zero, so the data must be too.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image as PILImage
 from torch import Tensor
@@ -40,10 +44,15 @@ __all__ = [
 
 DEFAULT_DATASET = "ylecun/mnist"
 IMAGE_SIZE = 28
+"""Height and width of the images that the judge reads."""
+SMALLEST, LARGEST = 8, 64
+"""Bounds of the height and the width of images."""
+
+logger = logging.getLogger(__name__)
 
 
 class DatasetError(ValueError):
-    """A data set that is missing, or that is not 28x28 grey images with class names."""
+    """A data set that is missing, or that is not small images with class names."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class LabelledImages:
     """One split of a data set, decoded.
 
     Attributes:
-        images: uint8 (N, 28, 28), 0 is background.
+        images: uint8 (N, H, W) or, in colour, (N, 3, H, W); 0 is background.
         labels: int64 (N,), in ``[0, len(class_names))``.
         class_names: the name of each class, in label order.
     """
@@ -62,6 +71,12 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of one image as networks see it, (C, H, W)."""
+        channels = 3 if self.images.ndim == 4 else 1
+        return (channels, self.images.shape[-2], self.images.shape[-1])
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -77,9 +92,10 @@ def load_images(
     image_column: str = "image",
     label_column: str = "label",
     max_samples: int | None = None,
+    resolution: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> LabelledImages:
-    """Read one split of a 28x28 grey image data set.
+    """Read one split of a data set of small images.
 
     Args:
         dataset_name: a Hub id such as ``"ylecun/mnist"``, or a folder of the same layout.
@@ -88,37 +104,42 @@ def load_images(
         image_column: the column that holds the images.
         label_column: the column that holds the class, a ``ClassLabel`` feature.
         max_samples: read only the first this many rows; all of them if None.
+        resolution: resize every image to this height and width, from 8 to 64; None leaves them as they are.
         cache_dir: where ``datasets`` keeps its files; the library's default if None.
 
     Returns:
         The decoded split.
 
     Raises:
-        DatasetError: the data set, the split or a column is missing, or a row is not a 28x28 grey image
-            with a known class. The message says what was found and what would do.
+        DatasetError: the data set, the split or a column is missing, or a row is not a small
+            image with a known class, of the size of the first. The message says what was found and what would do.
     """
     if max_samples is not None and max_samples < 1:
         raise DatasetError(f"max_samples must be at least 1 (or None for all rows), got {max_samples}.")
+    if resolution is not None and not SMALLEST <= resolution <= LARGEST:
+        raise DatasetError(
+            f"resolution must be from {SMALLEST} to {LARGEST} (or None for no resizing), got {resolution}."
+        )
     table = _open_split(os.fspath(dataset_name), split, dataset_config_name, cache_dir)
     class_names = _class_names(table, image_column, label_column)
     if max_samples is not None and max_samples < len(table):
         table = table.select(range(max_samples))
     labels = _labels(table, label_column, len(class_names))
-    return LabelledImages(_decoded(table, image_column), labels, class_names)
+    return LabelledImages(_decoded(table, image_column, resolution), labels, class_names)
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 (B, 28, 28) or (B, 1, 28, 28) to float32 (B, 1, 28, 28) in [0, 1]."""
-    return images.reshape(-1, 1, *images.shape[-2:]).to(torch.float32) / 255.0
+    """uint8 (B, H, W) or (B, C, H, W) to float32 (B, C, H, W) in [0, 1]."""
+    return (images if images.ndim == 4 else images.unsqueeze(1)).to(torch.float32) / 255.0
 
 
 def to_model_range(images: Tensor) -> Tensor:
-    """uint8 (B, 28, 28) or (B, 1, 28, 28) to float32 (B, 1, 28, 28) in [-1, 1]."""
+    """uint8 (B, H, W) or (B, C, H, W) to float32 (B, C, H, W) in [-1, 1]."""
     return to_unit_range(images) * 2.0 - 1.0
 
 
 def to_uint8(model_range: Tensor) -> Tensor:
-    """Model range [-1, 1] (B, 1, 28, 28) to uint8 (B, 28, 28), rounded; values outside are clamped."""
+    """Model range [-1, 1] (B, C, H, W) to uint8 (B, H, W) or, in colour, (B, 3, H, W), rounded and clamped."""
     unit = (model_range.float() * 0.5 + 0.5).clamp(0.0, 1.0)
     return (unit * 255.0).round().to(torch.uint8).squeeze(1)
 
@@ -178,33 +199,75 @@ def _labels(table: Any, column: str, num_classes: int) -> Tensor:
     return torch.tensor(labels, dtype=torch.int64)
 
 
-def _decoded(table: Any, column: str) -> Tensor:
+def _decoded(table: Any, column: str, resolution: int | None) -> Tensor:
     from datasets import Features, Image, Value
 
-    pixels = (
+    rows = (
         table.select_columns(column)
         .cast_column(column, Image(decode=False))
         .map(
             _decode_rows,
             batched=True,
             with_indices=True,
-            fn_kwargs={"column": column},
+            fn_kwargs={"column": column, "resolution": resolution},
             remove_columns=column,
-            features=Features({"pixels": Value("binary")}),
+            features=Features({"pixels": Value("binary"), "size": Value("string"), "mode": Value("string")}),
             desc="decoding images",
         )
     )
-    return torch.frombuffer(bytearray(b"".join(pixels["pixels"])), dtype=torch.uint8).reshape(
-        -1, IMAGE_SIZE, IMAGE_SIZE
-    )
+    pixels, sizes = rows["pixels"][:], rows["size"][:]
+    for row, size in enumerate(sizes):
+        if size != sizes[0]:
+            raise DatasetError(
+                f"Row {row}: column {column!r} is {size}, row 0 is {sizes[0]}; images must be of one size. "
+                "Give a resolution, which resizes them."
+            )
+    height, width = map(int, sizes[0].split("x"))
+    if converted := {mode: count for mode, count in Counter(rows["mode"][:]).items() if mode not in ("L", "RGB")}:
+        counts = ", ".join(f"{count} of mode {mode}" for mode, count in converted.items())
+        logger.warning("Images were converted to 8 bits in grey or RGB: %s.", counts)
+    grey = [len(content) == height * width for content in pixels]
+    if all(grey):
+        return torch.frombuffer(bytearray(b"".join(pixels)), dtype=torch.uint8).reshape(-1, height, width)
+    images = [np.frombuffer(content, np.uint8).reshape(height, width, -1) for content in pixels]
+    stacked = np.stack([np.broadcast_to(image, (height, width, 3)) for image in images])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
 
 
-def _decode_rows(cells: dict[str, list[Any]], rows: list[int], column: str) -> dict[str, list[bytes]]:
-    return {"pixels": [_decode_image(cell, row, column) for cell, row in zip(cells[column], rows, strict=True)]}
+def _decode_rows(
+    cells: dict[str, list[Any]], rows: list[int], column: str, resolution: int | None
+) -> dict[str, list[Any]]:
+    decoded: dict[str, list[Any]] = {"pixels": [], "size": [], "mode": []}
+    for cell, row in zip(cells[column], rows, strict=True):
+        image = _decode_image(cell, row, column)
+        decoded["mode"].append(image.mode)
+        image = _in_8_bits(image)
+        if resolution is not None:
+            image = image.resize((resolution, resolution), PILImage.Resampling.BILINEAR)
+        size = f"{image.height}x{image.width}"
+        if not (SMALLEST <= image.height <= LARGEST and SMALLEST <= image.width <= LARGEST):
+            raise DatasetError(
+                f"Row {row}: column {column!r} is {size}; height and width must be from {SMALLEST} to {LARGEST}. "
+                "Give a resolution, which resizes the images."
+            )
+        decoded["pixels"].append(image.tobytes())
+        decoded["size"].append(size)
+    return decoded
 
 
-def _decode_image(cell: dict[str, Any] | None, row: int, column: str) -> bytes:
-    """One image cell to its 28x28 bytes.
+def _in_8_bits(image: PILImage.Image) -> PILImage.Image:
+    """Any image in mode L or RGB: 16 bits keep their upper 8, transparency is left out, RGB that is grey becomes L."""
+    if image.mode.startswith("I"):
+        return PILImage.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("1", "L", "LA", "F"):
+        return image.convert("L")
+    colour = image.convert("RGB")
+    red, green, blue = colour.split()
+    return red if red.tobytes() == green.tobytes() == blue.tobytes() else colour
+
+
+def _decode_image(cell: dict[str, Any] | None, row: int, column: str) -> PILImage.Image:
+    """One image cell to its image, in the mode that it is stored in.
 
     Pillow decodes, because torchvision's decoder crashes the process on some damaged files. ``verify`` compares the
     checksums, so a flipped bit is found too.
@@ -215,16 +278,7 @@ def _decode_image(cell: dict[str, Any] | None, row: int, column: str) -> bytes:
         encoded = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
         PILImage.open(BytesIO(encoded)).verify()
         image = PILImage.open(BytesIO(encoded))  # a verified image has to be opened again
-        if image.mode == "L" and image.size == (IMAGE_SIZE, IMAGE_SIZE):
-            return image.tobytes()
+        image.load()
     except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise DatasetError(f"Row {row}: column {column!r} is not a readable image ({error}).") from error
-    if image.mode != "L":
-        raise DatasetError(
-            f"Row {row}: column {column!r} has mode {image.mode!r}; this package works on grey images. "
-            "Convert the data set to mode 'L' first."
-        )
-    raise DatasetError(
-        f"Row {row}: column {column!r} is {image.height}x{image.width}; images must be {IMAGE_SIZE}x{IMAGE_SIZE}. "
-        "Resize the data set first."
-    )
+    return image

@@ -96,7 +96,7 @@ def encode_images(vae: Any | None, images: Tensor, *, progress: bool = True) -> 
     Args:
         vae: of this package, ``AutoencoderKL`` or ``AutoencoderTiny``; its latents are normalised as ``latents.py``
             says. None gives pixels in model range.
-        images: uint8 (N, 28, 28).
+        images: uint8 (N, H, W) or (N, 3, H, W).
         progress: show a progress bar.
 
     Returns:
@@ -118,19 +118,22 @@ def encode_latents(vae: Any, images: Tensor, noise: Tensor | None = None, batch_
 
 @torch.no_grad()
 def decode_images(vae: Any, latents: Tensor, batch_size: int = _BATCH) -> Tensor:
-    """Latents (N, *latent_shape), not normalised, to images uint8 (N, 28, 28) on the CPU."""
+    """Latents (N, *latent_shape), not normalised, to images uint8 (N, H, W) or (N, 3, H, W) on the CPU."""
     parts = (vae.decode(batch.to(vae.device, vae.dtype)).sample for batch in latents.split(batch_size))
     return torch.cat([to_uint8(part.float().cpu()) for part in parts])
 
 
 def reconstruct(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
-    """Images uint8 (N, 28, 28), encoded and decoded: from the posterior's mean, or a draw made of standard noise."""
+    """Images uint8 (N, H, W) or (N, 3, H, W), encoded and decoded: from the mean, or a draw made of ``noise``."""
     return decode_images(vae, encode_latents(vae, images, noise, batch_size), batch_size)
 
 
 @torch.no_grad()
 def _encoded(vae: Any, images: Tensor, batch_size: int, progress: bool) -> tuple[Tensor, Tensor]:
     """Means and deviations float32 (N, *latent_shape), not normalised, on the VAE's device."""
+    shape, wanted = tuple(to_model_range(images[:1]).shape[1:]), vae.config.get("image_shape")
+    if wanted is not None and shape != tuple(wanted):
+        raise ValueError(f"images have the shape {shape}, the VAE is for {tuple(wanted)}: train one on this data set.")
     means, stds = [], []
     batches = tqdm(
         images.split(batch_size), desc="encoding images", unit="batch", disable=None if progress else True, leave=False

@@ -1,4 +1,4 @@
-r"""Variational autoencoders for 28x28 grey images, with the interface of diffusers' ``AutoencoderKL``.
+r"""Variational autoencoders for small images, with the interface of diffusers' ``AutoencoderKL``.
 
 The encoder gives the mean and log-variance of a Gaussian q(z | x), the decoder the image. They are trained with the
 negative evidence lower bound (Kingma and Welling 2014, https://arxiv.org/abs/1312.6114, equation 10), with a weight
@@ -16,6 +16,8 @@ the package stores them.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
@@ -23,11 +25,9 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from .layers import Network
+from .layers import Network, check_image_shape
 
 __all__ = ["ConvVAE", "LatentGaussian", "MLPVAE"]
-
-_PIXELS = 28 * 28
 
 
 class LatentGaussian(DiagonalGaussianDistribution):
@@ -53,17 +53,17 @@ class _Autoencoder(Network):
 
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[LatentGaussian]:
-        """Images (B, 1, 28, 28) in [-1, 1] to the Gaussian ``latent_dist`` over (B, *latent_shape), not normalised."""
+        """Images (B, *image_shape) in [-1, 1] to a Gaussian ``latent_dist`` over (B, *latent_shape), not normalised."""
         posterior = LatentGaussian(self.encoder(x), deterministic=not self.config.variational)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode_logits(self, z: Tensor) -> Tensor:
-        """Latents (B, *latent_shape) to logits (B, 1, 28, 28) of pixel intensity."""
-        return self.decoder(z).reshape(-1, 1, 28, 28)
+        """Latents (B, *latent_shape) to logits (B, *image_shape) of pixel intensity."""
+        return self.decoder(z).reshape(-1, *self.config.image_shape)
 
     @apply_forward_hook
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        """Latents (B, *latent_shape), not normalised, to images (B, 1, 28, 28) in [-1, 1]."""
+        """Latents (B, *latent_shape), not normalised, to images (B, *image_shape) in [-1, 1]."""
         images = 2.0 * torch.sigmoid(self.decode_logits(z)) - 1.0
         return DecoderOutput(sample=images) if return_dict else (images,)
 
@@ -74,14 +74,14 @@ class _Autoencoder(Network):
         return_dict: bool = True,
         generator: torch.Generator | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """Reconstruct images (B, 1, 28, 28) in [-1, 1], from the posterior's mean or from a draw of it."""
+        """Reconstruct images (B, *image_shape) in [-1, 1], from the posterior's mean or from a draw of it."""
         posterior = self.encode(sample).latent_dist
         z = posterior.sample(generator) if sample_posterior else posterior.mode()
         return self.decode(z, return_dict=return_dict)
 
 
 class MLPVAE(_Autoencoder):
-    """Fully connected VAE with a vector latent: 784 - hidden - latent_dim and back.
+    """Fully connected VAE with a vector latent: pixels - hidden - latent_dim and back.
 
     Args:
         latent_dim: size of the latent vector.
@@ -89,6 +89,10 @@ class MLPVAE(_Autoencoder):
         variational: False makes a plain autoencoder, whose posterior is a point.
         latents_mean: fitted mean of each latent dimension, for normalisation.
         latents_std: fitted standard deviation of each latent dimension.
+        image_shape: the shape of one image, (C, H, W).
+
+    Raises:
+        ValueError: an ``image_shape`` that is none of a small image.
     """
 
     @register_to_config
@@ -99,12 +103,15 @@ class MLPVAE(_Autoencoder):
         variational: bool = True,
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
     ):
         super().__init__()
+        check_image_shape(image_shape)
+        pixels = math.prod(image_shape)
         self.encoder = nn.Sequential(
-            nn.Flatten(), nn.Linear(_PIXELS, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 2 * latent_dim)
+            nn.Flatten(), nn.Linear(pixels, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 2 * latent_dim)
         )
-        self.decoder = nn.Sequential(nn.Linear(latent_dim, hidden_size), nn.ReLU(), nn.Linear(hidden_size, _PIXELS))
+        self.decoder = nn.Sequential(nn.Linear(latent_dim, hidden_size), nn.ReLU(), nn.Linear(hidden_size, pixels))
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -131,16 +138,20 @@ class _ResidualConv(nn.Module):
 
 
 class ConvVAE(_Autoencoder):
-    """Convolutional VAE, 28 -> 14 -> 7, with a spatial latent (C, 7, 7) or a vector latent.
+    """Convolutional VAE, each side halved twice, with a spatial latent (C, H / 4, W / 4) or a vector latent.
 
     Args:
-        latent_channels: channels of the 7x7 latent; ignored with ``latent_dim``.
-        latent_dim: with a number, the 7x7 features are mapped to a vector latent of this size.
-        hidden_channels: channels at 14x14 and at 7x7, multiples of 8.
-        num_res_blocks: residual blocks at 7x7, on each side.
+        latent_channels: channels of the spatial latent; ignored with ``latent_dim``.
+        latent_dim: with a number, the features are mapped to a vector latent of this size.
+        hidden_channels: channels at half and at a quarter of each side, multiples of 8.
+        num_res_blocks: residual blocks at a quarter of each side, in encoder and decoder.
         variational: False makes a plain autoencoder, whose posterior is a point.
         latents_mean: fitted mean of each latent channel (or dimension), for normalisation.
         latents_std: fitted standard deviation of each latent channel (or dimension).
+        image_shape: the shape of one image, (C, H, W), with H and W multiples of 4.
+
+    Raises:
+        ValueError: an ``image_shape`` that is none of a small image, or whose sides cannot be halved twice.
     """
 
     @register_to_config
@@ -153,20 +164,22 @@ class ConvVAE(_Autoencoder):
         variational: bool = True,
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
     ):
         super().__init__()
+        channels, height, width = check_image_shape(image_shape, multiple=4)
         outer, inner = hidden_channels
-        features = inner * 7 * 7
+        spatial = (inner, height // 4, width // 4)
         to_latent: list[nn.Module]
         from_latent: list[nn.Module]
         if latent_dim is None:
             to_latent = [nn.Conv2d(inner, 2 * latent_channels, 1)]
             from_latent = [nn.Conv2d(latent_channels, inner, 3, padding=1)]
         else:
-            to_latent = [nn.Flatten(), nn.Linear(features, 2 * latent_dim)]
-            from_latent = [nn.Linear(latent_dim, features), nn.Unflatten(1, (inner, 7, 7))]
+            to_latent = [nn.Flatten(), nn.Linear(math.prod(spatial), 2 * latent_dim)]
+            from_latent = [nn.Linear(latent_dim, math.prod(spatial)), nn.Unflatten(1, spatial)]
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, outer, 4, stride=2, padding=1),
+            nn.Conv2d(channels, outer, 4, stride=2, padding=1),
             nn.SiLU(),
             nn.Conv2d(outer, inner, 4, stride=2, padding=1),
             *(_ResidualConv(inner) for _ in range(num_res_blocks)),
@@ -182,7 +195,7 @@ class ConvVAE(_Autoencoder):
             nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1),
             nn.GroupNorm(8, outer),
             nn.SiLU(),
-            nn.ConvTranspose2d(outer, 1, 4, stride=2, padding=1),
+            nn.ConvTranspose2d(outer, channels, 4, stride=2, padding=1),
         )
 
     @property
@@ -190,4 +203,5 @@ class ConvVAE(_Autoencoder):
         """The shape of one latent."""
         if self.config.latent_dim is not None:
             return (self.config.latent_dim,)
-        return (self.config.latent_channels, 7, 7)
+        _, height, width = self.config.image_shape
+        return (self.config.latent_channels, height // 4, width // 4)

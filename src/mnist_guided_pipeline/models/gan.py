@@ -22,16 +22,14 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from .layers import Network
+from .layers import Network, check_image_shape
 
 __all__ = ["GANDiscriminator", "GANDiscriminatorOutput", "GANGenerator", "GANGeneratorOutput"]
-
-_PIXELS = 28 * 28
 
 
 @dataclass
 class GANGeneratorOutput(BaseOutput):
-    """Images ``sample`` (B, 1, 28, 28) in [-1, 1]."""
+    """Images ``sample`` (B, *image_shape) in [-1, 1]."""
 
     sample: Tensor
 
@@ -48,9 +46,13 @@ class GANGenerator(Network):
 
     Args:
         latent_dim: size of the noise vector.
-        hidden_channels: channels at 7x7 and at 14x14, multiples of 8; ignored with ``hidden_sizes``.
+        hidden_channels: channels at a quarter and at half of each side, multiples of 8; ignored with ``hidden_sizes``.
         hidden_sizes: widths of the hidden layers, for a network without convolutions.
         num_classes: number of classes; None for a generator without classes.
+        image_shape: the shape of one image, (C, H, W); with convolutions, H and W are multiples of 4.
+
+    Raises:
+        ValueError: an ``image_shape`` that is none of a small image, or whose sides cannot be halved twice.
     """
 
     @register_to_config
@@ -60,16 +62,18 @@ class GANGenerator(Network):
         hidden_channels: tuple[int, int] = (48, 24),
         hidden_sizes: tuple[int, ...] | None = None,
         num_classes: int | None = None,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
     ):
         super().__init__()
+        channels, height, breadth = check_image_shape(image_shape, multiple=4 if hidden_sizes is None else 1)
         self.class_embedding = nn.Embedding(num_classes, latent_dim) if num_classes is not None else None
         width = latent_dim if num_classes is None else 2 * latent_dim
         layers: list[nn.Module] = []
         if hidden_sizes is None:
             inner, outer = hidden_channels
             layers += [
-                nn.Linear(width, inner * 7 * 7),
-                nn.Unflatten(1, (inner, 7, 7)),
+                nn.Linear(width, inner * (height // 4) * (breadth // 4)),
+                nn.Unflatten(1, (inner, height // 4, breadth // 4)),
                 nn.GroupNorm(8, inner),
                 nn.SiLU(),
                 nn.Conv2d(inner, inner, 3, padding=1),
@@ -78,13 +82,13 @@ class GANGenerator(Network):
                 nn.ConvTranspose2d(inner, outer, 4, stride=2, padding=1),
                 nn.GroupNorm(8, outer),
                 nn.SiLU(),
-                nn.ConvTranspose2d(outer, 1, 4, stride=2, padding=1),
+                nn.ConvTranspose2d(outer, channels, 4, stride=2, padding=1),
             ]
         else:
             for size in hidden_sizes:
                 layers += [nn.Linear(width, size), nn.ReLU()]
                 width = size
-            layers += [nn.Linear(width, _PIXELS), nn.Unflatten(1, (1, 28, 28))]
+            layers += [nn.Linear(width, channels * height * breadth), nn.Unflatten(1, tuple(image_shape))]
         self.layers = nn.Sequential(*layers)
 
     def forward(
@@ -111,10 +115,14 @@ class GANDiscriminator(Network):
     """An image, and its class where there are classes, to one logit.
 
     Args:
-        hidden_channels: channels at 14x14 and at 7x7; ignored with ``hidden_sizes``.
+        hidden_channels: channels at half and at a quarter of each side; ignored with ``hidden_sizes``.
         num_features: width of the features that are judged; ignored with ``hidden_sizes``, whose last is that width.
         hidden_sizes: widths of the hidden layers, for a network without convolutions.
         num_classes: number of classes; None for a discriminator without classes.
+        image_shape: the shape of one image, (C, H, W); with convolutions, H and W are multiples of 4.
+
+    Raises:
+        ValueError: an ``image_shape`` that is none of a small image, or whose sides cannot be halved twice.
     """
 
     @register_to_config
@@ -124,24 +132,26 @@ class GANDiscriminator(Network):
         num_features: int = 128,
         hidden_sizes: tuple[int, ...] | None = None,
         num_classes: int | None = None,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
     ):
         super().__init__()
+        channels, height, breadth = check_image_shape(image_shape, multiple=4 if hidden_sizes is None else 1)
         layers: list[nn.Module] = []
         if hidden_sizes is None:
             outer, inner = hidden_channels
             layers += [
-                nn.Conv2d(1, outer, 4, stride=2, padding=1),
+                nn.Conv2d(channels, outer, 4, stride=2, padding=1),
                 nn.LeakyReLU(0.2),
                 nn.Conv2d(outer, inner, 4, stride=2, padding=1),
                 nn.LeakyReLU(0.2),
                 nn.Flatten(),
-                nn.Linear(inner * 7 * 7, num_features),
+                nn.Linear(inner * (height // 4) * (breadth // 4), num_features),
                 nn.LeakyReLU(0.2),
             ]
             width = num_features
         else:
             layers.append(nn.Flatten())
-            width = _PIXELS
+            width = channels * height * breadth
             for size in hidden_sizes:
                 layers += [nn.Linear(width, size), nn.LeakyReLU(0.2)]
                 width = size
@@ -157,7 +167,7 @@ class GANDiscriminator(Network):
         """Tell real images from generated ones.
 
         Args:
-            sample: images (B, 1, 28, 28) in [-1, 1].
+            sample: images (B, *image_shape) in [-1, 1].
             class_labels: int64 (B,), for a discriminator with classes and for no other.
             return_dict: return a :class:`GANDiscriminatorOutput` in place of a tuple.
 

@@ -24,6 +24,7 @@ __all__ = [
     "Network",
     "SignalGate",
     "TimeEmbedding",
+    "check_image_shape",
     "check_patches",
     "check_sample",
     "embed_labels",
@@ -168,6 +169,22 @@ def embed_labels(embedding: nn.Embedding | None, class_labels: Tensor | None, li
     if class_labels.is_floating_point():
         return class_labels.to(like.dtype) @ embedding.weight[:-1]
     return embedding(class_labels)
+
+
+def check_image_shape(image_shape: Sequence[int], multiple: int = 1) -> tuple[int, int, int]:
+    """The shape of a small image (C, H, W), checked: 1 or 3 channels, sides from 8 to 64 in multiples of ``multiple``.
+
+    Raises:
+        ValueError: naming the shape and what would do.
+    """
+    shape = tuple(image_shape)
+    if len(shape) != 3 or shape[0] not in (1, 3) or any(not 8 <= side <= 64 or side % multiple for side in shape[1:]):
+        step = f" in multiples of {multiple}" if multiple > 1 else ""
+        raise ValueError(
+            f"image_shape must be (channels, height, width) with 1 or 3 channels and sides from 8 to 64{step}, "
+            f"got {shape}."
+        )
+    return shape[0], shape[1], shape[2]
 
 
 def check_patches(sample_shape: Sequence[int], patch_size: int) -> None:

@@ -60,6 +60,7 @@ def _is_json_object(text: str) -> bool:
 POSITIVE = Bound("be positive", lambda value: value > 0)
 NOT_NEGATIVE = Bound("not be negative", lambda value: value >= 0)
 AT_LEAST_2 = Bound("be at least 2", lambda value: value >= 2)
+SMALL_SIDE = Bound("be from 8 to 64", lambda value: 8 <= value <= 64)
 SHARE = Bound("be in [0, 1)", lambda value: 0 <= value < 1)
 JSON_OBJECT = Bound("be a JSON object such as '{\"hidden_size\": 256}'", _is_json_object)
 
@@ -126,6 +127,8 @@ class TrainingConfig(CommonConfig):
     """Hub id, or a folder with the same parquet files; for points in the plane, a name such as points:dino."""
     dataset_config_name: str | None = None
     """Configuration of the data set, where it has several."""
+    resolution: Annotated[int | None, SMALL_SIDE] = None
+    """Resize images to this height and width; None leaves them as they are."""
     train_batch_size: Annotated[int, POSITIVE] = 128
     """Images a process takes at a time."""
     gradient_accumulation_steps: Annotated[int, POSITIVE] = 1
@@ -175,6 +178,10 @@ class TrainingConfig(CommonConfig):
                     "images; give a Hub id such as 'ylecun/mnist', or a folder with the same parquet files."
                 )
             check_point_set(self.dataset_name)
+            if self.resolution is not None:
+                raise ValueError(
+                    f"resolution {self.resolution} is for images; dataset_name {self.dataset_name!r} has none."
+                )
         if self.resume_from_checkpoint not in (None, "latest") and not os.path.isdir(self.resume_from_checkpoint):
             raise ValueError(
                 f"resume_from_checkpoint {self.resume_from_checkpoint!r} is not a folder; "

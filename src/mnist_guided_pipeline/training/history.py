@@ -85,8 +85,11 @@ def takes_images(accelerator: Accelerator) -> bool:
 
 
 def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
-    """Log images uint8 (N, 28, 28) to every tracker that takes images."""
-    stacked = images.cpu()[..., None].expand(-1, -1, -1, 3).numpy()  # TensorBoard draws grids of RGB images only
+    """Log images uint8 (N, H, W) or (N, 3, H, W) to every tracker that takes images."""
+    channels = images if images.ndim == 4 else images.unsqueeze(1)
+    stacked = (
+        channels.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    )  # TensorBoard draws grids of RGB images only
     for tracker in accelerator.trackers:
         if hasattr(tracker, "log_images"):
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from accelerate import Accelerator
@@ -16,14 +16,23 @@ from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from accelerate.utils.environment import parse_flag_from_env
 from tqdm.auto import tqdm
 
-from ..data.images import LabelledImages, load_images
+from ..data.images import DatasetError, LabelledImages, load_images
 from ..data.points import PointSet, is_point_set, load_points
 from ..storage.push import start_push
 from .checkpoints import NonFiniteError
 from .config import AdversarialConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
 from .history import HistoryTracker
 
-__all__ = ["check_all_seen", "check_num_classes", "end", "launch", "load_splits", "make_accelerator", "plain_errors"]
+__all__ = [
+    "check_all_seen",
+    "check_num_classes",
+    "end",
+    "launch",
+    "load_splits",
+    "make_accelerator",
+    "plain_errors",
+    "with_image_shape",
+]
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -149,11 +158,30 @@ def load_splits(
             image_column=config.image_column,
             label_column=config.label_column,
             max_samples=max_samples,
+            resolution=config.resolution,
             cache_dir=config.cache_dir,
         )
 
     with accelerator.main_process_first():
-        return load("train", config.max_train_samples), load("test", config.max_eval_samples)
+        train, test = load("train", config.max_train_samples), load("test", config.max_eval_samples)
+    if isinstance(train, LabelledImages) and isinstance(test, LabelledImages) and train.image_shape != test.image_shape:
+        raise DatasetError(
+            f"Images of the training split have the shape {train.image_shape}, of the test split {test.image_shape}; "
+            "they must be of one size and all grey or all in colour. Give a resolution for one size."
+        )
+    return train, test
+
+
+def with_image_shape(arguments: dict[str, Any], data: LabelledImages) -> dict[str, Any]:
+    """A network's arguments with the data's ``image_shape`` filled in.
+
+    Raises:
+        ValueError: they give another.
+    """
+    given = tuple(arguments.get("image_shape", data.image_shape))
+    if given != data.image_shape:
+        raise ValueError(f"image_shape {given} is not that of the data set, {data.image_shape}: leave it out.")
+    return {**arguments, "image_shape": data.image_shape}
 
 
 def check_num_classes(config: TrainingConfig, num_classes: int | None, data: LabelledImages | PointSet) -> None:

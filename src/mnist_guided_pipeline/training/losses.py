@@ -26,8 +26,8 @@ def reconstruction_loss(logits: Tensor, images: Tensor, kind: str) -> Tensor:
     """Reconstruction term of the ELBO, summed over pixels.
 
     Args:
-        logits: decoder output before the sigmoid (B, 1, 28, 28).
-        images: targets (B, 1, 28, 28) in unit range [0, 1].
+        logits: decoder output before the sigmoid (B, C, H, W).
+        images: targets (B, C, H, W) in unit range [0, 1].
         kind: ``"bce"``, the negative log-likelihood in nats of grey values read as Bernoulli probabilities; or
             ``"mse"``, the squared error of the unit range.
 

@@ -269,7 +269,7 @@ class Run:
     def validate(self, measure: Callable[[], dict[str, float | Tensor]]) -> None:
         """Every ``validation_steps`` updates, and after the last: measure the averaged weights, log and print.
 
-        ``measure`` returns values, and pictures uint8 (N, 28, 28), by name.
+        ``measure`` returns values, and pictures uint8 (N, H, W) or (N, 3, H, W), by name.
         """
         update = self.state.update
         if update % (self.config.validation_steps or self.stream.updates_per_epoch) and update != self.total_updates:
