@@ -218,10 +218,10 @@ def train_once(module: ModuleType, settings: TrainingConfig, folder: Path, **cha
         validation_steps=changes.get("max_train_steps") or settings.max_train_steps,
         **changes,
     )
-    settings.check()
     if is_finished(settings):
         print(f"{folder}: finished before, kept")
         return str(folder)
+    settings.check()
     print(f"{folder}: training")
     accelerator = make_accelerator(settings)
     with warnings.catch_warnings():  # schedules that leave signal at their end are what some studies are about

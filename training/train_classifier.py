@@ -21,7 +21,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
+from mnist_guided_pipeline.data.posteriors import LATENTS_OF, PosteriorTable, autoencoder_fingerprint, clean_samples
 from mnist_guided_pipeline.sampling.networks import num_classes as classes_of
 from mnist_guided_pipeline.sampling.networks import predict
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
@@ -80,7 +80,9 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     arguments |= noise_schedule.arguments_of(network_class) | config.network_arguments
     classifier = network_class(**arguments)
     check_num_classes(config, classifier.config.num_classes, train)
-    run = Run(config, accelerator, len(train), {"classifier": classifier}, {"classifier": Objective(classifier)})
+    if vae is not None:
+        classifier.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(vae)})
+    run = Run(config, accelerator, train, {"classifier": classifier}, {"classifier": Objective(classifier)})
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)

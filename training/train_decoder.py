@@ -66,7 +66,7 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
     )
     networks = {"decoder": vae.decoder, "discriminator": discriminator}
     models = {"decoder": Objective(vae), "discriminator": DiscriminatorObjective(discriminator)}
-    run = Run(config, accelerator, len(train), networks, models)
+    run = Run(config, accelerator, train, networks, models)
     critic = run.learners["discriminator"]
     frozen_critic = accelerator.unwrap_model(critic.model)  # no gradients of it are exchanged
     pixels, all_labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)

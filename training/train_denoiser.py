@@ -15,7 +15,7 @@ from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import LabelledImages
-from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
+from mnist_guided_pipeline.data.posteriors import LATENTS_OF, PosteriorTable, autoencoder_fingerprint, clean_samples
 from mnist_guided_pipeline.sampling.networks import (
     arguments_for,
     describe_classes,
@@ -60,7 +60,9 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
         )
     for embedding in (part for part in denoiser.modules() if isinstance(part, LabelEmbedding)):
         embedding.dropout_prob = 0.0  # labels are dropped here, by numbers that a resumed run draws again
-    run = Run(config, accelerator, len(train), {"denoiser": denoiser})
+    if vae is not None:
+        denoiser.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(vae)})
+    run = Run(config, accelerator, train, {"denoiser": denoiser})
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)

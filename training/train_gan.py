@@ -52,7 +52,7 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
         **with_image_shape({"num_classes": num_classes, **config.discriminator_arguments}, train)
     )
     networks = {"generator": generator, "discriminator": discriminator}
-    run = Run(config, accelerator, len(train), networks, {"discriminator": Objective(discriminator)})
+    run = Run(config, accelerator, train, networks, {"discriminator": Objective(discriminator)})
     critic = run.learners["discriminator"]
     frozen_critic = accelerator.unwrap_model(critic.model)  # no gradients of it are exchanged
     pixels, all_labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)

@@ -42,7 +42,7 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
         ResNetConfig(num_channels=1, id2label=train.id2label, label2id=label2id, **config.network_arguments)
     )
     norm_batch_size = config.norm_batch_size or config.train_batch_size
-    run = Run(config, accelerator, len(train), {"judge": judge}, settings={"norm_batch_size": norm_batch_size})
+    run = Run(config, accelerator, train, {"judge": judge}, settings={"norm_batch_size": norm_batch_size})
     pixels, labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:

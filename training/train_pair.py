@@ -109,7 +109,7 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
     visited = VisitedStates(config.visited_size, samples.sample_shape)
     pair = torch.nn.ModuleDict({"denoiser": denoiser, "classifier": classifier, "visited": visited})
     objective = Objective(denoiser, classifier, config)
-    run = Run(config, accelerator, len(train), {"pair": pair}, {"pair": objective})
+    run = Run(config, accelerator, train, {"pair": pair}, {"pair": objective})
     visited.to(device)
     training_noise = describe_noise(noise_schedule.scheduler)
 

@@ -55,18 +55,19 @@ def main(config: PipelineConfig) -> None:
     config.check()
     preset = PRESETS[config.preset]
     settings = step_settings(config)
-    for name, step in settings.items():
-        step.check()
-        if config.dry_run:
-            print(name, step.to_json())
-    if config.dry_run:
-        return
     finished = {name for name, step in settings.items() if is_finished(step)}
     if Path(config.output_dir, "model_index.json").exists() and finished < settings.keys() and not config.force:
         raise ValueError(
             f"output_dir {config.output_dir!r} holds a pipeline of other settings. Choose another output_dir, or "
             "replace it with --force."
         )
+    for name, step in settings.items():
+        if name not in finished:
+            step.check()
+        if config.dry_run:
+            print(name, step.to_json())
+    if config.dry_run:
+        return
     start_push(config)
     for name, step in settings.items():
         accelerator = make_accelerator(step)
@@ -97,7 +98,7 @@ def main(config: PipelineConfig) -> None:
 
 def step_settings(config: PipelineConfig) -> dict[str, Any]:
     """The settings of the steps by name, in order: the preset's own, with what the command line says of all."""
-    own = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "force", "dry_run")  # of the pipeline
+    own = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "dry_run")  # of the pipeline
     shared = {
         field.name: getattr(config, field.name) for field in dataclasses.fields(CommonConfig) if field.name not in own
     }
@@ -125,7 +126,8 @@ def is_finished(config: TrainingConfig) -> bool:
     if not file.is_file():
         return False
     saved = json.loads(file.read_text())
-    return all(saved.get(name, value) == value for name, value in dataclasses.asdict(config).items())
+    wanted = {name: value for name, value in dataclasses.asdict(config).items() if name != "force"}
+    return all(saved.get(name, value) == value for name, value in wanted.items())
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights with fitted latent statistics."""
     train, test = load_splits(config, accelerator)
     vae = getattr(mgp, config.network)(**with_image_shape(config.network_arguments, train))
-    run = Run(config, accelerator, len(train), {"vae": vae}, {"vae": Objective(vae)})
+    run = Run(config, accelerator, train, {"vae": vae}, {"vae": Objective(vae)})
     pixels = train.images.to(accelerator.device)
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
+from mnist_guided_pipeline.data.posteriors import LATENTS_OF, autoencoder_fingerprint
 from mnist_guided_pipeline.storage.assemble import assemble_pipeline
 from mnist_guided_pipeline.storage.atomic import verify_manifest
 from tiny import NOISE, make
@@ -84,6 +85,18 @@ def test_half_precision_names_and_force(command, tmp_path, refused):
 def test_swapped_folders_are_named_by_their_roles(folders, places, message):
     with pytest.raises(ValueError, match=message):
         assemble_pipeline(*(folders[place] for place in places))
+
+
+def test_another_autoencoder_than_that_of_the_training_is_refused(folders):
+    pipe = assemble_pipeline(**folders)
+    made = autoencoder_fingerprint(pipe.vae)
+    assert autoencoder_fingerprint(pipe.vae.half()) == made  # as assemble --dtype float16 writes it
+    pipe.denoiser.register_to_config(**{LATENTS_OF: made})
+    pipe.denoiser.save_pretrained(folders["denoiser"])
+    assert assemble_pipeline(**folders).denoiser.config[LATENTS_OF] == made
+    make(seed=1).vae.save_pretrained(folders["vae"])
+    with pytest.raises(ValueError, match=f"denoiser .* latents of another VAE .fingerprint {made}. than .*vae"):
+        assemble_pipeline(**folders)
 
 
 def test_parts_that_do_not_fit_are_refused_before_anything_is_written(folders):

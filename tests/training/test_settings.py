@@ -7,6 +7,8 @@ import json
 import pytest
 import torch
 
+from mnist_guided_pipeline.data.images import LabelledImages
+from mnist_guided_pipeline.seeding import fingerprint
 from mnist_guided_pipeline.training.config import (
     ClassifierConfig,
     DecoderConfig,
@@ -140,8 +142,9 @@ class TestRunsOfBefore:
     def test_a_finished_result_is_not_overwritten_in_silence(self, digits_folder, tmp_path):
         settings = {"max_train_steps": 4, "checkpointing_steps": None, "lr_warmup_steps": 0}
         train("vae", make_config("vae", digits_folder, tmp_path, **settings))
-        with pytest.raises(ValueError, match="holds the config.json of a finished result. Choose .* with --force"):
-            make_config("vae", digits_folder, tmp_path, **settings)
+        for resume in (None, "latest"):
+            with pytest.raises(ValueError, match="holds the config.json of a finished result. Choose .* with --force"):
+                make_config("vae", digits_folder, tmp_path, **settings, resume_from_checkpoint=resume)
         train("vae", make_config("vae", digits_folder, tmp_path, **settings, force=True))
 
     def test_a_run_goes_on_in_another_layout_of_the_same_batch(self, digits_folder, tmp_path):
@@ -151,6 +154,16 @@ class TestRunsOfBefore:
         train("vae", config)
         with pytest.raises(ValueError, match="made with global_batch_size = 8, this run has 16"):
             train("vae", make_config("vae", digits_folder, tmp_path, train_batch_size=16, **cut))
+
+    def test_a_run_does_not_go_on_with_other_data(self, digits_folder, tmp_path, monkeypatch):
+        settings = {"max_train_steps": 8, "resume_from_checkpoint": "latest"}
+        train("vae", make_config("vae", digits_folder, tmp_path, **settings))
+        other = property(lambda data: fingerprint(data.images, data.labels.flip(0)))
+        monkeypatch.setattr(LabelledImages, "fingerprint", other)
+        with pytest.raises(ValueError, match="checkpoint-7 was made with data = '[0-9a-f]{16}', this run has"):
+            train(
+                "vae", make_config("vae", digits_folder, tmp_path, max_train_steps=8, resume_from_checkpoint="latest")
+            )
 
 
 def test_a_dry_run_prints_what_it_would_take_and_writes_nothing(digits_folder, tmp_path, capsys):

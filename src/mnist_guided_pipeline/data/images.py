@@ -31,6 +31,8 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
+from ..seeding import fingerprint
+
 __all__ = [
     "DEFAULT_DATASET",
     "IMAGE_SIZE",
@@ -77,6 +79,11 @@ class LabelledImages:
         """The shape of one image as networks see it, (C, H, W)."""
         channels = 3 if self.images.ndim == 4 else 1
         return (channels, self.images.shape[-2], self.images.shape[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of images and labels."""
+        return fingerprint(self.images, self.labels)
 
     @property
     def id2label(self) -> dict[int, str]:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..seeding import keyed_generator
+from ..seeding import fingerprint, keyed_generator
 from .images import DatasetError
 
 __all__ = ["JITTER", "PointSet", "check_point_set", "is_point_set", "load_points"]
@@ -66,6 +66,11 @@ class PointSet:
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of points and labels."""
+        return fingerprint(self.points, self.labels)
 
     def to_data_units(self, points: Tensor) -> Tensor:
         """Normalised points (..., 2), such as what a pipeline draws, in the units of the data."""

@@ -9,11 +9,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..sampling.latents import latent_scale, normalise
+from ..seeding import fingerprint
 from .images import LabelledImages, to_model_range, to_uint8
 from .points import PointSet
 
 __all__ = [
+    "LATENTS_OF",
     "PosteriorTable",
+    "autoencoder_fingerprint",
     "clean_samples",
     "decode_images",
     "encode_images",
@@ -22,6 +25,9 @@ __all__ = [
     "posterior_draw",
     "reconstruct",
 ]
+
+LATENTS_OF = "_latents_of"
+"""In the config of a network: :func:`autoencoder_fingerprint` of the VAE whose latents it was trained on."""
 
 _BATCH = 1000
 
@@ -52,6 +58,13 @@ class PosteriorTable(NamedTuple):
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
         return tuple(self.mean.shape[1:])
+
+
+def autoencoder_fingerprint(vae: Any) -> str:
+    """A hash of what makes latents, encoder and normalisation; another decoder or float16 does not change it."""
+    state = vae.state_dict().items()
+    encoder = [tensor.half() for name, tensor in state if not name.startswith(("decoder.", "post_quant_conv."))]
+    return fingerprint(*encoder, *latent_scale(torch.zeros(1, 1), vae.config))
 
 
 def posterior_draw(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:

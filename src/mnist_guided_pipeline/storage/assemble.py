@@ -10,6 +10,7 @@ from typing import Any
 
 from diffusers import ModelMixin, SchedulerMixin
 
+from ..data.posteriors import LATENTS_OF, autoencoder_fingerprint
 from ..sampling.schedulers import describe_noise
 from .atomic import write_listed
 from .pipelines import ClassifierGuidedLatentPipeline, load_network
@@ -50,6 +51,8 @@ def assemble_pipeline(
     scheduler = _training_scheduler(denoiser)
     if classifier is not None:
         _check_same_noise(scheduler, _training_scheduler(classifier), denoiser, classifier)
+    if vae is not None:
+        _check_same_latents(networks, folders)
     id2label = None if class_names is None else dict(enumerate(class_names))
     pipe = ClassifierGuidedLatentPipeline(**networks, scheduler=scheduler, id2label=id2label)
     check_fit(pipe.components, pipe.config.training_noise, pipe.id2label)
@@ -97,6 +100,19 @@ def _training_scheduler(folder: Folder) -> SchedulerMixin:
         )
     scheduler_class = known_class(file, "scheduler", ["diffusers", str(read_json(file).get("_class_name"))])
     return scheduler_class.from_pretrained(file.parent)
+
+
+def _check_same_latents(networks: Mapping[str, Any], folders: Mapping[str, Any]) -> None:
+    """The other networks must have been trained on the latents of this VAE; those of earlier versions do not say."""
+    made = autoencoder_fingerprint(networks["vae"])
+    for name in ("denoiser", "classifier"):
+        network = networks[name]
+        seen = None if network is None else network.config.get(LATENTS_OF)
+        if seen not in (None, made):
+            raise ValueError(
+                f"The {name} {os.fspath(folders[name])!r} was trained on the latents of another VAE (fingerprint "
+                f"{seen}) than {os.fspath(folders['vae'])!r} ({made}). Give the VAE of its vae_path."
+            )
 
 
 def _check_same_noise(ours: SchedulerMixin, theirs: SchedulerMixin, denoiser: Folder, classifier: Folder) -> None:

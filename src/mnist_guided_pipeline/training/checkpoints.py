@@ -254,6 +254,8 @@ _FREE_SETTINGS = {  # may differ between a run and its continuation
 
 def _compare_settings(folder: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
     for name in sorted(current):  # what only the checkpoint has are settings of earlier versions
+        if name == "data" and name not in saved:
+            continue  # a checkpoint of an earlier version
         if name not in _FREE_SETTINGS and saved.get(name) != current[name]:
             raise ValueError(
                 f"{folder} was made with {name} = {saved.get(name)!r}, this run has {current[name]!r}. Resume with "

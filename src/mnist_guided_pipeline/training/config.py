@@ -187,7 +187,7 @@ class TrainingConfig(CommonConfig):
                 f"resume_from_checkpoint {self.resume_from_checkpoint!r} is not a folder; "
                 "give the path of a checkpoint, or 'latest'."
             )
-        if not (self.resume_from_checkpoint or self.dry_run):
+        if not self.dry_run and self.resume_from_checkpoint in (None, "latest"):
             self._check_output_dir()
         if self.max_train_steps is not None:
             self.warmup_updates(self.max_train_steps)
@@ -202,6 +202,8 @@ class TrainingConfig(CommonConfig):
     def _check_output_dir(self) -> None:
         """Refuse to write over an earlier run."""
         if found := checkpoint_folders(self.output_dir):
+            if self.resume_from_checkpoint:
+                return
             raise ValueError(
                 f"output_dir {self.output_dir!r} holds {found[-1].name} of an earlier run. Go on from it with "
                 "--resume_from_checkpoint latest, remove it, or choose another output_dir."

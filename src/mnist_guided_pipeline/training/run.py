@@ -2,7 +2,7 @@
 
 A script makes its networks and a :class:`Run`, and shows its whole loop::
 
-    run = Run(config, accelerator, len(train), {"denoiser": denoiser})
+    run = Run(config, accelerator, train, {"denoiser": denoiser})
     for noisy, times, condition, target, weight in run.batches(draw, prepare):
         with accelerator.autocast():
             prediction = run.model(noisy, times, condition, return_dict=False)[0]
@@ -34,6 +34,8 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..data.images import LabelledImages
+from ..data.points import PointSet
 from ..storage.push import save_result
 from .batches import Batches, Draw, Prepare, TrainingStream
 from .checkpoints import (
@@ -114,7 +116,7 @@ class Run:
     Args:
         config: the settings.
         accelerator: of ``make_accelerator``.
-        num_examples: size of the training set.
+        data: the training set; a checkpoint of other examples is refused.
         networks: what is trained, by name; the first one's weights are averaged.
         models: what the training calls in the place of a network of that name, a module that holds it.
         settings: more of what a checkpoint must agree in.
@@ -133,14 +135,14 @@ class Run:
         self,
         config: TrainingConfig,
         accelerator: Accelerator,
-        num_examples: int,
+        data: LabelledImages | PointSet,
         networks: dict[str, nn.Module],
         models: Mapping[str, nn.Module] | None = None,
         settings: Mapping[str, Any] | None = None,
     ):
         self.config, self.accelerator = config, accelerator
         self.stream = TrainingStream(
-            num_examples,
+            len(data),
             config.train_batch_size,
             accumulation_steps=config.gradient_accumulation_steps,
             num_processes=accelerator.num_processes,
@@ -156,7 +158,9 @@ class Run:
         self._first = next(iter(self.learners.values()))
         self.model = self._first.model
         self.state = TrainingState(
-            dataclasses.asdict(config) | {"global_batch_size": self.stream.global_batch_size} | dict(settings or {}),
+            dataclasses.asdict(config)
+            | {"global_batch_size": self.stream.global_batch_size, "data": data.fingerprint}
+            | dict(settings or {}),
             networks,
             {name: learner.ema for name, learner in self.learners.items() if learner.ema},
             {name: learner.optimizer for name, learner in self.learners.items()},
