@@ -78,6 +78,22 @@ class TestReading:
         assert test.images.float().mean().item() / 255 == pytest.approx(0.1325, abs=1e-4)
 
 
+class TestLabelColumns:
+    @pytest.mark.parametrize(
+        ("dtype", "train", "test", "names"),
+        [("int64", [10, 2], [5], ("2", "5", "10")), ("string", ["boot", "shirt"], ["coat"], ("boot", "coat", "shirt"))],
+    )
+    def test_values_become_classes_the_same_for_every_split(self, tmp_path, one, caplog, dtype, train, test, names):
+        features = Features({"image": Image(), "label": Value(dtype)})
+        for split, labels in (("train", train), ("test", test)):
+            write_split(tmp_path, split, [one] * len(labels), labels, features)
+        for split, labels in (("train", train), ("test", test)):
+            data = read(tmp_path, split)
+            assert data.class_names == names
+            assert [names[index] for index in data.labels] == [str(label) for label in labels]
+        assert "became classes" in caplog.text
+
+
 class TestSizesAndModes:
     def test_colour_is_three_channels_also_where_one_image_is_grey(self, tmp_path, one):
         colour = PILImage.merge("RGB", [one, one.rotate(90), one.rotate(180)])
@@ -134,9 +150,14 @@ class TestRefusals:
     def test_image_column_of_another_type(self, digits_folder):
         self.refuses(r"image_column 'label' must be an Image", digits_folder, image_column="label")
 
-    def test_labels_without_names(self, tmp_path, one):
-        write_split(tmp_path, "train", [one], [1], Features({"image": Image(), "label": Value("int64")}))
-        self.refuses(r"label_column 'label' must be a ClassLabel", tmp_path)
+    def test_label_column_of_another_type(self, tmp_path, one):
+        write_split(tmp_path, "train", [one], [1.5], Features({"image": Image(), "label": Value("float32")}))
+        self.refuses(r"label_column 'label' must be a ClassLabel feature, integers or strings", tmp_path)
+
+    @pytest.mark.parametrize("label", [-1, None])
+    def test_integer_that_is_no_class(self, tmp_path, one, label):
+        write_split(tmp_path, "train", [one] * 2, [3, label], Features({"image": Image(), "label": Value("int64")}))
+        self.refuses(rf"Row 1 of split 'train': column 'label' is {label}, which is no class", tmp_path)
 
     @pytest.mark.parametrize("count", [0, -3])
     def test_no_samples(self, digits_folder, count):

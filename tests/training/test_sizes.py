@@ -59,3 +59,10 @@ def test_a_gan_in_colour():
         images = mgp.GANGenerator(hidden_sizes=sizes, image_shape=shape)(torch.zeros(2, 64)).sample
         assert images.shape == (2, *shape)
         assert mgp.GANDiscriminator(hidden_sizes=sizes, image_shape=shape)(images).logits.shape == (2,)
+
+
+def test_evaluation_refuses_what_its_judge_cannot_read(data, tmp_path, capsys):
+    command = ["evaluate", "--dataset_name", str(data[0]), "--output", str(tmp_path / "metrics.json")]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "judge and FID read grey images of 28x28 only" in capsys.readouterr().err

@@ -72,7 +72,7 @@ class MeasuringOptions:
 
     def reference(self) -> Reference:
         """Real images and the judge on its device; under a launcher one process reads the data first."""
-        from ..data.images import load_images
+        from ..data.images import IMAGE_SIZE, load_images
         from ..evaluation.judge import Judge, load_judge
         from ..evaluation.samples import start_processes
         from ..evaluation.scores import Reference, check_enough
@@ -81,6 +81,11 @@ class MeasuringOptions:
             train, test = (
                 load_images(self.dataset_name, split, image_column=self.image_column, label_column=self.label_column)
                 for split in ("train", "test")
+            )
+        if test.image_shape != (1, IMAGE_SIZE, IMAGE_SIZE):
+            raise ValueError(
+                f"--dataset_name {self.dataset_name!r} has images of shape {test.image_shape}; judge and FID read grey "
+                f"images of {IMAGE_SIZE}x{IMAGE_SIZE} only."
             )
         check_enough(self.num_images, len(test.class_names))
         judge = load_judge() if self.judge is None else Judge.from_pretrained(self.judge)

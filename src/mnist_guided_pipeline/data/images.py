@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from io import BytesIO
@@ -109,7 +110,8 @@ def load_images(
         split: ``"train"``, ``"test"`` or another split of the data set.
         dataset_config_name: the configuration, where the data set has several.
         image_column: the column that holds the images.
-        label_column: the column that holds the class, a ``ClassLabel`` feature.
+        label_column: the column that holds the class, a ``ClassLabel`` feature; integers or strings become classes, in
+            ascending order of the values of all splits, which is logged.
         max_samples: read only the first this many rows; all of them if None.
         resolution: resize every image to this height and width, from 8 to 64; None leaves them as they are.
         cache_dir: where ``datasets`` keeps its files; the library's default if None.
@@ -121,6 +123,8 @@ def load_images(
         DatasetError: the data set, the split or a column is missing, or a row is not a small
             image with a known class, of the size of the first. The message says what was found and what would do.
     """
+    from datasets import ClassLabel, Value
+
     if max_samples is not None and max_samples < 1:
         raise DatasetError(f"max_samples must be at least 1 (or None for all rows), got {max_samples}.")
     if resolution is not None and not SMALLEST <= resolution <= LARGEST:
@@ -128,7 +132,12 @@ def load_images(
             f"resolution must be from {SMALLEST} to {LARGEST} (or None for no resizing), got {resolution}."
         )
     table = _open_split(os.fspath(dataset_name), split, dataset_config_name, cache_dir)
-    class_names = _class_names(table, image_column, label_column)
+    _check_columns(table, image_column, label_column)
+    if not isinstance(table.features[label_column], ClassLabel):
+        values = _label_values(os.fspath(dataset_name), dataset_config_name, label_column, cache_dir)
+        table = table.cast_column(label_column, Value("string")).cast_column(label_column, ClassLabel(names=values))
+        logger.warning("The values of column %r became classes: %s.", label_column, ", ".join(values))
+    class_names = tuple(table.features[label_column].names)
     if max_samples is not None and max_samples < len(table):
         table = table.select(range(max_samples))
     labels = _labels(table, label_column, len(class_names))
@@ -176,8 +185,8 @@ def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> An
         ) from error
 
 
-def _class_names(table: Any, image_column: str, label_column: str) -> tuple[str, ...]:
-    """Check both columns and return the class names."""
+def _check_columns(table: Any, image_column: str, label_column: str) -> None:
+    """Refuse columns that are missing or of another type."""
     from datasets import ClassLabel, Image
 
     columns = ", ".join(table.column_names)
@@ -189,11 +198,24 @@ def _class_names(table: Any, image_column: str, label_column: str) -> tuple[str,
             f"image_column {image_column!r} must be an Image feature, it is {table.features[image_column]}."
         )
     label = table.features[label_column]
-    if not isinstance(label, ClassLabel):
+    if not isinstance(label, ClassLabel) and not re.fullmatch("u?int.*|(large_)?string", getattr(label, "dtype", "")):
         raise DatasetError(
-            f"label_column {label_column!r} must be a ClassLabel feature (it names the classes), it is {label}."
+            f"label_column {label_column!r} must be a ClassLabel feature, integers or strings, it is {label}."
         )
-    return tuple(label.names)
+
+
+def _label_values(name: str, config: str | None, column: str, cache_dir: Any) -> list[str]:
+    """The classes of a column of integers or strings, ascending: its values in all splits."""
+    from datasets import load_dataset
+
+    values: set[Any] = set()
+    for split, table in load_dataset(name, config, cache_dir=cache_dir).items():
+        cells = table[column][:]
+        for row, value in enumerate(cells):
+            if value is None or value == -1:
+                raise DatasetError(f"Row {row} of split {split!r}: column {column!r} is {value}, which is no class.")
+        values.update(cells)
+    return [str(value) for value in sorted(values)]
 
 
 def _labels(table: Any, column: str, num_classes: int) -> Tensor:
