@@ -235,7 +235,9 @@ def make_pipeline(
     vae_path: str | None, denoiser: str, classifier: str | None, id2label: dict[int, str]
 ) -> ClassifierGuidedLatentPipeline:
     """A pipeline of trained folders, without the checks of ``assemble.py``: some studies put together what is wrong."""
-    scheduler = json.loads((Path(denoiser) / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    scheduler = json.loads((Path(denoiser) / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))[
+        "_class_name"
+    ]
     return ClassifierGuidedLatentPipeline(
         vae=load_network(vae_path, "vae") if vae_path else None,
         denoiser=load_network(denoiser),

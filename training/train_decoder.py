@@ -117,7 +117,7 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
 
     recipe = Path(config.vae_path, "train_config.json")
     if accelerator.is_main_process and recipe.is_file():
-        atomic_write(f"{config.output_dir}/vae_train_config.json", recipe.read_text())
+        atomic_write(f"{config.output_dir}/vae_train_config.json", recipe.read_text(encoding="utf-8"))
     run.finish(vae.eval(), discriminator=discriminator)
 
 

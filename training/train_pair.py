@@ -167,14 +167,14 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         folder = Path(config.output_dir, "denoiser")
         noise_schedule.scheduler.save_pretrained(folder / "scheduler")
-        (folder / "train_config.json").write_text(config.to_json())
+        (folder / "train_config.json").write_text(config.to_json(), encoding="utf-8")
         for name, start, place in (
             ("denoiser", config.denoiser_path, folder),
             ("classifier", config.classifier_path, folder.parent),
         ):
             for recipe in (Path(start, "train_config.json"), Path(start, name, "train_config.json")):
                 if recipe.is_file():  # how the network that this began with was trained
-                    atomic_write(place / f"{name}_train_config.json", recipe.read_text())
+                    atomic_write(place / f"{name}_train_config.json", recipe.read_text(encoding="utf-8"))
     run.finish(classifier, denoiser=denoiser, scheduler=noise_schedule.scheduler)
 
 

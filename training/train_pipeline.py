@@ -125,7 +125,7 @@ def is_finished(config: TrainingConfig) -> bool:
     file = Path(config.output_dir) / "train_config.json"
     if not file.is_file():
         return False
-    saved = json.loads(file.read_text())
+    saved = json.loads(file.read_text(encoding="utf-8"))
     wanted = {name: value for name, value in dataclasses.asdict(config).items() if name != "force"}
     return all(saved.get(name, value) == value for name, value in wanted.items())
 

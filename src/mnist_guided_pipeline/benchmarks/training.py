@@ -125,17 +125,17 @@ def _run_script(scripts: Path, name: str, config: TrainingConfig, folder: Path) 
     """Run a training script afresh: its median speed and mean loss of the last epoch, from its history, and memory."""
     folder.mkdir(parents=True, exist_ok=True)
     settings, log = folder.with_suffix(".json"), folder.with_suffix(".log")
-    settings.write_text(config.to_json())
+    settings.write_text(config.to_json(), encoding="utf-8")
     script = scripts / f"train_{name}.py"
     started = time.perf_counter()
-    with open(log, "w") as output:
+    with open(log, "w", encoding="utf-8") as output:
         command = [sys.executable, str(script), "--config", str(settings), "--output_dir", str(folder)]
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise RuntimeError(f"{script.name} failed: {' '.join(log.read_text().splitlines()[-3:])}")
+        raise RuntimeError(f"{script.name} failed: {' '.join(log.read_text(encoding='utf-8').splitlines()[-3:])}")
     events = [event for event in read_history(folder) if "images_per_second" in event]
     last = events[-max(1, 60_000 // _BATCH // _LOGGED_AT_ONCE) :]
     return {

@@ -171,13 +171,13 @@ def render(
         if not file.is_file():
             raise FileNotFoundError(f"--{option}: there is no file {str(file)!r}.")
     runs = read_runs(metrics)
-    rendered = {file: render_document(file.read_text(), runs) for file in documents}
+    rendered = {file: render_document(file.read_text(encoding="utf-8"), runs) for file in documents}
     if own:
         rendered[METRICS_FILE] = json.dumps({"runs": find_runs(runs, "default")}, indent=1) + "\n"
     if card is not None:
         text = render_model_card(card, find_runs(runs, "default")["default"], repo_id)
         rendered[card / "README.md"] = render_document(text, runs)
-    stale = [file for file, text in rendered.items() if not file.is_file() or file.read_text() != text]
+    stale = [file for file, text in rendered.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
     if check and stale:
         raise ValueError(f"{', '.join(map(str, stale))}: not what {metrics} says; run this without --check.")
     for file in stale:

@@ -242,7 +242,7 @@ def training_settings(model: str) -> dict[str, Any]:
     for folder in ("", "vae", "steps/denoiser"):
         file = Path(model, folder, "train_config.json")
         if file.is_file():
-            return json.loads(file.read_text())
+            return json.loads(file.read_text(encoding="utf-8"))
     return {}
 
 

@@ -82,7 +82,7 @@ def read_runs(file: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
         raise ValueError(f"output {str(file)!r} must end in .json, or in .jsonl for one line per run.")
     if not file.exists():
         return {}
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     try:
         if file.suffix == ".json":
             return dict(json.loads(text)["runs"])
@@ -224,7 +224,7 @@ def _add_tensor(digest: Any, tensor: Tensor) -> None:
 def _processor() -> str:
     """The processor's name: Linux keeps it in a file, elsewhere Python knows the architecture at least."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         found = None
     return found.group(1).strip() if found else platform.processor() or platform.machine()

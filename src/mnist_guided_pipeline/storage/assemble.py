@@ -85,7 +85,7 @@ def keep_recipes(pipeline_folder: Folder, steps: Mapping[str, Folder | None]) ->
     for name, step in steps.items():
         place = None if step is None else Path(step, name) if Path(step, name).is_dir() else Path(step)
         for file in () if place is None else place.glob("*train_config.json"):
-            settings = json.loads(file.read_text())
+            settings = json.loads(file.read_text(encoding="utf-8"))
             public = {key: public_name(value) if isinstance(value, str) else value for key, value in settings.items()}
             texts[f"{name}/{file.name}"] = json.dumps(public, indent=2, sort_keys=True) + "\n"
     write_listed(pipeline_folder, texts)

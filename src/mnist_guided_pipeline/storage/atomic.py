@@ -121,7 +121,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, str] | None:
     if not file.is_file():
         return None
     try:
-        listed = {str(name): str(value) for name, value in json.loads(file.read_text()).items()}
+        listed = {str(name): str(value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()}
     except (ValueError, AttributeError, OSError) as error:
         raise IntegrityError(f"{file} cannot be read: {error}", file) from error
     for name in listed:

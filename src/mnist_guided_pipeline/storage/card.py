@@ -71,7 +71,7 @@ def render_model_card(
     pipeline_class = "ClassifierGuidedLatentPipeline"
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     try:
-        text = environment.from_string(Path(template or _find_template()).read_text()).render(
+        text = environment.from_string(Path(template or _find_template()).read_text(encoding="utf-8")).render(
             card_data=data.to_yaml(),
             import_name="load_default" if repo_id is None else pipeline_class,
             load_line="load_default()" if repo_id is None else f'{pipeline_class}.from_pretrained("{repo_id}")',
@@ -120,7 +120,7 @@ def _networks(folder: Path) -> list[tuple[str, str, int]]:
     """Part, class and number of parameters of each network."""
     from safetensors import safe_open
 
-    index = json.loads((folder / "model_index.json").read_text())
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     networks = []
     for name in ("vae", "denoiser", "classifier", "weak_denoiser"):
         if index.get(name, [None])[0] is None:
@@ -139,4 +139,4 @@ def _recipes(folder: Path) -> dict[str, dict[str, Any]]:
     for name, trained_on in (("vae", "decoder"), ("denoiser", "pair"), ("classifier", "pair")):
         last, first = (folder / name / file for file in ("train_config.json", f"{name}_train_config.json"))
         files |= {name: first, trained_on: last} if first.is_file() else {name: last}
-    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}

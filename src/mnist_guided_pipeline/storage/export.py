@@ -90,7 +90,7 @@ def export_pipeline(folder: str | os.PathLike[str], output: str | os.PathLike[st
                 shutil.copyfile(folder / name, partial / name)
         for target, source in code.items():
             (partial / target).write_text(source, encoding="utf-8")
-        (partial / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        (partial / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         write_manifest(partial)
 
 
@@ -106,8 +106,8 @@ def export_space(output: str | os.PathLike[str]) -> None:
         sdk_version = ""  # the Space then takes its own
     with atomic_folder(output) as partial:
         (partial / "README.md").write_text(_CARD.format(sdk_version=sdk_version), encoding="utf-8")
-        (partial / "app.py").write_text(_APP)
-        (partial / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()))
+        (partial / "app.py").write_text(_APP, encoding="utf-8")
+        (partial / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()), encoding="utf-8")
         shutil.copytree(_PACKAGE, partial / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
 
 

@@ -164,7 +164,7 @@ class TrainingState:
             with atomic_folder(folder) as partial:
                 for name, tensors in files.items():
                     save_file(tensors, partial / f"{name}.safetensors")
-                (partial / "state.json").write_text(json.dumps(scalars, indent=2) + "\n")
+                (partial / "state.json").write_text(json.dumps(scalars, indent=2) + "\n", encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise OSError(f"{folder} could not be saved: {error}. Earlier checkpoints are as they were.") from error
         if total_limit is not None:  # later ones are of a run that went on from here before
@@ -273,7 +273,7 @@ def _verify(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
         raise IntegrityError(f"{folder} has no manifest: it is not a whole checkpoint.", folder)
     file = folder / "state.json"
     try:
-        scalars = json.loads(file.read_text())
+        scalars = json.loads(file.read_text(encoding="utf-8"))
         if update_of(folder) not in (-1, scalars["update"]):
             raise ValueError(f"it is of update {scalars['update']}")
         tensors = {}

@@ -556,7 +556,7 @@ def _default(config_class: type[Config], start: _Start, presets: Mapping[str, Co
     if start.config is None:
         return None
     try:
-        default = config_class.from_json(Path(start.config).read_text())
+        default = config_class.from_json(Path(start.config).read_text(encoding="utf-8"))
     except (TypeError, ValueError) as error:
         name = config_class.__name__
         raise ValueError(f"config {start.config!r} is not a train_config.json of {name}: {error}") from error

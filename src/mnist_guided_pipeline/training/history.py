@@ -61,7 +61,7 @@ class HistoryTracker(GeneralTracker):
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Append one line; values that are no numbers are left to other trackers."""
         numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
-        with open(self.file, "a") as file:
+        with open(self.file, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | numbers) + "\n")
 
 
@@ -105,7 +105,7 @@ def read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     events = []
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         try:
             events.append(json.loads(line))
         except json.JSONDecodeError:
@@ -131,7 +131,7 @@ def training_seconds(folder: str | os.PathLike[str]) -> float | None:
     timed = [line for line in read_history(folder) if "images_per_second" in line]
     if not (timed and file.is_file()):
         return None
-    settings = json.loads(file.read_text())
+    settings = json.loads(file.read_text(encoding="utf-8"))
     images_per_update = settings["train_batch_size"] * settings["gradient_accumulation_steps"]
     ends = [0, *(line["step"] for line in timed)]
     return sum(
