@@ -48,6 +48,13 @@ def test_every_public_name_has_a_home():
     assert not [name for text in sources for name in defined.findall(text) if words[name] < 2]
 
 
+def test_text_files_are_utf8_whatever_the_locale_says():
+    calls = re.compile(r"\.(?:read|write)_text\((?!.*encoding=).*")
+    files = [file for name in ("src", "training") for file in (Path(__file__).parents[1] / name).rglob("*.py")]
+    assert len(files) > 80
+    assert not {str(file): found for file in files if (found := calls.findall(file.read_text(encoding="utf-8")))}
+
+
 class TestTypesAndDevices:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
     def test_torch_dtype_and_to_are_the_same(self, pipe, tiny_pipeline_folder, dtype):
