@@ -28,6 +28,7 @@ _HOMES = {
         "ResidualMLPDenoiser",
     ),
     ".models.unet": ("UNetDenoiser",),
+    ".sampling.clean_guide": ("CleanClassifierGuide",),
     ".sampling.denoiser": ("GuidedDenoiser",),
     ".storage.pipelines": ("ClassifierGuidedLatentPipeline", "load_default"),
     "diffusers": ("DiffusionPipeline", "ModelMixin", "SchedulerMixin"),  # the bases by which diffusers tells classes

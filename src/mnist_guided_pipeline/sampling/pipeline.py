@@ -24,8 +24,9 @@ from .arguments import (
     parse_scales,
     resolve_labels,
 )
+from .clean_guide import CleanClassifierGuide  # noqa: F401 - an export is fetched file by file, those that this file names
 from .denoiser import GuidedDenoiser
-from .guidance import classifier_score  # noqa: F401 - an export is fetched file by file, those that this file names
+from .guidance import classifier_score  # noqa: F401 - as above
 from .latents import denormalise
 from .networks import describe_classes, is_conditional, num_classes, sample_shape
 from .noise import NoiseLevel  # noqa: F401 - as above

@@ -130,11 +130,18 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
 
         Raises:
             NotADirectoryError: ``save_directory`` is a file.
+            TypeError: a component that cannot be saved, such as a ``CleanClassifierGuide``.
             ValueError: the components do not fit one another, so what is written would not load.
         """
         target = Path(save_directory).resolve()
         if target.exists() and not target.is_dir():
             raise NotADirectoryError(f"save_directory {str(save_directory)!r} is a file; name a folder.")
+        for name, part in self.components.items():
+            if part is not None and not hasattr(part, "save_pretrained"):
+                raise TypeError(
+                    f"{name} is a {type(part).__name__}, which cannot be saved; register_modules({name}=None) leaves it "
+                    "out, and it is made anew after loading."
+                )
         check_fit(self.components, self.config.training_noise, self.id2label)  # what is saved will load
         if not safe_serialization:
             logger.warning("safe_serialization=False is not followed: weights are written as safetensors only.")
