@@ -139,8 +139,8 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
         for name, part in self.components.items():
             if part is not None and not hasattr(part, "save_pretrained"):
                 raise TypeError(
-                    f"{name} is a {type(part).__name__}, which cannot be saved; register_modules({name}=None) leaves it "
-                    "out, and it is made anew after loading."
+                    f"{name} is a {type(part).__name__}, which cannot be saved; register_modules({name}=None) leaves "
+                    "it out, and it is made anew after loading."
                 )
         check_fit(self.components, self.config.training_noise, self.id2label)  # what is saved will load
         if not safe_serialization:
