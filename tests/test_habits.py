@@ -112,13 +112,21 @@ class TestComponents:
         with torch.no_grad():
             torch.testing.assert_close(judge(images).logits, mgp.load_judge().model(images).logits)
 
-    def test_reuse_by_keyword(self, pipe):
+    def test_reuse_by_keyword_keeps_settings(self, pipe):
         other = Pipeline(**pipe.components)
         other.set_progress_bar_config(disable=True)
         assert other.components == pipe.components
-        named = {"class_labels": [3, 5], "num_inference_steps": 4, "output_type": "pt", "guidance_scale": 2.0}
-        both = [each(**named, generator=torch.Generator().manual_seed(0)).images for each in (pipe, other)]
-        assert torch.equal(*both)
+        for setting in ("id2label", "training_noise", "sampling_defaults"):
+            assert other.config[setting] == pipe.config[setting]
+        assert torch.equal(draw(other), draw(pipe))
+
+    def test_reuse_with_other_settings(self, pipe):
+        names = {index: f"digit {index}" for index in range(10)}
+        other = Pipeline(**copy.deepcopy(pipe.components), id2label=names, sampling_defaults={})
+        assert other.id2label == names and dict(other.config.sampling_defaults) == {}
+        smaller = {**pipe.components, "denoiser": copy.deepcopy(pipe.denoiser)}
+        smaller["classifier"] = mgp.MLPClassifier(pipe.denoiser.config.sample_shape, num_classes=3, hidden_size=8)
+        assert list(Pipeline(**smaller).id2label.values()) == ["0", "1", "2"]
 
     def test_from_pipe_shares_networks_and_keeps_settings(self, pipe):
         other = Pipeline.from_pipe(pipe)

@@ -100,7 +100,7 @@ class TestNoiseSchedule:
         settings = SCHEDULES.get(schedule, {"num_train_timesteps": 1000})
         zero_snr = settings.get("rescale_betas_zero_snr") and "v_prediction" in SUPPORTED[name].prediction_types
         kind = "v_prediction" if zero_snr else SUPPORTED[name].prediction_types[0]
-        scheduler = instance(name, kind, settings)
+        scheduler = instance(name, kind, settings, timestep_spacing="leading")
         noise = json.loads(json.dumps(describe_noise(scheduler)))
         assert noise["law"] == "preserving" and noise["prediction_type"] == kind
         table = scheduler.alphas_cumprod.float()
@@ -146,11 +146,11 @@ NOISE_SCHEDULES = {
 @pytest.mark.parametrize("noise", NOISE_SCHEDULES.values(), ids=NOISE_SCHEDULES)
 def test_compatible_classes_are_those_that_fit_and_are_built_with_nothing_dropped(noise):
     schedule = {key: value for key, value in noise.items() if key not in ("law", "prediction_type")}
-    flow = {"use_flow_sigmas": True} if noise["law"] == "flow" else {}
+    leading = {"timestep_spacing": "leading", "use_flow_sigmas": noise["law"] == "flow"}
 
     def fits(name):
         try:
-            check_scheduler(make_scheduler(name, noise["prediction_type"], schedule, **flow), noise)
+            check_scheduler(make_scheduler(name, noise["prediction_type"], schedule, **leading), noise)
         except (ValueError, ImportError):
             return False
         return True

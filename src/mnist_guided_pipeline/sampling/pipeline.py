@@ -39,6 +39,7 @@ __all__ = ["ClassifierGuidedLatentPipeline"]
 logger = logging.get_logger(__name__)
 
 _DECODE_BATCH = 500
+_SETTINGS = ("id2label", "training_noise", "sampling_defaults")
 
 
 class ClassifierGuidedLatentPipeline(DiffusionPipeline):
@@ -59,6 +60,9 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             with another one is refused.
         sampling_defaults: ``guidance_scale``, ``cfg_scale``, ``guidance_interval`` and ``num_inference_steps`` that a
             call uses where its arguments are None.
+
+    Of the last three, None takes what the last pipeline of this denoiser had, if there was one: ``(**pipe.components)``
+    makes an equal pipeline.
 
     Raises:
         ValueError: the scheduler is not supported.
@@ -90,7 +94,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     ):
         super().__init__()
         scheduler = _without_clipping(scheduler)
-        training_noise = training_noise or describe_noise(scheduler)
+        earlier = getattr(denoiser, "_pipeline_settings", {})
+        id2label = _fitting_names(earlier.get("id2label"), classifier) if id2label is None else id2label
+        training_noise = training_noise or earlier.get("training_noise") or describe_noise(scheduler)
+        if sampling_defaults is None:
+            sampling_defaults = earlier.get("sampling_defaults")
         self.register_modules(
             vae=vae, denoiser=denoiser, classifier=classifier, scheduler=scheduler, weak_denoiser=weak_denoiser
         )
@@ -102,6 +110,13 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             sampling_defaults=_flat_defaults(sampling_defaults or {}, scheduler),
         )
         self.image_processor = VaeImageProcessor(do_resize=False)
+
+    def register_to_config(self, **settings: Any) -> None:
+        """As in diffusers. The denoiser keeps them too, for another pipeline that is made of ``components``."""
+        super().register_to_config(**settings)
+        kept = {name: self.config[name] for name in _SETTINGS if name in self.config}
+        if kept and isinstance(self.denoiser, torch.nn.Module):
+            self.denoiser.__dict__["_pipeline_settings"] = kept
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -515,6 +530,11 @@ def _class_names(id2label: dict[Any, str] | None, classifier: Any, denoiser: Any
         if count is not None:
             return {index: str(index) for index in range(count)}
     return {}
+
+
+def _fitting_names(names: dict[str, str] | None, classifier: Any) -> dict[str, str] | None:
+    """Names of an earlier pipeline, unless this one's classifier has another number of classes."""
+    return names if names and num_classes(classifier) in (None, len(names)) else None
 
 
 def _flat_defaults(defaults: dict[str, Any], scheduler: Any) -> dict[str, Any]:

@@ -113,6 +113,28 @@ _BETA_SETTINGS = (
     "rescale_betas_zero_snr",
 )
 
+_TO_ZERO = {"final_sigmas_type": "zero"}
+_UNIPC, _SA, _COSINE = ("UniPCMultistepScheduler",), ("SASolverScheduler",), ("CosineDPMSolverMultistepScheduler",)
+
+# Settings that cannot work here: together, in which classes (all, where none is named), and what they do.
+_UNUSABLE: tuple[tuple[dict[str, Any], tuple[str, ...], str], ...] = (
+    ({"variance_type": "learned"}, (), "reads a variance that these networks do not predict"),
+    ({"variance_type": "learned_range"}, (), "reads a variance that these networks do not predict"),
+    ({"variance_type": "fixed_large_log"}, (), "takes the square root of a negative logarithm"),
+    ({"use_dynamic_shifting": True}, (), "wants a shift for every size of image, which a call does not give"),
+    ({"invert_sigmas": True}, (), "runs from samples to noise"),
+    ({"timestep_type": "continuous"}, (), "gives the networks a logarithm of the noise level for a timestep"),
+    ({"predict_x0": False, **_TO_ZERO}, _UNIPC, "divides by the last noise level"),
+    ({"solver_type": "bh1", **_TO_ZERO}, _UNIPC, "divides by the last noise level"),
+    ({"lower_order_final": False, **_TO_ZERO}, _UNIPC, "divides by the last noise level"),
+    ({"lower_order_final": False}, _SA, "extrapolates over the last step, far from right"),
+    ({"solver_order": 3}, _COSINE, "is not written there"),
+    ({"final_sigmas_type": "sigma_min"}, _COSINE, "asks its tree of noise for a step of no length"),
+)
+
+# steps of second order that are lost between the last two timesteps of a schedule that ends in almost pure noise
+_NOT_FROM_PURE_NOISE = ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+
 
 def scheduler_family(scheduler: Any) -> str:
     """Which coefficients a supported scheduler works with, see :class:`SchedulerSupport`.
@@ -217,6 +239,19 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
             f"{name} takes the denoiser's output for {prediction_type!r}, but the denoiser was trained for "
             f"{trained_type!r}. Use {usable}."
         )
+    for settings, classes, effect in _UNUSABLE:
+        if (not classes or name in classes) and all(config.get(key) == value for key, value in settings.items()):
+            found = " and ".join(f"{key}={value!r}" for key, value in settings.items())
+            raise ValueError(f"{name} has {found}, which {effect}. Use {fix}.")
+    if config.get("scale_factors") is not None:
+        raise ValueError(f"{name} has scale_factors, which change the size of latents between steps. Use {fix}.")
+    spacing = config.get("timestep_spacing", "leading")
+    if name in _NOT_FROM_PURE_NOISE and spacing != "leading" and law == trained_law == "preserving":
+        if preserving_table(training_noise)[-1] < 1e-6:
+            raise ValueError(
+                f"{name} has timestep_spacing={spacing!r}, with which it starts where the noise schedule is almost "
+                f"pure noise, and its samples are far from right. Use {fix}, or set timestep_spacing='leading'."
+            )
     if prediction_type == _E and trained_law == "preserving" and preserving_table(training_noise)[-1] < 1e-12:
         raise ValueError(
             f"{name} has prediction_type 'epsilon' on a noise schedule that ends in pure noise "
