@@ -138,12 +138,11 @@ class TestDrawing:
         with pytest.raises(ValueError, match="has no setting colour"):
             SamplingSettings(scheduler_options={"colour": 1}).make_scheduler(tiny)
 
-    def test_images_that_are_not_finite_are_counted(self, tiny, tmp_path):
+    def test_images_that_are_not_finite_are_no_images(self, tiny, tmp_path):
         with torch.no_grad():
             next(tiny.denoiser.parameters()).fill_(torch.nan)
-        drawn = draw_images(tiny, SamplingSettings(num_images=6), tmp_path)
-        assert drawn.num_non_finite == 6
-        assert drawn.images().max() == 0
+        with pytest.raises(ValueError, match="samples overflowed"):
+            draw_images(tiny, SamplingSettings(num_images=6), tmp_path)
 
     def test_leaves_the_scheduler_as_it_was(self, tiny, tmp_path):
         own = tiny.scheduler
@@ -182,5 +181,5 @@ class TestDrawing:
         one = draw_images(tiny, SamplingSettings(num_images=50), tmp_path / "one", chunk_size=10)
         folder = tmp_path / "two" / one.files[0].parent.name
         assert [file.name for file in one.files] == sorted(file.name for file in folder.iterdir())
-        two = DrawnImages(tuple(folder / file.name for file in one.files), one.labels, 1.0, 0)
+        two = DrawnImages(tuple(folder / file.name for file in one.files), one.labels, 1.0)
         assert differences(one.images(), two.images()) <= 1

@@ -566,8 +566,35 @@ BAD_INPUTS = [
     ({"latents": [[0.0] * 4]}, TypeError, "latents must be a tensor"),
     ({"callback_on_step_end_tensor_inputs": ["score"]}, ValueError, "callback_on_step_end_tensor_inputs must be"),
     ({"callback_on_step_end": 3}, TypeError, "callback_on_step_end must be"),
-    ({"num_inference_steps": 1001}, ValueError, "num_inference_steps"),
+    (
+        {"num_inference_steps": 1001},
+        ValueError,
+        "num_inference_steps must be from 1 to 1000 under DDIMScheduler, got 1001",
+    ),
+    *(({"latents": torch.full((1, 4), bad)}, ValueError, "with NaN or infinity") for bad in (math.nan, -math.inf)),
+    ({"latents": torch.zeros(1, 4, dtype=torch.int64)}, ValueError, "latents must be finite floating-point noise, got torch.int64"),
 ]
+BAD_WAYS = [[100, 900], [900, 900], [900, -1], [1001, 3], [math.nan], [], "900", [None]]
+
+
+@pytest.mark.parametrize("way", BAD_WAYS, ids=repr)
+def test_a_way_that_does_not_fall_from_noise_to_sample_is_refused(way):
+    for name, scheduler in (("timesteps", "DPMSolverMultistep"), ("sigmas", "EulerDiscrete")):
+        pipe = tiny(scheduler)
+        calls = calls_of(pipe.denoiser)
+        if name == "sigmas" and way == [1001, 3]:
+            continue
+        with pytest.raises((ValueError, TypeError), match=f"{name} must (fall|be a list)"):
+            draw(pipe, **{name: way})
+        assert calls == []
+
+
+def test_samples_that_overflow_are_an_error_and_no_images():
+    pipe = tiny()
+    with torch.no_grad():
+        next(pipe.denoiser.parameters()).fill_(math.inf)
+    with pytest.raises(ValueError, match="overflowed under DDIMScheduler in 5 steps at guidance_scale 1.0"):
+        draw(pipe)
 
 
 @pytest.mark.parametrize(

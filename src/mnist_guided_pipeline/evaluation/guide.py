@@ -296,7 +296,12 @@ def learned_scores(
 
 
 def train_on_mixture(
-    mixture: Mixture, schedule: dict[str, Any], gated: bool, paired: bool, num_updates: int = _UPDATES, seed: int = 0
+    mixture: Mixture,
+    schedule: dict[str, Any],
+    gated: bool,
+    paired: bool = False,
+    num_updates: int = _UPDATES,
+    seed: int = 0,
 ) -> nn.Module:
     """A small classifier, trained by cross-entropy on noisy draws of all levels.
 

@@ -159,13 +159,11 @@ class DrawnImages:
         files: the chunks, in order.
         labels: wanted classes int64 (N,), or None where the pipeline takes no labels.
         seconds: time spent in the pipeline, summed over the chunks and the processes that drew them.
-        num_non_finite: images with a NaN or an infinity, which are stored as black.
     """
 
     files: tuple[Path, ...]
     labels: Tensor | None
     seconds: float
-    num_non_finite: int
 
     def chunks(self) -> Iterator[Tensor]:
         """The images uint8 (n, 28, 28), a chunk at a time."""
@@ -275,7 +273,7 @@ def draw_images(
     spans = [range(start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)]
     files = {span: folder / f"{span.start:06d}-{span.stop:06d}.safetensors" for span in spans}
 
-    missing = [span for span in spans if _read_numbers(files[span], len(span)) is None]
+    missing = [span for span in spans if _seconds_of(files[span], len(span)) is None]
     state.wait_for_everyone()  # no process writes before all have looked, so all divide the same list
     own_scheduler, pipe.scheduler = pipe.scheduler, scheduler
     try:
@@ -294,15 +292,14 @@ def draw_images(
         pipe.scheduler = own_scheduler
     state.wait_for_everyone()
 
-    found = (_read_numbers(files[span], len(span)) for span in spans)
-    of_chunks = [pair for pair in found if pair is not None]
-    if len(of_chunks) < len(spans):
+    found = (_seconds_of(files[span], len(span)) for span in spans)
+    seconds = [each for each in found if each is not None]
+    if len(seconds) < len(spans):
         raise OSError(f"cache_dir {str(folder.parent)!r} lacks images that were drawn: all processes must see it.")
     return DrawnImages(
         files=tuple(files.values()),
         labels=labels if labelled else None,
-        seconds=sum(seconds for seconds, _ in of_chunks),
-        num_non_finite=sum(count for _, count in of_chunks),
+        seconds=sum(seconds),
     )
 
 
@@ -371,14 +368,11 @@ def _draw_chunk(pipe: Any, call: Mapping[str, Any], file: Path) -> None:
     started = time.perf_counter()
     unit = pipe(output_type="pt", **call).images.cpu()
     seconds = time.perf_counter() - started
-    finite = torch.isfinite(unit).flatten(1).all(dim=1)
-    images = to_uint8(torch.where(finite[:, None, None, None], unit, 0.0) * 2.0 - 1.0)
-    numbers = {"seconds": repr(seconds), "num_non_finite": str(len(unit) - int(finite.sum()))}
-    atomic_write(file, save({"images": images}, metadata=numbers))
+    atomic_write(file, save({"images": to_uint8(unit * 2.0 - 1.0)}, metadata={"seconds": repr(seconds)}))
 
 
-def _read_numbers(file: Path, num_images: int) -> tuple[float, int] | None:
-    """Seconds and number of images that were not finite, or None where there is no sound chunk of this size."""
+def _seconds_of(file: Path, num_images: int) -> float | None:
+    """The time that a chunk took, or None where there is no sound chunk of this size."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -386,6 +380,6 @@ def _read_numbers(file: Path, num_images: int) -> tuple[float, int] | None:
             numbers, images = chunk.metadata(), chunk.get_slice("images")
             if images.get_shape() != [num_images, IMAGE_SIZE, IMAGE_SIZE] or images.get_dtype() != "U8":
                 return None
-            return float(numbers["seconds"]), int(numbers["num_non_finite"])
+            return float(numbers["seconds"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None

@@ -149,7 +149,6 @@ def measure_runs(
         if not state.is_main_process:
             continue
         figures = score_images(drawn.chunks(), drawn.labels, reference)
-        figures["non_finite_images"] = measured(drawn.num_non_finite, count)
         figures["images_per_second"] = measured(count / drawn.seconds, count)
         if (seconds := _training_seconds(pipe)) is not None:
             figures["training_minutes"] = measured(seconds / 60.0, count)

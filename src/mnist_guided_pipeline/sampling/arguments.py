@@ -17,6 +17,7 @@ __all__ = [
     "check_choice",
     "check_count",
     "check_interval",
+    "check_falling",
     "check_number",
     "excluded_classes",
     "parse_scales",
@@ -41,6 +42,18 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, mean
         bounds = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
         raise ValueError(f"{name} must be a number {bounds}{meaning}, and finite, got {value!r}.")
     return number
+
+
+def check_falling(name: str, values: Any, low: float, high: float) -> None:
+    """Numbers in [low, high], each smaller than the one before it: the way from noise to a sample."""
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a list of numbers, got {values!r}.") from error
+    fits = all(low <= number <= high for number in numbers) and numbers
+    if not fits or any(later >= earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
+        bounds = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} must fall from noise to sample, each number {bounds} and none twice, got {values!r}.")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

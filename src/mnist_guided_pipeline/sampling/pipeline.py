@@ -19,6 +19,7 @@ from torch import Tensor
 from .arguments import (
     check_choice,
     check_count,
+    check_falling,
     check_number,
     excluded_classes,
     parse_scales,
@@ -32,7 +33,7 @@ from .networks import describe_classes, is_conditional, num_classes, sample_shap
 from .noise import NoiseLevel  # noqa: F401 - as above
 from .particle_call import ParticleCall, check_particles
 from .particles import Particles  # noqa: F401 - as above
-from .schedulers import build_scheduler, check_scheduler, compatible_schedulers, describe_noise
+from .schedulers import build_scheduler, check_scheduler, check_steps, compatible_schedulers, describe_noise
 
 __all__ = ["ClassifierGuidedLatentPipeline"]
 
@@ -343,6 +344,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
 
         if particles is not None:
             latents = particles.pick(latents)
+        if not bool(latents.isfinite().all()):
+            raise ValueError(
+                f"The samples overflowed under {type(self.scheduler).__name__} in {len(times)} steps at guidance_scale "
+                f"{guidance_scale}: there are no images. Take more steps, a lower scale, or a wider type."
+            )
         self._guidance_scale, self._num_timesteps = call._guidance_scale, call._num_timesteps
         images = self.decode_latents(latents, output_type)
         self.maybe_free_model_hooks()
@@ -378,6 +384,12 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         for name, value in (("timesteps", timesteps), ("sigmas", sigmas)):
             if value is not None and name not in accepted:
                 raise ValueError(f"{type(self.scheduler).__name__} does not take custom {name}; leave it None.")
+        if timesteps is not None:
+            check_falling("timesteps", timesteps, 0.0, self.scheduler.config.get("num_train_timesteps", math.inf))
+        elif sigmas is not None:
+            check_falling("sigmas", sigmas, 0.0, math.inf)
+        else:
+            check_steps(self.scheduler, num_inference_steps)
         generators = generator if isinstance(generator, (list, tuple)) else [generator]
         if generator is not None and not all(isinstance(entry, torch.Generator) for entry in generators):
             raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}.")
@@ -414,6 +426,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             raise TypeError(f"latents must be a tensor of shape {shape}, got {type(latents).__name__}.")
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}.")
+        if latents is not None and not (latents.is_floating_point() and bool(latents.isfinite().all())):
+            raise ValueError(
+                f"latents must be finite floating-point noise, got {latents.dtype}"
+                + (" with NaN or infinity." if latents.is_floating_point() else ".")
+            )
         if output_type != "latent" and self.vae is None and _image_shape(shape[1:]) is None:
             raise ValueError(
                 f"output_type {output_type!r} makes images, but this pipeline has no VAE and samples of shape "

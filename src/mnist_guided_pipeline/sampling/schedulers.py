@@ -18,6 +18,7 @@ a flow scheduler, through :func:`~mnist_guided_pipeline.sampling.noise.preservin
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any, NamedTuple
 
 import diffusers
@@ -30,6 +31,7 @@ __all__ = [
     "SchedulerSupport",
     "build_scheduler",
     "check_scheduler",
+    "check_steps",
     "compatible_schedulers",
     "describe_noise",
     "preserving_table",
@@ -92,15 +94,15 @@ SUPPORTED: dict[str, SchedulerSupport] = {
     "FlowMatchLCMScheduler": SchedulerSupport((_F,), "flow", "flow", stochastic="yes"),
 }
 
-# settings with which the samples of a few steps are off by several standard deviations, and who can take them
-_COARSE = {
-    "use_karras_sigmas": ("SASolverScheduler",),
-    "use_exponential_sigmas": ("SASolverScheduler",),
+# Settings that spread the steps over the whole range of noise so unevenly that a few of them are far from right: by
+# class, and a class that can take the setting. The solvers in lambda begin where no signal is left to guide by.
+_UP_TO_PURE_NOISE = ("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver")
+_COARSE: dict[str, tuple[tuple[str, ...], str]] = {
+    "use_karras_sigmas": (("SASolver",), "DPMSolverMultistepScheduler"),
+    "use_exponential_sigmas": (("SASolver",), "DPMSolverMultistepScheduler"),
     "use_beta_sigmas": (
-        "SASolverScheduler",
-        "HeunDiscreteScheduler",
-        "KDPM2DiscreteScheduler",
-        "KDPM2AncestralDiscreteScheduler",
+        (*_UP_TO_PURE_NOISE, "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete"),
+        "EulerDiscreteScheduler",
     ),
 }
 
@@ -268,14 +270,28 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
         raise ValueError(
             f"{name} has thresholding=True, which is made for pixels in [-1, 1]. Use {fix}, or set thresholding=False."
         )
-    for setting, classes in _COARSE.items():
-        if name in classes and config.get(setting, False):
+    for setting, (classes, other) in _COARSE.items():
+        if name.removesuffix("Scheduler") in classes and config.get(setting, False):
             raise ValueError(
                 f"{name} has {setting}=True, with which its samples are far from right unless it takes hundreds of "
-                f"steps. Use {fix}, or DPMSolverMultistepScheduler, which can take {setting}."
+                f"steps. Use {fix}, or {other}, which can take {setting}."
             )
     if not adapted:
         _check_settings(scheduler, training_noise, fix)
+
+
+def check_steps(scheduler: Any, num_inference_steps: int) -> None:
+    """Refuse a number of steps that a scheduler cannot make.
+
+    Raises:
+        ValueError: more than there are training timesteps, or fewer than PNDM's Runge-Kutta start takes.
+    """
+    name, most = type(scheduler).__name__, scheduler.config.get("num_train_timesteps", math.inf)
+    fewest = 4 if name == "PNDMScheduler" else 1
+    if not fewest <= num_inference_steps <= most:
+        raise ValueError(
+            f"num_inference_steps must be from {fewest} to {most} under {name}, got {num_inference_steps}."
+        )
 
 
 def build_scheduler(scheduler_class: type[SchedulerMixin], training_noise: dict[str, Any], **options: Any) -> Any:

@@ -86,7 +86,7 @@ _LAPTOP = Preset(
     replace(_DECODER, num_train_epochs=1),
     replace(_CLASSIFIER, num_train_epochs=3),
     replace(_PAIR, max_train_steps=900),
-    {"guidance_scale": 1.25, "cfg_scale": 0.0, "num_inference_steps": 10},
+    {"guidance_scale": 1.3, "cfg_scale": 0.0, "num_inference_steps": 10},
 )
 _IMAGES = _LAPTOP._replace(pair=None, sampling_defaults=_TOLD)  # networks that train_pair.py does not know
 _IMAGE_DENOISER = replace(_DENOISER, num_train_epochs=8, mixed_precision="no")  # of spatial latents
