@@ -222,8 +222,10 @@ class TestTorchExport:
 
         def inputs(count):
             shape = (count, *shipped.denoiser.config.sample_shape)
-            sample = torch.randn(shape, generator=torch.Generator().manual_seed(count))
-            return (sample,) if name == "vae" else (sample, torch.linspace(0.0, 999.0, count))
+            torch.manual_seed(count)
+            sample = torch.randn(shape)
+            times, beliefs = torch.linspace(0.0, 999.0, count), torch.randn(count, 10).softmax(dim=1)
+            return {"vae": (sample,), "classifier": (sample, times), "denoiser": (sample, times, beliefs)}[name]
 
         axes = tuple({0: torch.export.Dim("batch")} for _ in inputs(3))
         exported = torch.export.export(network, inputs(3), dynamic_shapes=(axes,)).module()

@@ -26,7 +26,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
+from mnist_guided_pipeline.data.posteriors import LATENTS_OF, PosteriorTable, autoencoder_fingerprint, clean_samples
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.sampling.schedulers import describe_noise
 from mnist_guided_pipeline.seeding import keyed_generator
@@ -106,6 +106,9 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
 
     denoiser = mgp.PosteriorResidualMLPDenoiser.from_config(teacher.config)
     denoiser.load_state_dict(teacher.state_dict())
+    if vae is not None:
+        for network in (denoiser, classifier):
+            network.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(vae)})
     visited = VisitedStates(config.visited_size, samples.sample_shape)
     pair = torch.nn.ModuleDict({"denoiser": denoiser, "classifier": classifier, "visited": visited})
     objective = Objective(denoiser, classifier, config)

@@ -572,7 +572,11 @@ BAD_INPUTS = [
         "num_inference_steps must be from 1 to 1000 under DDIMScheduler, got 1001",
     ),
     *(({"latents": torch.full((1, 4), bad)}, ValueError, "with NaN or infinity") for bad in (math.nan, -math.inf)),
-    ({"latents": torch.zeros(1, 4, dtype=torch.int64)}, ValueError, "latents must be finite floating-point noise, got torch.int64"),
+    (
+        {"latents": torch.zeros(1, 4, dtype=torch.int64)},
+        ValueError,
+        "latents must be finite floating-point noise, got torch.int64",
+    ),
 ]
 BAD_WAYS = [[100, 900], [900, 900], [900, -1], [1001, 3], [math.nan], [], "900", [None]]
 
