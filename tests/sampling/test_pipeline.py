@@ -25,6 +25,7 @@ from mnist_guided_pipeline.evaluation.oracle import (
 )
 from mnist_guided_pipeline.sampling.denoiser import GuidedDenoiser
 from mnist_guided_pipeline.sampling.noise import noise_level
+from mnist_guided_pipeline.sampling.schedulers import SUPPORTED
 
 ODE = ["DDIM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete"]
 SDE = ["DDPM", "EulerAncestralDiscrete", "KDPM2AncestralDiscrete", "LCM"]
@@ -583,13 +584,16 @@ BAD_WAYS = [[100, 900], [900, 900], [900, -1], [1001, 3], [math.nan], [], "900",
 
 @pytest.mark.parametrize("way", BAD_WAYS, ids=repr)
 def test_a_way_that_does_not_fall_from_noise_to_sample_is_refused(way):
-    for name, scheduler in (("timesteps", "DPMSolverMultistep"), ("sigmas", "EulerDiscrete")):
-        pipe = tiny(scheduler)
+    for argument, name in (
+        ("timesteps", "DPMSolverMultistepScheduler"),
+        ("sigmas", "EulerDiscreteScheduler"),
+        ("timesteps", "FlowMatchEulerDiscreteScheduler"),
+        ("sigmas", "FlowMatchEulerDiscreteScheduler"),
+    ):
+        pipe = exact_pipeline(PLANE, name, SUPPORTED[name].prediction_types[0])
         calls = calls_of(pipe.denoiser)
-        if name == "sigmas" and way == [1001, 3]:
-            continue
-        with pytest.raises((ValueError, TypeError), match=f"{name} must (fall|be a list)"):
-            draw(pipe, **{name: way})
+        with pytest.raises((ValueError, TypeError), match=f"{argument} must (fall|be a list)"):
+            draw(pipe, 1, **{argument: way})
         assert calls == []
 
 
@@ -610,6 +614,36 @@ def test_a_bad_argument_is_named_before_any_work(arguments, error, words):
     with pytest.raises(error, match=words):
         draw(pipe, **arguments)
     assert calls == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("EulerDiscrete", {"timesteps": [999, 500, 0]}),
+        ("EulerDiscrete", {"sigmas": np.array([100.0, 3.0, 0.5, 0.0])}),
+        ("FlowMatchEulerDiscrete", {"timesteps": [1000, 500, 3]}),
+        ("FlowMatchEulerDiscrete", {"sigmas": [1.0, 0.5, 0.1]}),
+    ],
+)
+def test_steps_that_fall_are_those_of_the_call(name, steps):
+    pipe = exact_pipeline(PLANE, f"{name}Scheduler", SUPPORTED[f"{name}Scheduler"].prediction_types[0])
+    assert torch.isfinite(pipe([1], **steps, output_type="latent").images).all()
+    assert pipe.num_timesteps == 3
+
+
+def test_fewer_steps_than_pndm_starts_with_are_refused():
+    pipe = tiny("PNDM")
+    with pytest.raises(ValueError, match="num_inference_steps must be from 4 to 1000 under PNDMScheduler, got 3"):
+        draw(pipe, num_inference_steps=3)
+    assert torch.isfinite(draw(pipe, num_inference_steps=4)).all()
+
+
+def test_steps_that_an_offset_moves_out_of_the_trained_range_are_refused():
+    pipe = tiny(
+        scheduler=make_scheduler("DDIMScheduler", "epsilon", LINEAR, steps_offset=1, timestep_spacing="leading")
+    )
+    with pytest.raises(ValueError, match="num_inference_steps 1000 and the scheduler's steps_offset.*timestep 1000"):
+        draw(pipe, num_inference_steps=1000)
 
 
 class TestLabelsMatter:

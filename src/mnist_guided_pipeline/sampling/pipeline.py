@@ -33,7 +33,14 @@ from .networks import describe_classes, is_conditional, num_classes, sample_shap
 from .noise import NoiseLevel  # noqa: F401 - as above
 from .particle_call import ParticleCall, check_particles
 from .particles import Particles  # noqa: F401 - as above
-from .schedulers import build_scheduler, check_scheduler, check_steps, compatible_schedulers, describe_noise
+from .schedulers import (
+    build_scheduler,
+    check_scheduler,
+    check_steps,
+    compatible_schedulers,
+    describe_noise,
+    trained_range,
+)
 
 __all__ = ["ClassifierGuidedLatentPipeline"]
 
@@ -384,11 +391,10 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         for name, value in (("timesteps", timesteps), ("sigmas", sigmas)):
             if value is not None and name not in accepted:
                 raise ValueError(f"{type(self.scheduler).__name__} does not take custom {name}; leave it None.")
-        if timesteps is not None:
-            check_falling("timesteps", timesteps, 0.0, self.scheduler.config.get("num_train_timesteps", math.inf))
-        elif sigmas is not None:
-            check_falling("sigmas", sigmas, 0.0, math.inf)
-        else:
+        for name, value in (("timesteps", timesteps), ("sigmas", sigmas)):
+            if value is not None:
+                check_falling(name, value, *trained_range(self.scheduler, name))
+        if timesteps is None and sigmas is None:
             check_steps(self.scheduler, num_inference_steps)
         generators = generator if isinstance(generator, (list, tuple)) else [generator]
         if generator is not None and not all(isinstance(entry, torch.Generator) for entry in generators):
@@ -485,6 +491,12 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             self.scheduler.set_timesteps(sigmas=sigmas, device="cpu")
         else:
             self.scheduler.set_timesteps(num_inference_steps, device="cpu")
+        first, (_, highest) = self.scheduler.timesteps.max(), trained_range(self.scheduler, "timesteps")
+        if first > highest:
+            raise ValueError(
+                f"num_inference_steps {num_inference_steps} and the scheduler's steps_offset lead to timestep "
+                f"{first:g}, and networks were trained up to {highest:g}; take fewer steps, or steps_offset=0."
+            )
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(0)
         return self.scheduler.timesteps

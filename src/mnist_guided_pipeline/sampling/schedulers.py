@@ -38,6 +38,7 @@ __all__ = [
     "scheduler_family",
     "scheduler_prediction_type",
     "scheduler_schedule",
+    "trained_range",
 ]
 
 
@@ -134,6 +135,8 @@ _UNUSABLE: tuple[tuple[dict[str, Any], tuple[str, ...], str], ...] = (
     ({"final_sigmas_type": "sigma_min"}, _COSINE, "asks its tree of noise for a step of no length"),
 )
 
+_LEAST_SIGMA = 1e-6  # of straight lines, whose schedulers add the step to 0 themselves
+
 # steps of second order that are lost between the last two timesteps of a schedule that ends in almost pure noise
 _NOT_FROM_PURE_NOISE = ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
 
@@ -163,6 +166,23 @@ def scheduler_schedule(scheduler: Any) -> str:
 def scheduler_prediction_type(scheduler: Any) -> str:
     """What a supported scheduler takes the network's output for."""
     return scheduler.config.get("prediction_type", _row(scheduler).prediction_types[0])
+
+
+def trained_range(scheduler: Any, name: str) -> tuple[float, float]:
+    """Lowest and highest ``"timesteps"`` or ``"sigmas"`` that networks under a supported scheduler were trained on.
+
+    Raises:
+        ValueError: a scheduler that refuses custom sigmas, or reads them as something else.
+    """
+    family, last = scheduler_family(scheduler), scheduler.config.num_train_timesteps
+    if name == "timesteps":
+        return (_LEAST_SIGMA * last, last) if family == "flow" else (0, last - 1)
+    if family == "flow":
+        return _LEAST_SIGMA, 1.0
+    if family == "sigma":  # given with the 0 at the end, and steps are one fewer
+        signal = float(scheduler.alphas_cumprod[-1])
+        return 0.0, (1.0 + 1e-3) * ((1.0 - signal) / signal) ** 0.5
+    raise ValueError(f"{type(scheduler).__name__} takes no custom sigmas with these settings; leave sigmas None.")
 
 
 def compatible_schedulers(training_noise: dict[str, Any]) -> list[type]:
