@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoModel, DDIMScheduler
+from diffusers import AutoModel, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from transformers import AutoModelForImageClassification
 
@@ -119,6 +119,10 @@ class TestComponents:
         for setting in ("id2label", "training_noise", "sampling_defaults"):
             assert other.config[setting] == pipe.config[setting]
         assert torch.equal(draw(other), draw(pipe))
+
+    def test_another_scheduler_brings_its_own_noise(self, pipe):
+        flow = FlowMatchEulerDiscreteScheduler()
+        assert Pipeline(**{**pipe.components, "scheduler": flow}).config.training_noise["law"] == "flow"
 
     def test_reuse_with_other_settings(self, pipe):
         names = {index: f"digit {index}" for index in range(10)}

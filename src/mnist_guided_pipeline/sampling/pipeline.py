@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,7 +48,8 @@ __all__ = ["ClassifierGuidedLatentPipeline"]
 logger = logging.get_logger(__name__)
 
 _DECODE_BATCH = 500
-_SETTINGS = ("id2label", "training_noise", "sampling_defaults")
+_PIPELINE_OF: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+"""By denoiser, the pipeline that it was put into last, by a weak reference."""
 
 
 class ClassifierGuidedLatentPipeline(DiffusionPipeline):
@@ -102,14 +104,13 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     ):
         super().__init__()
         scheduler = _without_clipping(scheduler)
-        earlier = getattr(denoiser, "_pipeline_settings", {})
-        id2label = _fitting_names(earlier.get("id2label"), classifier) if id2label is None else id2label
-        training_noise = training_noise or earlier.get("training_noise") or describe_noise(scheduler)
-        if sampling_defaults is None:
-            sampling_defaults = earlier.get("sampling_defaults")
         self.register_modules(
             vae=vae, denoiser=denoiser, classifier=classifier, scheduler=scheduler, weak_denoiser=weak_denoiser
         )
+        earlier = self._settings_of_the_same_parts()
+        id2label = earlier.get("id2label") if id2label is None else id2label
+        training_noise = training_noise or earlier.get("training_noise") or describe_noise(scheduler)
+        sampling_defaults = earlier.get("sampling_defaults") if sampling_defaults is None else sampling_defaults
         names = _class_names(id2label, classifier, denoiser)
         describe_classes(denoiser, len(names))
         self.register_to_config(
@@ -118,13 +119,14 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             sampling_defaults=_flat_defaults(sampling_defaults or {}, scheduler),
         )
         self.image_processor = VaeImageProcessor(do_resize=False)
+        if isinstance(denoiser, torch.nn.Module):
+            _PIPELINE_OF[denoiser] = weakref.ref(self)
 
-    def register_to_config(self, **settings: Any) -> None:
-        """As in diffusers. The denoiser keeps them too, for another pipeline that is made of ``components``."""
-        super().register_to_config(**settings)
-        kept = {name: self.config[name] for name in _SETTINGS if name in self.config}
-        if kept and isinstance(self.denoiser, torch.nn.Module):
-            self.denoiser.__dict__["_pipeline_settings"] = kept
+    def _settings_of_the_same_parts(self) -> dict[str, Any]:
+        """Those of a living pipeline with these very components: ``Pipeline(**pipe.components)`` is its equal."""
+        last = _PIPELINE_OF.get(self.denoiser, lambda: None)() if isinstance(self.denoiser, torch.nn.Module) else None
+        same = last is not None and all(part is last.components[name] for name, part in self.components.items())
+        return dict(last.config) if last is not None and same else {}
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -559,11 +561,6 @@ def _class_names(id2label: dict[Any, str] | None, classifier: Any, denoiser: Any
         if count is not None:
             return {index: str(index) for index in range(count)}
     return {}
-
-
-def _fitting_names(names: dict[str, str] | None, classifier: Any) -> dict[str, str] | None:
-    """Names of an earlier pipeline, unless this one's classifier has another number of classes."""
-    return names if names and num_classes(classifier) in (None, len(names)) else None
 
 
 def _flat_defaults(defaults: dict[str, Any], scheduler: Any) -> dict[str, Any]:
