@@ -11,7 +11,12 @@ pytest.importorskip("ipykernel")
 
 from run_notebooks import NOTEBOOKS, run_notebook  # noqa: E402
 
-SECONDS = {"autoencoders": 600, "classifier_guidance": 600, "diffusion_in_2d": 600}  # some 20 of processor time each
+SECONDS = {
+    "autoencoders": 600,
+    "classifier_guidance": 600,
+    "diffusion_in_2d": 600,
+    "guide_your_own": 300,
+}  # some 20 of processor time each
 MAX_BYTES = 400_000
 MACHINE = re.compile(r"(?<![\w./])/(?:work|tmp|home|root|Users|usr|opt|var|mnt)\b")
 

@@ -35,7 +35,15 @@ from .guidance import (
     read_and_score,
     rescaled_prediction,
 )
-from .networks import describe_classes, is_conditional, needs_posterior, null_label, num_classes, predict
+from .networks import (
+    describe_classes,
+    is_conditional,
+    needs_posterior,
+    null_label,
+    num_classes,
+    predict,
+    predicts_variance,
+)
 from .noise import (
     NoiseLevel,
     noise_level,
@@ -128,6 +136,11 @@ class GuidedDenoiser(nn.Module):
         self.guidance_rescale = check_number("guidance_rescale", guidance_rescale, 0.0, 1.0)
         self.autoguidance_scale = check_number("autoguidance_scale", autoguidance_scale, 0.0, meaning=" (1 is off)")
         self.training_noise = noise
+        if self._takes_variance() and not predicts_variance(denoiser):
+            raise ValueError(
+                f"{type(scheduler).__name__} reads a variance (variance_type {scheduler.config.variance_type!r}) that "
+                f"{type(denoiser).__name__} does not predict; use variance_type='fixed_small'."
+            )
         self.particles: Any = particles
         self._levels = network_levels(scheduler, noise)
         self._in_interval = True
@@ -222,11 +235,15 @@ class GuidedDenoiser(nn.Module):
             prediction = self._guided(prediction, score, seen.level, self.guidance_scale)
         if self._levels is not None:
             prediction = self._to_flow(prediction, seen)
-        if self.scheduler.config.get("variance_type") in ("learned", "learned_range"):
+        if self._takes_variance():
             prediction = torch.cat([prediction, output.sample[:, prediction.shape[1] :]], dim=1)
         if not return_dict:
             return (prediction,)
         return dataclasses.replace(output, sample=prediction)
+
+    def _takes_variance(self) -> bool:
+        """Whether the scheduler reads a variance beside the prediction."""
+        return self.scheduler.config.get("variance_type") in ("learned", "learned_range")
 
     def _told_alone(self, labels: Tensor | None) -> bool:
         """Whether the denoiser is told classes and nothing else."""

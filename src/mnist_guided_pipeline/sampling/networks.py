@@ -31,6 +31,7 @@ __all__ = [
     "null_label",
     "num_classes",
     "predict",
+    "predicts_variance",
     "sample_shape",
 ]
 
@@ -82,6 +83,12 @@ def describe_classes(denoiser: Any, classes: int) -> None:
     """Note in a ``UNet2DModel``'s config that the last of its ``classes + 1`` embeddings is the null class."""
     if _setting(denoiser, "num_class_embeds") == classes + 1:
         denoiser.register_to_config(num_classes=classes)
+
+
+def predicts_variance(denoiser: Any) -> bool:
+    """Whether a denoiser's output has a variance beside the prediction, as many channels again."""
+    channels, outputs = _setting(denoiser, "in_channels"), _setting(denoiser, "out_channels")
+    return channels is not None and outputs == 2 * channels
 
 
 def arguments_for(network_class: type, shape: Sequence[int]) -> dict[str, Any]:

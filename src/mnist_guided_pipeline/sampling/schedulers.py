@@ -121,8 +121,6 @@ _UNIPC, _SA, _COSINE = ("UniPCMultistepScheduler",), ("SASolverScheduler",), ("C
 
 # Settings that cannot work here: together, in which classes (all, where none is named), and what they do.
 _UNUSABLE: tuple[tuple[dict[str, Any], tuple[str, ...], str], ...] = (
-    ({"variance_type": "learned"}, (), "reads a variance that these networks do not predict"),
-    ({"variance_type": "learned_range"}, (), "reads a variance that these networks do not predict"),
     ({"variance_type": "fixed_large_log"}, (), "takes the square root of a negative logarithm"),
     ({"use_dynamic_shifting": True}, (), "wants a shift for every size of image, which a call does not give"),
     ({"invert_sigmas": True}, (), "runs from samples to noise"),
