@@ -170,6 +170,7 @@ class TestModelCard:
         for view in ("table", "accuracy_per_class", "provenance"):
             assert render_view(RUNS, "default", view) in card
         assert "| denoiser | MLPDenoiser |" in card
+        assert "the classifier sharpens it" in card and "the classifier alone knows" not in card
         assert "{{" not in card and "{%" not in card
         assert "](samples.png)" not in card  # there is none beside it
         assert not re.search(r"\]\((?!https://)", card), "a relative link leads nowhere on the Hub"

@@ -2,8 +2,9 @@
 
 The template is Jinja: ``card_data`` is the front matter, made by huggingface_hub's card classes; ``import_name`` and
 ``load_line`` are the example's; ``picture`` says whether ``samples.png`` lies beside the card; ``networks`` lists
-``(part, class, parameters)``; ``recipes`` holds the training settings of each network that has them. What was measured
-stands between markers, which :func:`mnist_guided_pipeline.evaluation.tables.render_document` fills as in any document.
+``(part, class, parameters)``; ``alone`` says whether by default only the classifier has the label; ``recipes`` holds
+the training settings of each network that has them. What was measured stands between markers, which
+:func:`mnist_guided_pipeline.evaluation.tables.render_document` fills as in any document.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def render_model_card(
     folder = Path(pipeline_folder)
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{str(folder)!r} has no model_index.json: it is not the folder of a pipeline.")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     dataset = record["dataset"]["name"]
     data = ModelCardData(
         license="apache-2.0",
@@ -77,6 +79,7 @@ def render_model_card(
             load_line="load_default()" if repo_id is None else f'{pipeline_class}.from_pretrained("{repo_id}")',
             picture=(folder / PICTURE).is_file(),
             networks=_networks(folder),
+            alone=index.get("sampling_defaults", {}).get("cfg_scale") == 0.0,
             recipes=_recipes(folder),
         )
     except TemplateError as error:
