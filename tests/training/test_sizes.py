@@ -8,6 +8,8 @@ from PIL import Image as PILImage
 import mnist_guided_pipeline as mgp
 from conftest import write_split
 from mnist_guided_pipeline.cli import main
+from mnist_guided_pipeline.data.images import load_images
+from mnist_guided_pipeline.training.launch import load_splits, make_accelerator
 from training_runs import make_config, train
 
 SHAPES = {"colour": (32, 32, 3), "grey": (16, 24)}
@@ -66,3 +68,16 @@ def test_evaluation_refuses_what_its_judge_cannot_read(data, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(command)
     assert "judge and FID read grey images of 28x28 only" in capsys.readouterr().err
+
+
+def test_without_a_test_split_the_last_tenth_is_held_out(digits, tmp_path, capsys):
+    images, labels = digits
+    write_split(tmp_path / "data", "train", images[:200], labels[:200])
+    settings = {"max_train_steps": 2, "max_train_samples": None, "max_eval_samples": None, "lr_warmup_steps": 0}
+    config = make_config("vae", tmp_path / "data", tmp_path / "vae", **settings, checkpointing_steps=None)
+    train_split, test_split = load_splits(config, make_accelerator(config))
+    assert (len(train_split), len(test_split)) == (180, 20)
+    whole = load_images(tmp_path / "data", "train")
+    assert torch.equal(torch.cat([train_split.images, test_split.images]), whole.images)
+    train("vae", config)
+    assert "the last tenth of the training split is held out" in capsys.readouterr().out

@@ -146,7 +146,10 @@ def load_splits(
 def load_splits(
     config: TrainingConfig, accelerator: Accelerator
 ) -> tuple[LabelledImages | PointSet, LabelledImages | PointSet]:
-    """The training and test split; the main process decodes images, the others read its cache."""
+    """The training and test split; the main process decodes images, the others read its cache.
+
+    Of a data set without a test split the last tenth of the training split is held out, and a line says so.
+    """
 
     def load(split: str, max_samples: int | None) -> LabelledImages | PointSet:
         if is_point_set(config.dataset_name):
@@ -163,7 +166,16 @@ def load_splits(
         )
 
     with accelerator.main_process_first():
-        train, test = load("train", config.max_train_samples), load("test", config.max_eval_samples)
+        try:
+            rest, test = "train", load("test", config.max_eval_samples)
+        except DatasetError as error:
+            if "has no split 'test'" not in str(error):
+                raise
+            accelerator.print(
+                "There is no test split: the last tenth of the training split is held out to validate on."
+            )
+            rest, test = "train[:90%]", load("train[90%:]", config.max_eval_samples)
+        train = load(rest, config.max_train_samples)
     if isinstance(train, LabelledImages) and isinstance(test, LabelledImages) and train.image_shape != test.image_shape:
         raise DatasetError(
             f"Images of the training split have the shape {train.image_shape}, of the test split {test.image_shape}; "
