@@ -16,6 +16,7 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.demo.beliefs import plot_belief_in, plot_beliefs
 from mnist_guided_pipeline.demo.draw import like_mnist, read_canvas, read_drawing
+from mnist_guided_pipeline.demo.page import who_has_the_label
 from mnist_guided_pipeline.demo.request import LIMITS, DemoSettings, command_line, draw
 from mnist_guided_pipeline.demo.trace import fresh_pipeline
 from mnist_guided_pipeline.figures.images import image_rows
@@ -60,6 +61,17 @@ def edm_pipe():
     )
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def test_the_page_says_who_is_given_the_digit(pipe):
+    assert who_has_the_label(pipe) == (
+        "Only the classifier knows which digit is wanted; the denoiser is told what the classifier believes."
+    )
+    told = fresh_pipeline(pipe)
+    told.register_to_config(sampling_defaults={})
+    assert who_has_the_label(told).startswith("Both know")
+    told.register_modules(classifier=None)
+    assert "no classifier" in who_has_the_label(told)
 
 
 class TestTracing:

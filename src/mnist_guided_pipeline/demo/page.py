@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..sampling.networks import sample_shape
+from ..sampling.networks import needs_posterior, sample_shape
 from .compare import compare_tab
 from .draw import draw_tab
 from .generate import generate_tab
@@ -18,6 +18,20 @@ _TITLE = """# Digits on demand
 A **denoiser** turns noise into a digit step by step, and a **classifier** that can read through the noise guides it
 towards the digit you ask for. A **judge**, a network that took no part, says what came out.
 """
+
+
+def who_has_the_label(pipe: Any) -> str:
+    """Which network is given the digit at the pipeline's own defaults, in a sentence."""
+    if pipe.classifier is None:
+        return "There is no classifier here: the denoiser is told which digit is wanted."
+    if not pipe.denoiser_is_conditional:
+        return "Only the classifier knows which digit is wanted; the denoiser knows no digits."
+    if pipe.sampling_defaults["cfg_scale"] > 0:
+        return "Both know which digit is wanted: the denoiser is told it, and the classifier sharpens what comes of it."
+    belief = (
+        "is told what the classifier believes" if needs_posterior(pipe.denoiser) else "has the digit hidden from it"
+    )
+    return f"Only the classifier knows which digit is wanted; the denoiser {belief}."
 
 
 def build_page(pipe: Any, judge: Any, model: str | None) -> gr.Blocks:
@@ -36,7 +50,7 @@ def build_page(pipe: Any, judge: Any, model: str | None) -> gr.Blocks:
             "This pipeline has no classes to ask for; use one with a classifier or a conditional denoiser."
         )
     with gr.Blocks(title="Guided digits", analytics_enabled=False) as page:
-        gr.Markdown(_TITLE)
+        gr.Markdown(f"{_TITLE}\n{who_has_the_label(pipe)}")
         with gr.Tab("Generate"):
             generate_tab(pipe, judge, model)
         with gr.Tab("Compare"):
