@@ -57,7 +57,7 @@ def check_particles(
             )
 
 
-class ParticleCall:
+class ParticleCall(Particles):
     """Particles that are weighted and resampled as a guided call goes on.
 
     Args:
@@ -78,6 +78,7 @@ class ParticleCall:
         guidance_interval: tuple[float, float],
         base: float,
     ):
+        super().__init__(num_groups, num_particles, base)
         levels = [noise_level(scheduler, index, time) for index, time in enumerate(scheduler.timesteps)]
         guided = [
             index
@@ -86,7 +87,6 @@ class ParticleCall:
         ]
         self._late = bool(guided) and guided[0] > 0
         self._last_ratio = levels[guided[-1]].ratio if guided else 0.0
-        self._particles = Particles(num_groups, num_particles, base)
         several = isinstance(generator, (list, tuple))
         self._generators = [_apart(each) for each in (generator if several else [generator])]
         self._rows: Tensor | None = None
@@ -113,38 +113,26 @@ class ParticleCall:
         """
         log_likelihood = class_log_likelihood(logits, labels)
         now = path_scale(scale, level.ratio, self._last_ratio)
-        self._particles.weigh(sample, level, now, log_likelihood, self._late)
-        self._rows = rows = self._particles.resample(self._uniform(sample.device))
+        self.weigh(sample, level, now, log_likelihood, self._late)
+        self._rows = rows = self.resample(self._uniform(sample.device))
         return rows, now, log_likelihood[rows]
-
-    def leave(
-        self,
-        sample: Tensor,
-        level: NoiseLevel,
-        scale: float | Tensor,
-        log_likelihood: Tensor,
-        score: Tensor,
-        x0: Tensor,
-    ) -> None:
-        """Remember a guided step as it begins, of the rows that go on; ``x0`` is what its prediction implies."""
-        self._particles.leave(sample, level, scale, log_likelihood, score, x0)
 
     def taken(self, latents: Tensor) -> Tensor:
         """The latents (N, ...) of the rows that the last step went on with."""
         rows, self._rows = self._rows, None
         return latents if rows is None else latents[rows]
 
-    def pick(self, latents: Tensor) -> Tensor:
+    def picked(self, latents: Tensor) -> Tensor:
         """One of the particles (N, ...) of each sample, drawn by weight (G, ...).
 
         Raises:
             ValueError: no particle of a sample is of the wanted class.
         """
-        return latents[self._particles.pick(self._uniform(latents.device))]
+        return latents[self.pick(self._uniform(latents.device))]
 
     def _uniform(self, device: torch.device) -> Tensor:
         """Numbers (G,) in [0, 1), each from its sample's own generator."""
-        groups = len(self._particles.log_weights)
+        groups = len(self.log_weights)
         if len(self._generators) == groups:
             return torch.stack([torch.rand((), generator=each) for each in self._generators]).to(device)
         return torch.rand(groups, generator=self._generators[0]).to(device)

@@ -352,7 +352,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                     progress_bar.update()
 
         if particles is not None:
-            latents = particles.pick(latents)
+            latents = particles.picked(latents)
         if not bool(latents.isfinite().all()):
             raise ValueError(
                 f"The samples overflowed under {type(self.scheduler).__name__} in {len(times)} steps at guidance_scale "
