@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple
 
-import diffusers
 import tyro
 
 import train_denoiser
@@ -29,6 +28,7 @@ from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.scores import floors
 from mnist_guided_pipeline.evaluation.studies import compare_systems, draw_pipeline, file_tables
 from mnist_guided_pipeline.figures.images import image_rows
+from mnist_guided_pipeline.storage.assemble import training_scheduler
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import DenoiserConfig, TrainingConfig, VAEConfig
 from mnist_guided_pipeline.training.history import training_seconds
@@ -235,14 +235,11 @@ def make_pipeline(
     vae_path: str | None, denoiser: str, classifier: str | None, id2label: dict[int, str]
 ) -> ClassifierGuidedLatentPipeline:
     """A pipeline of trained folders, without the checks of ``assemble.py``: some studies put together what is wrong."""
-    scheduler = json.loads((Path(denoiser) / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))[
-        "_class_name"
-    ]
     return ClassifierGuidedLatentPipeline(
         vae=load_network(vae_path, "vae") if vae_path else None,
         denoiser=load_network(denoiser),
         classifier=load_network(classifier) if classifier else None,
-        scheduler=getattr(diffusers, scheduler).from_pretrained(denoiser, subfolder="scheduler"),
+        scheduler=training_scheduler(denoiser),
         id2label=id2label,
     )
 

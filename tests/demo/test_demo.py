@@ -188,7 +188,7 @@ class TestBadValues:
         ("changes", "message"),
         [
             ({"class_labels": ("eleven",)}, "'eleven' is not a class"),
-            ({"scheduler": "os"}, "'os' is not supported"),
+            ({"scheduler": "os"}, "scheduler os is not supported"),
             ({"scheduler": "EDMEulerScheduler"}, "noise"),
             ({"scheduler": "PNDMScheduler", "num_inference_steps": 3}, "from 4 to 1000 under PNDMScheduler, got 3"),
         ],
@@ -227,12 +227,12 @@ class TestBadValues:
         assert "from 1 to 65535" in capsys.readouterr().err
 
     def test_without_gradio_the_extra_is_named(self, capsys, monkeypatch):
-        monkeypatch.setattr("mnist_guided_pipeline.demo.find_spec", lambda package: None)
+        monkeypatch.setattr("mnist_guided_pipeline.cli.options.find_spec", lambda package: None)
         monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         with pytest.raises(SystemExit) as stop:
             main(["demo", "--port", "7861"])
         assert stop.value.code == 2
-        assert "error: The demo needs gradio and matplotlib: pip install 'mnist-guided-pipeline[demo]'" in (
+        assert "error: this needs gradio and matplotlib: pip install 'mnist-guided-pipeline[demo]'" in (
             capsys.readouterr().err
         )
 

@@ -309,7 +309,7 @@ class TestCommand:
             (["--output", "metrics.txt"], "must end in .json, or in .jsonl"),
             (["--output", "nowhere/metrics.json"], "there is no folder"),
             (["--num_images", "50"], "num_images must be at least 100"),
-            (["--scheduler", "NoScheduler"], "scheduler 'NoScheduler' is not supported"),
+            (["--scheduler", "NoScheduler"], "scheduler NoScheduler is not supported"),
             (["--scheduler_options", "karras"], "--scheduler_options must be JSON"),
             (["--guidance_scale", "-1"], "guidance_scale must be"),
             (["--chunk_size", "0"], "chunk_size must be"),

@@ -75,7 +75,7 @@ class TestSupport:
             lambda: describe_noise(scheduler),
             lambda: build_scheduler(FOUND[name], noise_of("epsilon")),
         ):
-            with pytest.raises(ValueError, match=f"^{name} is not supported.*use one of .*DDIMScheduler"):
+            with pytest.raises(ValueError, match=f"^scheduler {name} is not supported.*use one of .*DDIMScheduler"):
                 refuse()
 
     def test_a_class_of_the_future_is_not_guessed(self):
@@ -84,7 +84,7 @@ class TestSupport:
 
         pipe = exact_pipeline(PLANE, "DDIMScheduler", "epsilon")
         pipe.scheduler = SharperDDIMScheduler.from_config(pipe.scheduler.config)
-        with pytest.raises(ValueError, match="^SharperDDIMScheduler is not supported"):
+        with pytest.raises(ValueError, match="^scheduler SharperDDIMScheduler is not supported"):
             pipe([0])
 
 

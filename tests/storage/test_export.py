@@ -143,7 +143,7 @@ class TestCommand:
         assert not list(space.rglob("__pycache__"))
         tree = ast.parse((space / "app.py").read_text())
         imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-        assert imported == ["mnist_guided_pipeline.demo", "mnist_guided_pipeline.demo.look"]
+        assert imported == ["mnist_guided_pipeline.demo.look", "mnist_guided_pipeline.demo.page"]
         assert (space / "mnist_guided_pipeline" / "demo" / "look.py").is_file()
         code = "import mnist_guided_pipeline as mgp; print(mgp.__file__); mgp.load_default()"
         done = subprocess.run([sys.executable, "-c", code], cwd=space, capture_output=True, text=True)

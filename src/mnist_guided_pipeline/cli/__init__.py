@@ -30,6 +30,7 @@ _COMMANDS: _Commands = {
     "demo": demo,
     "render": files.render,
     "digits": files.digits,
+    "benchmark": studies.benchmark,
 }
 
 _GROUPS: Mapping[str, tuple[str, _Commands]] = {
@@ -47,10 +48,6 @@ _GROUPS: Mapping[str, tuple[str, _Commands]] = {
             "points": figures.points,
             "sweep": figures.sweep,
         },
-    ),
-    "benchmark": (
-        "Time one thing beside what it is compared with, and file it.",
-        {"sampling": studies.benchmark_sampling, "training": studies.benchmark_training},
     ),
     "study": (
         "Measure several things alike, file the table, and print it.",

@@ -19,10 +19,11 @@ from .options import (
     Picture,
     check_model,
     check_new_file,
+    check_packages,
     check_range,
     load_pipeline,
-    make_scheduler,
     save_figure,
+    scheduler_settings,
 )
 
 __all__ = ["demo", "generate"]
@@ -81,13 +82,15 @@ def generate(
     check_new_file(output, force)
     check_model(model)
     check_range("num_images_per_label", num_images_per_label, 1, MOST_IMAGES)
+    settings = scheduler_settings(scheduler_options)
 
     from ..figures.images import image_rows
     from ..sampling.arguments import resolve_labels
     from ..seeding import keyed_generator
 
     pipe = load_pipeline(model, device, dtype)
-    pipe.scheduler = make_scheduler(pipe, scheduler, scheduler_options)
+    if scheduler is not None or settings:
+        pipe.scheduler = pipe.make_scheduler(scheduler or type(pipe.scheduler), **settings)
     names = pipe.id2label
     wanted = [_label(text, names.values()) for text in class_labels]
     unwanted = [_label(text, names.values()) for text in negative_class_labels]
@@ -143,12 +146,11 @@ def demo(
     """
     _check_port(host, port)
     check_model(model)
+    check_packages(("gradio", "matplotlib"), "demo")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported: nothing is reported
 
-    from ..demo import build_demo, check_demo_installed
-
-    check_demo_installed()
     from ..demo.look import launch_options
+    from ..demo.page import build_demo
 
     page = build_demo(load_pipeline(model, device), model=model)
     page.launch(

@@ -39,7 +39,6 @@ __all__ = [
     "load_image_maker",
     "load_pipeline",
     "load_points_pipeline",
-    "make_scheduler",
     "save_figure",
     "scheduler_settings",
     "training_settings",
@@ -163,20 +162,6 @@ def scheduler_settings(text: str) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"""--scheduler_options must be JSON such as '{{"use_karras_sigmas": true}}', got {text!r}.""")
     return settings
-
-
-def make_scheduler(pipe: Any, name: str | None, options: str = "{}") -> Any:
-    """The scheduler of this name, or of the pipeline's own class, with further settings as JSON."""
-    import diffusers
-
-    from ..sampling.schedulers import SUPPORTED
-
-    settings = scheduler_settings(options)
-    if name is None and not settings:
-        return pipe.scheduler
-    if name is not None and name not in SUPPORTED:
-        raise ValueError(f"--scheduler {name!r} is not supported; the supported ones are {', '.join(SUPPORTED)}.")
-    return pipe.make_scheduler(getattr(diffusers, name or type(pipe.scheduler).__name__), **settings)
 
 
 def load_autoencoder(model: str, device: str | None = None) -> Any:

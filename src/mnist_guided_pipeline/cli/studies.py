@@ -1,4 +1,4 @@
-"""``mnist-guided study NAME`` measures several things alike and files the table, ``benchmark NAME`` times them."""
+"""``mnist-guided study NAME`` measures several things alike and files the table, ``benchmark`` times them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ from .options import (
 
 __all__ = [
     "autoencoders",
-    "benchmark_sampling",
-    "benchmark_training",
+    "benchmark",
     "guide",
     "points",
     "scales",
@@ -383,70 +382,61 @@ def schedulers(
     file_tables(options.output, "scheduler-table", {"rows": table}, settings, identities, pipe.device)
 
 
-def benchmark_sampling(
-    model: Model = None,
+def benchmark(
+    what: tyro.conf.Positional[Literal["sampling", "training"]],
     output: _Output = Path("metrics.json"),
-    num_images: int = 10_000,
     rounds: int = 5,
+    model: Model = None,
+    num_images: int = 10_000,
     device: Device = None,
+    scripts: Path = Path("training"),
+    dataset_name: DatasetName = "ylecun/mnist",
+    num_train_epochs: int | None = None,
 ) -> None:
-    """Time sampling beside a hand-written loop, diffusers' pixel-space pipeline and a matrix product.
+    """Time one thing beside what it is compared with, and file it.
 
-    All are timed in turn, round after round, after a warm-up. Run it while nothing else does.
+    sampling: a pipeline beside a hand-written loop, diffusers' pixel-space pipeline and a matrix product. training: the
+    scripts beside a notebook's loops with the same networks and optimizer. All are timed in turn, round after round.
+    Run it while nothing else does.
 
     Example: mnist-guided benchmark sampling --output metrics.json
 
     Args:
-        num_images: Images of a round.
+        what: What is timed.
         rounds: Timed rounds.
-    """
-    check_model(model)
-    check_range("num_images", num_images, 1)
-    check_range("rounds", rounds, 1)
-    _check_output(output)
-
-    from ..benchmarks.sampling import benchmark_sampling as measure
-    from ..evaluation.records import identity_of_pipeline
-    from ..evaluation.studies import file_tables
-
-    pipe = load_pipeline(model, device)
-    figures = measure(pipe, num_images, rounds)
-    settings = {"num_images": num_images, "rounds": rounds}
-    file_tables(output, "benchmark-sampling", figures, settings, {"model": identity_of_pipeline(pipe)}, pipe.device)
-
-
-def benchmark_training(
-    scripts: Path = Path("training"),
-    output: _Output = Path("metrics.json"),
-    dataset_name: DatasetName = "ylecun/mnist",
-    num_train_epochs: int | None = None,
-    rounds: int = 3,
-) -> None:
-    """Time the training scripts beside a notebook's loops with the same networks and optimizer.
-
-    Both ways are timed in turn, round after round. Run it while nothing else does.
-
-    Example: mnist-guided benchmark training --output metrics.json
-
-    Args:
+        num_images: Images of a round of sampling.
         scripts: Folder of the training scripts, in a checkout of the repository.
         num_train_epochs: Passes over the training set, for each network and way; the preset's own if left out.
-        rounds: Trainings of each network and way.
     """
-    if not (scripts / "train_vae.py").is_file():
+    check_range("rounds", rounds, 1)
+    _check_output(output)
+    if what == "sampling":
+        check_model(model)
+        check_range("num_images", num_images, 1)
+    elif not (scripts / "train_vae.py").is_file():
         raise FileNotFoundError(
             f"--scripts {str(scripts)!r} has no train_vae.py; give the training folder of a checkout."
         )
-    check_range("num_train_epochs", 1 if num_train_epochs is None else num_train_epochs, 1)
-    check_range("rounds", rounds, 1)
-    _check_output(output)
+    else:
+        check_range("num_train_epochs", 1 if num_train_epochs is None else num_train_epochs, 1)
 
-    from ..benchmarks.training import benchmark_training as measure
+    from ..evaluation.records import identity_of_pipeline
     from ..evaluation.studies import file_tables
 
-    with tempfile.TemporaryDirectory() as folder:
-        figures = measure(scripts, dataset_name, num_train_epochs, rounds, Path(folder))
-    file_tables(output, "benchmark-training", figures, {"num_train_epochs": num_train_epochs, "rounds": rounds}, {})
+    settings: dict[str, Any] = {"rounds": rounds}
+    if what == "sampling":
+        from ..benchmarks.sampling import benchmark_sampling
+
+        pipe, settings["num_images"] = load_pipeline(model, device), num_images
+        figures = benchmark_sampling(pipe, num_images, rounds)
+        file_tables(output, "benchmark-sampling", figures, settings, {"model": identity_of_pipeline(pipe)}, pipe.device)
+    else:
+        from ..benchmarks.training import benchmark_training
+
+        settings["num_train_epochs"] = num_train_epochs
+        with tempfile.TemporaryDirectory() as folder:
+            figures = benchmark_training(scripts, dataset_name, num_train_epochs, rounds, Path(folder))
+        file_tables(output, "benchmark-training", figures, settings, {})
 
 
 def _row_names(model: tuple[str, ...]) -> list[str]:

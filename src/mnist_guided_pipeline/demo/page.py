@@ -7,12 +7,14 @@ from typing import Any
 
 import gradio as gr
 
+from ..evaluation.judge import load_judge
 from ..sampling.networks import needs_posterior, sample_shape
+from ..storage.pipelines import load_default
 from .compare import compare_tab
 from .draw import draw_tab
 from .generate import generate_tab
 
-__all__ = ["build_page"]
+__all__ = ["build_demo"]
 
 _TITLE = """# Digits on demand
 A **denoiser** turns noise into a digit step by step, and a **classifier** that can read through the noise guides it
@@ -34,12 +36,19 @@ def who_has_the_label(pipe: Any) -> str:
     return f"Only the classifier knows which digit is wanted; the denoiser {belief}."
 
 
-def build_page(pipe: Any, judge: Any, model: str | None) -> gr.Blocks:
-    """The tabs over one pipeline, which is only read.
+def build_demo(pipe: Any | None = None, judge: Any | None = None, model: str | None = None) -> gr.Blocks:
+    """The page. Launch it with the look of ``look.launch_options()``.
+
+    Args:
+        pipe: a ``ClassifierGuidedLatentPipeline`` that makes images; the shipped one if None. It is only read.
+        judge: an ``evaluation.judge.Judge``; the shipped one if None.
+        model: the folder or Hub id that ``pipe`` came from, for the command line that the page shows.
 
     Raises:
         ValueError: the pipeline makes no images, or has no classes.
     """
+    pipe = load_default() if pipe is None else pipe
+    judge = load_judge() if judge is None else judge
     shape = sample_shape(pipe.denoiser)
     if pipe.vae is None and math.prod(shape) != 28 * 28:
         raise ValueError(

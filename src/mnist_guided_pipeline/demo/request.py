@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import diffusers
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 
 from ..sampling.networks import sample_shape
-from ..sampling.schedulers import SUPPORTED, check_steps
+from ..sampling.schedulers import check_steps
 from ..seeding import keyed_generator
 from .trace import Trace, Tracer, fresh_pipeline
 
@@ -85,13 +84,10 @@ def draw(pipe: Any, settings: DemoSettings, on_step: Callable[[int, int], None] 
     unknown = [name for name in settings.class_labels if name not in names]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not a class of this model; its classes are {', '.join(names)}.")
-    if settings.scheduler not in SUPPORTED:
-        raise ValueError(f"Scheduler {settings.scheduler!r} is not supported; choose one of the list.")
     rows = [names[name] for name in settings.class_labels]
     steps, count, seed = int(settings.num_inference_steps), int(settings.num_images), int(settings.seed)
     own = settings.scheduler == type(pipe.scheduler).__name__
-    scheduler_class = getattr(diffusers, settings.scheduler)
-    fresh = fresh_pipeline(pipe, None if own else pipe.make_scheduler(scheduler_class))
+    fresh = fresh_pipeline(pipe, None if own else pipe.make_scheduler(settings.scheduler))
     check_steps(fresh.scheduler, steps)
     generators = [keyed_generator(seed, row, i) for row in range(len(rows)) for i in range(count)]
     shape = (len(generators), *sample_shape(pipe.denoiser))

@@ -95,12 +95,8 @@ class Tracer:
 
 def fresh_pipeline(pipe: Any, scheduler: Any | None = None) -> Any:
     """A pipeline over the same networks with a scheduler of its own: a copy of the pipeline's if None."""
-    fresh = type(pipe)(
-        **{**pipe.components, "scheduler": copy.deepcopy(pipe.scheduler) if scheduler is None else scheduler},
-        id2label=pipe.id2label,
-        training_noise=dict(pipe.config.training_noise),
-        sampling_defaults=dict(pipe.config.sampling_defaults),
-    )
+    scheduler = copy.deepcopy(pipe.scheduler) if scheduler is None else scheduler
+    fresh = type(pipe).from_pipe(pipe, scheduler=scheduler, torch_dtype=pipe.dtype)
     fresh.set_progress_bar_config(disable=True)
     return fresh
 

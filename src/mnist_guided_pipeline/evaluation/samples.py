@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from ..data.images import IMAGE_SIZE, to_uint8
 from ..models.gan import GANGenerator
 from ..sampling.arguments import check_count, check_interval, check_number
-from ..sampling.schedulers import SUPPORTED
+from ..sampling.schedulers import find_support
 from ..seeding import keyed_generator
 from ..storage.atomic import atomic_write
 from ..training.launch import check_all_seen
@@ -108,10 +108,8 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         check_count("num_images", self.num_images)
         check_count("num_particles", self.num_particles)
-        if self.scheduler is not None and self.scheduler not in SUPPORTED:
-            raise ValueError(
-                f"scheduler {self.scheduler!r} is not supported; the supported ones are {', '.join(SUPPORTED)}."
-            )
+        if self.scheduler is not None:
+            find_support(self.scheduler)
         if self.num_inference_steps is not None:
             check_count("num_inference_steps", self.num_inference_steps)
         if self.guidance_interval is not None:
@@ -122,12 +120,9 @@ class SamplingSettings:
 
     def make_scheduler(self, pipe: Any) -> Any:
         """The scheduler that these settings mean for a pipeline."""
-        import diffusers
-
         if self.scheduler is None and not self.scheduler_options:
             return pipe.scheduler
-        scheduler_class = type(pipe.scheduler) if self.scheduler is None else getattr(diffusers, self.scheduler)
-        return pipe.make_scheduler(scheduler_class, **self.scheduler_options)
+        return pipe.make_scheduler(self.scheduler or type(pipe.scheduler), **self.scheduler_options)
 
     def resolved(self, pipe: Any) -> SamplingSettings:
         """The same settings with the pipeline's own values in place of None."""

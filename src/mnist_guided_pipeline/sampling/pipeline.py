@@ -153,11 +153,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         """The diffusers scheduler classes that can run these networks; :meth:`make_scheduler` builds one."""
         return compatible_schedulers(dict(self.config.training_noise))
 
-    def make_scheduler(self, scheduler_class: type, **options: Any) -> Any:
+    def make_scheduler(self, scheduler_class: type | str, **options: Any) -> Any:
         """A scheduler of another class that fits these networks: same noise schedule, same prediction type.
 
         Args:
-            scheduler_class: one of :attr:`compatible_schedulers`.
+            scheduler_class: one of :attr:`compatible_schedulers`, or its name.
             options: further settings of the class.
 
         Example::

@@ -34,6 +34,7 @@ __all__ = [
     "check_steps",
     "compatible_schedulers",
     "describe_noise",
+    "find_support",
     "preserving_table",
     "scheduler_family",
     "scheduler_prediction_type",
@@ -139,6 +140,21 @@ _LEAST_SIGMA = 1e-6  # of straight lines, whose schedulers add the step to 0 the
 _NOT_FROM_PURE_NOISE = ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
 
 
+def find_support(scheduler: Any) -> SchedulerSupport:
+    """The row of a scheduler, of its class, or of the name of that.
+
+    Raises:
+        ValueError: the scheduler is not supported.
+    """
+    kind = scheduler if isinstance(scheduler, (str, type)) else type(scheduler)
+    name = kind if isinstance(kind, str) else kind.__name__
+    if name not in SUPPORTED:
+        raise ValueError(
+            f"scheduler {name} is not supported, as its samples could be wrong; use one of {', '.join(SUPPORTED)}."
+        )
+    return SUPPORTED[name]
+
+
 def scheduler_family(scheduler: Any) -> str:
     """Which coefficients a supported scheduler works with, see :class:`SchedulerSupport`.
 
@@ -147,7 +163,7 @@ def scheduler_family(scheduler: Any) -> str:
     """
     if getattr(scheduler, "config", {}).get("use_flow_sigmas", False):
         return "flow"
-    return _row(scheduler).family
+    return find_support(scheduler).family
 
 
 def scheduler_schedule(scheduler: Any) -> str:
@@ -158,12 +174,12 @@ def scheduler_schedule(scheduler: Any) -> str:
     """
     if getattr(scheduler, "config", {}).get("use_flow_sigmas", False):
         return "flow"
-    return _row(scheduler).schedule
+    return find_support(scheduler).schedule
 
 
 def scheduler_prediction_type(scheduler: Any) -> str:
     """What a supported scheduler takes the network's output for."""
-    return scheduler.config.get("prediction_type", _row(scheduler).prediction_types[0])
+    return scheduler.config.get("prediction_type", find_support(scheduler).prediction_types[0])
 
 
 def trained_range(scheduler: Any, name: str) -> tuple[float, float]:
@@ -230,7 +246,7 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
     Raises:
         ValueError: the class is not supported; or its settings do not fit, with the line that fixes it.
     """
-    name, support, config = type(scheduler).__name__, _row(scheduler), scheduler.config
+    name, support, config = type(scheduler).__name__, find_support(scheduler), scheduler.config
     law, trained_law = scheduler_schedule(scheduler), training_noise["law"]
     fix = f"pipe.scheduler = pipe.make_scheduler({name})"
     adapted = law == "flow" and trained_law == "preserving"
@@ -312,18 +328,20 @@ def check_steps(scheduler: Any, num_inference_steps: int) -> None:
         )
 
 
-def build_scheduler(scheduler_class: type[SchedulerMixin], training_noise: dict[str, Any], **options: Any) -> Any:
+def build_scheduler(scheduler_class: type[SchedulerMixin] | str, training_noise: dict[str, Any], **options: Any) -> Any:
     """A scheduler of another class on the same noise schedule, with nothing dropped.
 
     Args:
-        scheduler_class: a supported diffusers class.
+        scheduler_class: a supported diffusers class, or its name.
         training_noise: from :func:`describe_noise`.
         options: further settings of the class, such as ``use_karras_sigmas=True``.
 
     Raises:
         ValueError: the class is not supported, or does not have an option.
     """
-    _row(scheduler_class)
+    find_support(scheduler_class)
+    if isinstance(scheduler_class, str):
+        return build_scheduler(getattr(diffusers, scheduler_class), training_noise, **options)
     parameters = inspect.signature(scheduler_class.__init__).parameters
     unknown = sorted(options.keys() - parameters.keys())
     if unknown:
@@ -362,14 +380,6 @@ def _fits(scheduler_class: type, training_noise: dict[str, Any]) -> bool:
     except (ValueError, ImportError):  # another schedule or prediction type; a package it needs is missing
         return False
     return True
-
-
-def _row(scheduler: Any) -> SchedulerSupport:
-    """The row of a scheduler, or of its class."""
-    name = scheduler.__name__ if isinstance(scheduler, type) else type(scheduler).__name__
-    if name not in SUPPORTED:
-        raise ValueError(f"{name} is not supported, as its samples could be wrong; use one of {', '.join(SUPPORTED)}.")
-    return SUPPORTED[name]
 
 
 def _same_table(scheduler: Any, training_noise: dict[str, Any]) -> bool:

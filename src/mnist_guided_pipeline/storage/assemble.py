@@ -18,7 +18,7 @@ from .places import public_name
 from .probe import check_label_effect
 from .strict import check_fit, known_class, read_json
 
-__all__ = ["assemble_pipeline", "keep_recipes"]
+__all__ = ["assemble_pipeline", "keep_recipes", "training_scheduler"]
 
 Folder = str | os.PathLike[str]
 
@@ -48,9 +48,9 @@ def assemble_pipeline(
     networks: dict[str, Any] = {
         name: None if folder is None else _loaded(name, folder) for name, folder in folders.items()
     }
-    scheduler = _training_scheduler(denoiser)
+    scheduler = training_scheduler(denoiser)
     if classifier is not None:
-        _check_same_noise(scheduler, _training_scheduler(classifier), denoiser, classifier)
+        _check_same_noise(scheduler, training_scheduler(classifier), denoiser, classifier)
     if vae is not None:
         _check_same_latents(networks, folders)
     id2label = None if class_names is None else dict(enumerate(class_names))
@@ -91,7 +91,8 @@ def keep_recipes(pipeline_folder: Folder, steps: Mapping[str, Folder | None]) ->
     write_listed(pipeline_folder, texts)
 
 
-def _training_scheduler(folder: Folder) -> SchedulerMixin:
+def training_scheduler(folder: Folder) -> SchedulerMixin:
+    """The scheduler that a training script wrote beside its network: the noise that this was trained on."""
     file = Path(folder, "scheduler", "scheduler_config.json")
     if not file.is_file():
         raise FileNotFoundError(

@@ -29,8 +29,8 @@ _EXTRAS = ("demo", "plots")
 _KEPT = ("README.md", PICTURE, "metrics.json", "train_config.json")
 
 _APP = """\
-from mnist_guided_pipeline.demo import build_demo
 from mnist_guided_pipeline.demo.look import launch_options
+from mnist_guided_pipeline.demo.page import build_demo
 
 build_demo().launch(**launch_options())
 """
