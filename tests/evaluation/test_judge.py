@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import load_images
@@ -15,6 +21,8 @@ from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
 from mnist_guided_pipeline.evaluation.metrics import expected_calibration_error
 from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig, VAEConfig
 from mnist_guided_pipeline.weights import JUDGE_FOLDER
+
+PROCESSOR = ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.1, 0.5, 0.9])
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +65,7 @@ def test_survives_saving(tmp_path, images):
     original = Judge(ResNetForImageClassification(config))
     original.model.save_pretrained(tmp_path)
     assert torch.equal(Judge.from_pretrained(tmp_path).predict(images), original.predict(images))
+    assert original.settings == []
 
 
 @pytest.mark.parametrize(
@@ -65,6 +74,59 @@ def test_survives_saving(tmp_path, images):
 def test_refuses_other_images(judge, bad):
     with pytest.raises(ValueError, match=r"images must be uint8 \(N, 28, 28\)"):
         judge(bad)
+
+
+@pytest.fixture(scope="module")
+def vit_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vit")
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    names = {"id2label": {0: "cat", 1: "dog", 2: "owl"}, "label2id": {"cat": 0, "dog": 1, "owl": 2}}
+    torch.manual_seed(0)
+    ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **size, **names)).save_pretrained(folder)
+    PROCESSOR.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def colour():
+    return torch.randint(0, 256, (5, 3, 32, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class TestAnyImageClassifier:
+    """A ViT of transformers with its processor judges images of other sizes and colours."""
+
+    @pytest.fixture
+    def vit(self, vit_folder):
+        return Judge.from_pretrained(vit_folder)
+
+    def test_its_processor_and_its_last_hidden_state(self, vit, colour):
+        with torch.no_grad():
+            told = vit.model(PROCESSOR(colour, return_tensors="pt")["pixel_values"], output_hidden_states=True)
+            last = vit.model.vit.layernorm(told.hidden_states[-1])[:, 0]
+        probabilities, features = vit(colour, batch_size=2)
+        assert torch.allclose(probabilities, told.logits.softmax(dim=1), atol=1e-6)
+        assert torch.allclose(features, last, atol=1e-5)
+        grey = colour[:, 0]
+        assert torch.equal(vit.predict(grey), vit.predict(grey[:, None].expand(-1, 3, -1, -1)))
+
+    def test_classes_by_name_among_others_or_in_order(self, vit, colour, caplog):
+        own, chosen = vit.predict(colour), vit.of_classes(("owl", "cat"))
+        assert chosen.class_names == ("owl", "cat")
+        among = own[:, [2, 0]] / own[:, [2, 0]].sum(dim=1, keepdim=True)
+        assert torch.allclose(chosen.predict(colour), among, atol=1e-6)
+        assert chosen.settings != vit.settings != []
+        assert not caplog.records
+        in_order = vit.of_classes(tuple("abc"))
+        assert torch.equal(in_order.predict(colour), own) and in_order.class_names == tuple("abc")
+        assert "'cat' is 'a', 'dog' is 'b', 'owl' is 'c'" in caplog.text
+        for names in (("cat", "dog", "cow"), tuple("abcd")):
+            with pytest.raises(ValueError, match="the classes cat, dog, owl, the data set .*(cow|d): give a judge"):
+                vit.of_classes(names)
+
+    def test_refuses_a_model_without_a_linear_head(self, vit):
+        vit.model.classifier = torch.nn.Identity()
+        with pytest.raises(ValueError, match="ViTForImageClassification without a linear layer of 3 outputs"):
+            Judge(vit.model)
 
 
 def test_knows_no_guide():

@@ -314,7 +314,8 @@ class TestCommand:
             (["--guidance_scale", "-1"], "guidance_scale must be"),
             (["--chunk_size", "0"], "chunk_size must be"),
             (["--name", "two words"], "name must be letters"),
-            (["--judge", "nowhere"], "is not the folder of a judge"),
+            (["--judge", "nowhere"], "--judge 'nowhere' is neither a folder nor a Hub id"),
+            (["--judge", "."], "--judge '.' has no config.json: it is not the folder of a judge"),
         ],
     )
     def test_bad_options(self, words, refused, tmp_path, monkeypatch, options, message):

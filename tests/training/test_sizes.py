@@ -67,7 +67,7 @@ def test_evaluation_refuses_what_its_judge_cannot_read(data, tmp_path, capsys):
     command = ["evaluate", "--dataset_name", str(data[0]), "--output", str(tmp_path / "metrics.json")]
     with pytest.raises(SystemExit):
         main(command)
-    assert "judge and FID read grey images of 28x28 only" in capsys.readouterr().err
+    assert "the judge that is shipped reads those of shape (1, 28, 28): give --judge" in capsys.readouterr().err
 
 
 def test_without_a_test_split_the_last_tenth_is_held_out(digits, tmp_path, capsys):

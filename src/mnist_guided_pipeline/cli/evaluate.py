@@ -44,8 +44,9 @@ class MeasuringOptions:
     """Column of the images."""
     label_column: str = "label"
     """Column of the classes."""
-    judge: Path | None = None
-    """Folder of a judge, from train_judge.py; the one shipped with the package if left out."""
+    judge: str | None = None
+    """Folder or Hub id of a judge: from train_judge.py, or any image classifier of transformers; the one shipped with
+    the package, for grey images of 28x28, if left out. Its classes are those of the data set by name, or in order."""
     cache_dir: Path | None = None
     """Folder where drawn images are kept; below ~/.cache if left out. It can be deleted at any time."""
     device: str | None = None
@@ -62,8 +63,7 @@ class MeasuringOptions:
         check_writable(self.output.parent)
         if figure is not None:
             check_figure(figure, self.force)
-        if self.judge is not None and not (self.judge / "config.json").is_file():
-            raise FileNotFoundError(f"--judge {str(self.judge)!r} has no config.json: it is not the folder of a judge.")
+        check_model(self.judge, "config.json", what="judge", option="--judge")
         check_packages(("scipy",), "evaluation")
 
         from ..evaluation.records import read_runs
@@ -72,7 +72,7 @@ class MeasuringOptions:
 
     def reference(self) -> Reference:
         """Real images and the judge on its device; under a launcher one process reads the data first."""
-        from ..data.images import IMAGE_SIZE, load_images
+        from ..data.images import load_images
         from ..evaluation.judge import Judge, load_judge
         from ..evaluation.samples import start_processes
         from ..evaluation.scores import Reference, check_enough
@@ -82,13 +82,14 @@ class MeasuringOptions:
                 load_images(self.dataset_name, split, image_column=self.image_column, label_column=self.label_column)
                 for split in ("train", "test")
             )
-        if test.image_shape != (1, IMAGE_SIZE, IMAGE_SIZE):
-            raise ValueError(
-                f"--dataset_name {self.dataset_name!r} has images of shape {test.image_shape}; judge and FID read grey "
-                f"images of {IMAGE_SIZE}x{IMAGE_SIZE} only."
-            )
         check_enough(self.num_images, len(test.class_names))
-        judge = load_judge() if self.judge is None else Judge.from_pretrained(self.judge)
+        judge = load_judge() if self.judge is None else Judge.from_pretrained(self.judge).of_classes(test.class_names)
+        if judge.image_shape not in (None, test.image_shape):
+            raise ValueError(
+                f"--dataset_name {self.dataset_name!r} has images of shape {test.image_shape}, and the judge "
+                f"{self.judge or 'that is shipped'} reads those of shape {judge.image_shape}: give --judge a folder or "
+                "Hub id of an image classifier with an image processor, or one that train_judge.py made for this data."
+            )
         return Reference(train, test, judge.to(self.own_device()), self.dataset_name, self.labels)
 
     def own_device(self) -> str:

@@ -119,14 +119,14 @@ def check_range(name: str, value: int, low: int, high: float = float("inf")) -> 
         raise ValueError(f"--{name} must be {bounds}, got {value}.")
 
 
-def check_model(model: str | None, *holds: str, what: str = "pipeline") -> None:
+def check_model(model: str | None, *holds: str, what: str = "pipeline", option: str = "--model") -> None:
     """A folder must hold one of these files; anything that cannot be a folder is left to the Hub."""
     from ..storage.places import find_folder
 
-    folder = None if model is None else find_folder(model, "--model")
+    folder = None if model is None else find_folder(model, option)
     holds = holds or ("model_index.json",)
     if folder is not None and not any((folder / name).is_file() for name in holds):
-        raise FileNotFoundError(f"--model {model!r} has no {holds[0]}: it is not the folder of a {what}.")
+        raise FileNotFoundError(f"{option} {model!r} has no {holds[0]}: it is not the folder of a {what}.")
 
 
 def load_pipeline(model: str | None, device: str | None, dtype: DataType = "float32") -> Any:

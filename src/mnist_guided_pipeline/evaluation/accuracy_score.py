@@ -34,7 +34,7 @@ _UPDATES, _BATCH_SIZE, _LEARNING_RATE, _MAX_SHIFT = 1_500, 128, 3e-3, 2
 def classification_accuracy_score(
     images: Tensor, labels: Tensor, test: LabelledImages, seed: int = 0, num_updates: int = _UPDATES
 ) -> dict[str, Any]:
-    """Train on images uint8 (N, 28, 28) and the classes int64 (N,) that each was wanted as, test on real images.
+    """Train on images uint8 (N, H, W) or (N, 3, H, W) and the classes (N,) that each was wanted as, test on real ones.
 
     Args:
         images: N at least 1.
@@ -56,7 +56,7 @@ def classification_accuracy_score(
             batch, order = order[:_BATCH_SIZE], order[_BATCH_SIZE:]
             yield F.cross_entropy(network(_shifted(inputs[batch], generator)), labels[batch])
 
-    network = fit(lambda: _network(len(test.class_names)), losses, num_updates, seed)
+    network = fit(lambda: _network(test.image_shape, len(test.class_names)), losses, num_updates, seed)
     with torch.no_grad():
         predicted = torch.cat([network(to_model_range(batch)).argmax(dim=1) for batch in test.images.split(1000)])
     hits = int((predicted == test.labels).sum())
@@ -86,20 +86,22 @@ def fit(
     return network.eval()
 
 
-def _network(num_classes: int) -> nn.Sequential:
-    """Images (B, 1, 28, 28) in model range to logits (B, num_classes)."""
+def _network(image_shape: tuple[int, int, int], num_classes: int) -> nn.Sequential:
+    """Images (B, *image_shape) in model range to logits (B, num_classes)."""
+    channels, height, width = image_shape
+    places = (height // 4) * (width // 4)
     return nn.Sequential(
-        *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * 49, 128), nn.ReLU(), nn.Dropout(0.3)),
+        *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * places, 128), nn.ReLU(), nn.Dropout(0.3)),
         nn.Linear(128, num_classes),
     )
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each of the images (B, 1, 28, 28) moved by up to two pixels both ways, background filled in."""
-    count, _, height, width = images.shape
+    """Each of the images (B, C, H, W) moved by up to two pixels both ways, background filled in."""
+    count, channels, height, width = images.shape
     padded = F.pad(images, (_MAX_SHIFT,) * 4, value=-1.0)
     down, right = torch.randint(0, 2 * _MAX_SHIFT + 1, (2, count, 1, 1, 1), generator=generator)
     rows, columns = torch.arange(height)[:, None] + down, torch.arange(width) + right
-    return padded[torch.arange(count)[:, None, None, None], 0, rows, columns]
+    return padded[torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None], rows, columns]

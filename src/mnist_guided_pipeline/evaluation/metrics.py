@@ -235,9 +235,9 @@ def memorisation(
     """Test for data-copying in pixel space (Meehan et al. 2020, https://arxiv.org/abs/2004.05675, section 3).
 
     Args:
-        generated: uint8 (N, 28, 28).
-        train: uint8 (T, 28, 28), what the model was trained on.
-        held_out: uint8 (M, 28, 28), real images that it has not seen.
+        generated: uint8 (N, H, W) or (N, 3, H, W).
+        train: uint8 (T, H, W) or (T, 3, H, W), what the model was trained on.
+        held_out: uint8 (M, H, W) or (M, 3, H, W), real images that it has not seen.
         held_out_distances: (M,), those of ``nearest_neighbours(held_out, train)``, where they are known already.
     """
     if held_out_distances is None:
@@ -262,8 +262,8 @@ def nearest_neighbours(queries: Tensor, references: Tensor, chunk_size: int = 50
     """For each query image the nearest reference image in pixel space.
 
     Args:
-        queries: uint8 (N, 28, 28).
-        references: uint8 (T, 28, 28).
+        queries: uint8 (N, H, W) or (N, 3, H, W).
+        references: uint8 (T, H, W) or (T, 3, H, W).
         chunk_size: queries at a time, against all references.
 
     Returns:

@@ -26,7 +26,7 @@ from accelerate import PartialState
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.images import IMAGE_SIZE, to_uint8
+from ..data.images import to_uint8
 from ..models.gan import GANGenerator
 from ..sampling.arguments import check_count, check_interval, check_number
 from ..sampling.schedulers import find_support
@@ -161,14 +161,14 @@ class DrawnImages:
     seconds: float
 
     def chunks(self) -> Iterator[Tensor]:
-        """The images uint8 (n, 28, 28), a chunk at a time."""
+        """The images uint8 (n, H, W) or (n, 3, H, W), a chunk at a time."""
         from safetensors.torch import load_file
 
         for file in self.files:
             yield load_file(file)["images"]
 
     def images(self) -> Tensor:
-        """All images at once, uint8 (N, 28, 28): 39 MB for 50,000."""
+        """All images at once, uint8 (N, H, W) or (N, 3, H, W): 39 MB for 50,000 of 28x28."""
         return torch.cat(list(self.chunks()))
 
 
@@ -242,7 +242,7 @@ def draw_images(
     """Draw what is not in the cache yet; under a launcher the processes share the chunks.
 
     Args:
-        pipe: a ``ClassifierGuidedLatentPipeline`` of 28x28 images, on its device. Its own progress bar is switched
+        pipe: a ``ClassifierGuidedLatentPipeline`` of images, on its device. Its own progress bar is switched
             off. Labels are given where they can matter: with a classifier or a class-conditional denoiser.
         settings: what to draw.
         cache_dir: folder of the samples, seen by every process; :func:`default_cache` if None. Safe to delete.
@@ -306,7 +306,7 @@ def gan_labels(generator: GANGenerator, num_images: int, class_weights: Sequence
 
 @torch.no_grad()
 def generate_images(generator: GANGenerator, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-    """One pass of a generator over latents (N, latent_dim) and classes int64 (N,): uint8 (N, 28, 28) on the CPU."""
+    """One pass of a generator over latents (N, latent_dim) and classes int64 (N,): uint8 images on the CPU."""
     labels = None if labels is None else labels.to(generator.device)
     return to_uint8(generator(latents.to(generator.device, generator.dtype), labels).sample).cpu()
 
@@ -318,7 +318,7 @@ def draw_gan_images(
     class_weights: Sequence[float] = (),
     chunk_size: int = _BATCH,
 ) -> Iterator[Tensor]:
-    """Images of a generator, uint8 (n, 28, 28) a chunk, ``num_images`` in all; more of them change no image.
+    """Images of a generator, uint8 and ``num_images`` in all, a chunk at a time; more of them change no image.
 
     The noise of an image depends on the seed and its number alone; classes are those of :func:`gan_labels`.
 
@@ -373,7 +373,7 @@ def _seconds_of(file: Path, num_images: int) -> float | None:
     try:
         with safe_open(file, "pt") as chunk:
             numbers, images = chunk.metadata(), chunk.get_slice("images")
-            if images.get_shape() != [num_images, IMAGE_SIZE, IMAGE_SIZE] or images.get_dtype() != "U8":
+            if images.get_shape()[:1] != [num_images] or images.get_dtype() != "U8":
                 return None
             return float(numbers["seconds"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):

@@ -105,8 +105,9 @@ class Reference:
     @cached_property
     def identities(self) -> dict[str, dict[str, str]]:
         """``judge`` and ``dataset`` as records name them."""
+        judge = self.judge
         return {
-            "judge": {"name": shown_name(self.judge.model), "fingerprint": fingerprint(self.judge.model)},
+            "judge": {"name": shown_name(judge.model), "fingerprint": fingerprint(judge.model, *judge.settings)},
             "dataset": identity(
                 self.dataset_name, self.train.images, self.train.labels, self.test.images, self.test.labels
             ),
@@ -148,7 +149,7 @@ def score_images(
     """Score images by the judge, read chunk by chunk; only features and probabilities of all of them are kept.
 
     Args:
-        chunks: uint8 (n, 28, 28) each, N in all, at least 10 per class.
+        chunks: uint8 (n, H, W) or (n, 3, H, W) each, N in all, at least 10 per class.
         labels: wanted classes int64 (N,) in the order of the chunks; None leaves out what needs them.
         reference: real images and the judge.
         check_memorisation: compare with the training set, pixel by pixel.

@@ -191,7 +191,7 @@ class SystemImages:
     """What one model has drawn.
 
     Attributes:
-        images: uint8 (N, 28, 28).
+        images: uint8 (N, H, W) or (N, 3, H, W).
         labels: wanted classes int64 (N,), or None for a model that takes none.
         seconds: of the drawing alone, without loading and fitting.
         num_parameters: of the networks that draw; encoders and discriminators are left out.
