@@ -21,14 +21,14 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.data.posteriors import LATENTS_OF, PosteriorTable, autoencoder_fingerprint, clean_samples
+from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples, sample_shape_of
 from mnist_guided_pipeline.sampling.networks import num_classes as classes_of
 from mnist_guided_pipeline.sampling.networks import predict
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import ClassifierConfig
-from mnist_guided_pipeline.training.launch import check_num_classes, launch, load_splits
+from mnist_guided_pipeline.training.launch import launch, load_splits, make_network
 from mnist_guided_pipeline.training.losses import guided_denoising_loss
 from mnist_guided_pipeline.training.noise import TrainingNoise
 from mnist_guided_pipeline.training.run import Run
@@ -70,19 +70,17 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
             f"the data set, but {config.denoiser_path!r} has num_classes {classes_of(denoiser)}: train one with "
             "num_classes in its network_config, or leave out random_label_share."
         )
+    noise_schedule = TrainingNoise(config)
+    network_class = getattr(mgp, config.network)
+    arguments = {"sample_shape": sample_shape_of(train, vae), "num_classes": num_classes}
+    arguments |= noise_schedule.arguments_of(network_class)
+    classifier = make_network(
+        config, network_class, train, arguments, vae=vae, init_from=config.init_from, component="classifier"
+    )
+    run = Run(config, accelerator, train, {"classifier": classifier}, {"classifier": Objective(classifier)})
     samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
     test_samples = clean_samples(test, vae, progress=False).to(device)
     labels = train.labels.to(device)
-
-    noise_schedule = TrainingNoise(config)
-    network_class = getattr(mgp, config.network)
-    arguments = {"sample_shape": samples.sample_shape, "num_classes": num_classes}
-    arguments |= noise_schedule.arguments_of(network_class) | config.network_arguments
-    classifier = network_class(**arguments)
-    check_num_classes(config, classifier.config.num_classes, train)
-    if vae is not None:
-        classifier.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(vae)})
-    run = Run(config, accelerator, train, {"classifier": classifier}, {"classifier": Objective(classifier)})
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)

@@ -23,13 +23,13 @@ from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import LabelledImages, to_model_range, to_uint8, to_unit_range
-from mnist_guided_pipeline.data.posteriors import PosteriorTable, encode_images
+from mnist_guided_pipeline.data.posteriors import PosteriorTable, encode_images, sample_shape_of
 from mnist_guided_pipeline.sampling.latents import denormalise
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.atomic import atomic_write
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import DecoderConfig
-from mnist_guided_pipeline.training.launch import launch, load_splits, with_image_shape
+from mnist_guided_pipeline.training.launch import launch, load_splits, make_network
 from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, reconstruction_loss
 from mnist_guided_pipeline.training.run import Run
 from train_gan import Objective as DiscriminatorObjective
@@ -56,24 +56,24 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
     """Train, then save the VAE with the decoder's averaged weights, and the discriminator."""
     vae = load_network(config.vae_path, "vae").to(accelerator.device)
     train, test = load_splits(config, accelerator)
-    samples = encode_images(vae, train.images, progress=accelerator.is_local_main_process).to(accelerator.device)
-    test_samples = encode_images(vae, test.images, progress=False).to(accelerator.device)
+    sample_shape = sample_shape_of(train, vae)
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
 
-    discriminator = mgp.GANDiscriminator(
-        **with_image_shape({"num_classes": len(train.class_names), **config.discriminator_arguments}, train)
-    )
+    arguments = {"image_shape": train.image_shape, "num_classes": len(train.class_names)}
+    discriminator = make_network(config, mgp.GANDiscriminator, train, arguments, setting="discriminator_config")
     networks = {"decoder": vae.decoder, "discriminator": discriminator}
     models = {"decoder": Objective(vae), "discriminator": DiscriminatorObjective(discriminator)}
     run = Run(config, accelerator, train, networks, models)
     critic = run.learners["discriminator"]
     frozen_critic = accelerator.unwrap_model(critic.model)  # no gradients of it are exchanged
+    samples = encode_images(vae, train.images, progress=accelerator.is_local_main_process).to(accelerator.device)
+    test_samples = encode_images(vae, test.images, progress=False).to(accelerator.device)
     pixels, all_labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
     reconstruction_weight = config.reconstruction_weight / pixels[0].numel()
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        return indices, torch.randn(len(indices), *samples.sample_shape, generator=generator)
+        return indices, torch.randn(len(indices), *sample_shape, generator=generator)
 
     for parts in run.updates(draw):
         discriminator.requires_grad_(True)

@@ -15,10 +15,9 @@ from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import LabelledImages
-from mnist_guided_pipeline.data.posteriors import LATENTS_OF, PosteriorTable, autoencoder_fingerprint, clean_samples
+from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples, sample_shape_of
 from mnist_guided_pipeline.sampling.networks import (
     arguments_for,
-    describe_classes,
     is_conditional,
     null_label,
     num_classes,
@@ -32,7 +31,7 @@ from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.storage.probe import check_label_effect
 from mnist_guided_pipeline.training.config import DenoiserConfig
 from mnist_guided_pipeline.training.history import takes_images
-from mnist_guided_pipeline.training.launch import check_num_classes, launch, load_splits
+from mnist_guided_pipeline.training.launch import launch, load_splits, make_network
 from mnist_guided_pipeline.training.losses import denoising_loss, min_snr_weight
 from mnist_guided_pipeline.training.noise import TrainingNoise
 from mnist_guided_pipeline.training.run import Run
@@ -43,15 +42,12 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     device = accelerator.device
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
     train, test = load_splits(config, accelerator)
-    samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
-    test_samples = clean_samples(test, vae, progress=False).to(device)
-    labels = train.labels.to(device)
-
     noise_schedule = TrainingNoise(config)
     network_class = getattr(mgp if hasattr(mgp, config.network) else diffusers, config.network)
-    denoiser = network_class(**{**arguments_for(network_class, samples.sample_shape), **config.network_arguments})
-    describe_classes(denoiser, len(train.class_names))
-    check_num_classes(config, num_classes(denoiser), train)
+    arguments = arguments_for(network_class, sample_shape_of(train, vae))
+    denoiser = make_network(
+        config, network_class, train, arguments, vae=vae, init_from=config.init_from, component="denoiser"
+    )
     null = null_label(denoiser)
     if null is None and config.label_dropout > 0 and is_conditional(denoiser):
         raise ValueError(
@@ -60,9 +56,10 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
         )
     for embedding in (part for part in denoiser.modules() if isinstance(part, LabelEmbedding)):
         embedding.dropout_prob = 0.0  # labels are dropped here, by numbers that a resumed run draws again
-    if vae is not None:
-        denoiser.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(vae)})
     run = Run(config, accelerator, train, {"denoiser": denoiser})
+    samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
+    test_samples = clean_samples(test, vae, progress=False).to(device)
+    labels = train.labels.to(device)
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)

@@ -18,7 +18,7 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import LabelledImages, to_model_range, to_uint8
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.training.config import GANConfig
-from mnist_guided_pipeline.training.launch import check_num_classes, launch, load_splits, with_image_shape
+from mnist_guided_pipeline.training.launch import launch, load_splits, make_network
 from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, r1_penalty
 from mnist_guided_pipeline.training.presets import GAN_PRESETS
 from mnist_guided_pipeline.training.run import Run
@@ -45,11 +45,18 @@ class Objective(torch.nn.Module):
 def main(config: GANConfig, accelerator: Accelerator) -> None:
     """Train, then save the generator's averaged weights and the discriminator."""
     train, test = load_splits(config, accelerator)
-    generator = getattr(mgp, config.network)(**with_image_shape(config.network_arguments, train))
+    arguments = {"image_shape": train.image_shape}
+    generator = make_network(config, getattr(mgp, config.network), train, arguments, init_from=config.init_from)
     num_classes, latent_dim = generator.config.num_classes, generator.config.latent_dim
-    check_num_classes(config, num_classes, train)
-    discriminator = mgp.GANDiscriminator(
-        **with_image_shape({"num_classes": num_classes, **config.discriminator_arguments}, train)
+    arguments |= {"num_classes": num_classes}
+    discriminator = make_network(
+        config,
+        mgp.GANDiscriminator,
+        train,
+        arguments,
+        setting="discriminator_config",
+        init_from=config.init_from,
+        subfolder="discriminator",
     )
     networks = {"generator": generator, "discriminator": discriminator}
     run = Run(config, accelerator, train, networks, {"discriminator": Objective(discriminator)})

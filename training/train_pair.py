@@ -26,7 +26,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.data.posteriors import LATENTS_OF, PosteriorTable, autoencoder_fingerprint, clean_samples
+from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples, note_latents
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.sampling.schedulers import describe_noise
 from mnist_guided_pipeline.seeding import keyed_generator
@@ -99,21 +99,20 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
                 f"{name} {getattr(config, name)!r} knows {network.config.num_classes} classes, the data set has "
                 f"{len(train.class_names)}."
             )
-    samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
-    test_samples = clean_samples(test, vae, progress=False).to(device)
-    labels = train.labels.to(device)
     noise_schedule = TrainingNoise(config)
 
     denoiser = mgp.PosteriorResidualMLPDenoiser.from_config(teacher.config)
     denoiser.load_state_dict(teacher.state_dict())
-    if vae is not None:
-        for network in (denoiser, classifier):
-            network.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(vae)})
-    visited = VisitedStates(config.visited_size, samples.sample_shape)
+    note_latents(denoiser, vae, f"denoiser_path {config.denoiser_path!r}")
+    note_latents(classifier, vae, f"classifier_path {config.classifier_path!r}")
+    visited = VisitedStates(config.visited_size, denoiser.config.sample_shape)
     pair = torch.nn.ModuleDict({"denoiser": denoiser, "classifier": classifier, "visited": visited})
     objective = Objective(denoiser, classifier, config)
     run = Run(config, accelerator, train, {"pair": pair}, {"pair": objective})
     visited.to(device)
+    samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
+    test_samples = clean_samples(test, vae, progress=False).to(device)
+    labels = train.labels.to(device)
     training_noise = describe_noise(noise_schedule.scheduler)
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:

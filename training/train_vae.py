@@ -17,7 +17,7 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
 from mnist_guided_pipeline.data.posteriors import encode_images, latent_statistics, posterior_draw
 from mnist_guided_pipeline.training.config import VAEConfig
-from mnist_guided_pipeline.training.launch import launch, load_splits, with_image_shape
+from mnist_guided_pipeline.training.launch import launch, load_splits, make_network
 from mnist_guided_pipeline.training.losses import reconstruction_loss
 from mnist_guided_pipeline.training.presets import AUTOENCODER_PRESETS
 from mnist_guided_pipeline.training.run import Run
@@ -39,7 +39,9 @@ class Objective(torch.nn.Module):
 def main(config: VAEConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights with fitted latent statistics."""
     train, test = load_splits(config, accelerator)
-    vae = getattr(mgp, config.network)(**with_image_shape(config.network_arguments, train))
+    network_class, shape = getattr(mgp, config.network), {"image_shape": train.image_shape}
+    vae = make_network(config, network_class, train, shape, init_from=config.init_from, component="vae")
+    vae.register_to_config(latents_mean=None, latents_std=None)  # are fitted anew in the end
     run = Run(config, accelerator, train, {"vae": vae}, {"vae": Objective(vae)})
     pixels = train.images.to(accelerator.device)
 

@@ -22,8 +22,10 @@ __all__ = [
     "encode_images",
     "encode_latents",
     "latent_statistics",
+    "note_latents",
     "posterior_draw",
     "reconstruct",
+    "sample_shape_of",
 ]
 
 LATENTS_OF = "_latents_of"
@@ -67,6 +69,29 @@ def autoencoder_fingerprint(vae: Any) -> str:
     return fingerprint(*encoder, *latent_scale(torch.zeros(1, 1), vae.config))
 
 
+def note_latents(network: Any, vae: Any | None, name: str) -> None:
+    """Note in a network's config whose latents it is trained on.
+
+    Args:
+        network: denoiser or classifier.
+        vae: the autoencoder; None where there is none.
+        name: what the error calls the network.
+
+    Raises:
+        ValueError: its config says another one; those of earlier versions say none.
+    """
+    made = None if vae is None else autoencoder_fingerprint(vae)
+    seen = network.config.get(LATENTS_OF)
+    if seen not in (None, made):
+        here = "pixels" if made is None else f"the latents of another VAE (fingerprint {made})"
+        raise ValueError(
+            f"{name} was trained on the latents of a VAE (fingerprint {seen}), this is {here}: give the VAE of its "
+            "vae_path."
+        )
+    if made is not None:
+        network.register_to_config(**{LATENTS_OF: made})
+
+
 def posterior_draw(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
     """``mean + std * noise``: a draw of the Gaussian from a standard one, shapes broadcast."""
     return torch.addcmul(mean, std, noise)
@@ -101,6 +126,13 @@ def clean_samples(data: LabelledImages | PointSet, vae: Any | None, *, progress:
     if isinstance(data, PointSet):
         return PosteriorTable(data.points, torch.full_like(data.points, data.jitter) if data.jitter else None)
     return encode_images(vae, data.images, progress=progress)
+
+
+def sample_shape_of(data: LabelledImages | PointSet, vae: Any | None) -> tuple[int, ...]:
+    """The shape of a sample of :func:`clean_samples`, of which it makes one."""
+    if isinstance(data, PointSet):
+        return tuple(data.points.shape[1:])
+    return encode_images(vae, data.images[:1], progress=False).sample_shape
 
 
 def encode_images(vae: Any | None, images: Tensor, *, progress: bool = True) -> PosteriorTable:

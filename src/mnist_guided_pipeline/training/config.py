@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 import torch
 
 from ..data.points import check_point_set, is_point_set
+from ..storage.places import find_folder
 from .checkpoints import checkpoint_folders
 
 __all__ = [
@@ -249,7 +250,22 @@ class TrainingConfig(CommonConfig):
 
 
 @dataclass
-class VAEConfig(TrainingConfig):
+class NewNetworkConfig(TrainingConfig):
+    """What the scripts share whose network is not given by the path of another."""
+
+    init_from: str | None = None
+    """Folder or Hub id of a network, or of a pipeline that has it: start from its weights, with a new optimizer and
+    learning-rate schedule. What network_config leaves out is as it is there."""
+
+    def check(self) -> None:
+        """See :meth:`CommonConfig.check`."""
+        super().check()
+        if self.init_from is not None:
+            find_folder(self.init_from, "init_from")
+
+
+@dataclass
+class VAEConfig(NewNetworkConfig):
     """Settings of ``train_vae.py``."""
 
     network: Literal["MLPVAE", "ConvVAE"] = "ConvVAE"
@@ -296,7 +312,7 @@ class AdversarialConfig(TrainingConfig):
 
 
 @dataclass
-class GANConfig(AdversarialConfig):
+class GANConfig(AdversarialConfig, NewNetworkConfig):
     """Settings of ``train_gan.py``."""
 
     network: Literal["GANGenerator"] = "GANGenerator"
@@ -370,7 +386,7 @@ class LatentTrainingConfig(TrainingConfig):
 
 
 @dataclass
-class DenoiserConfig(LatentTrainingConfig):
+class DenoiserConfig(LatentTrainingConfig, NewNetworkConfig):
     """Settings of ``train_denoiser.py``."""
 
     network: Literal[
@@ -394,7 +410,7 @@ class DenoiserConfig(LatentTrainingConfig):
 
 
 @dataclass
-class ClassifierConfig(LatentTrainingConfig):
+class ClassifierConfig(LatentTrainingConfig, NewNetworkConfig):
     """Settings of ``train_classifier.py``."""
 
     network: Literal["MLPClassifier", "ResidualMLPClassifier", "ConvClassifier"] = "ResidualMLPClassifier"

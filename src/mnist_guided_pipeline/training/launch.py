@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import json
 import os
 import signal
 import sys
@@ -14,10 +16,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from accelerate.utils.environment import parse_flag_from_env
+from diffusers import ModelMixin
 from tqdm.auto import tqdm
 
 from ..data.images import DatasetError, LabelledImages, load_images
 from ..data.points import PointSet, is_point_set, load_points
+from ..data.posteriors import note_latents
+from ..sampling.networks import describe_classes, num_classes
+from ..storage.pipelines import load_network
 from ..storage.push import start_push
 from .checkpoints import NonFiniteError
 from .config import AdversarialConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
@@ -25,13 +31,12 @@ from .history import HistoryTracker
 
 __all__ = [
     "check_all_seen",
-    "check_num_classes",
     "end",
     "launch",
     "load_splits",
     "make_accelerator",
+    "make_network",
     "plain_errors",
-    "with_image_shape",
 ]
 
 Config = TypeVar("Config", bound=TrainingConfig)
@@ -184,26 +189,85 @@ def load_splits(
     return train, test
 
 
-def with_image_shape(arguments: dict[str, Any], data: LabelledImages) -> dict[str, Any]:
-    """A network's arguments with the data's ``image_shape`` filled in.
+def make_network(
+    config: TrainingConfig,
+    network_class: type[ModelMixin],
+    data: LabelledImages | PointSet,
+    decided: Mapping[str, Any],
+    *,
+    setting: str = "network_config",
+    vae: Any | None = None,
+    init_from: str | None = None,
+    **place: str,
+) -> ModelMixin:
+    """A new network, or one with the weights of ``init_from``.
+
+    Args:
+        config: the run's settings.
+        network_class: the network's class.
+        data: the training set, whose classes a network that has classes must know.
+        decided: the arguments of the constructor that the data and the noise decide.
+        setting: the setting that has the others.
+        vae: whose latents it is trained on, as its config will say; None for pixels and points.
+        init_from: folder or Hub id; its network must have these arguments and may have any others.
+        place: of the network there: ``component`` or ``subfolder`` of ``load_network``.
 
     Raises:
-        ValueError: they give another.
+        ValueError: the arguments make no such network, or it does not fit the data or ``init_from``.
+        OSError: ``init_from`` cannot be read.
     """
-    given = tuple(arguments.get("image_shape", data.image_shape))
-    if given != data.image_shape:
-        raise ValueError(f"image_shape {given} is not that of the data set, {data.image_shape}: leave it out.")
-    return {**arguments, "image_shape": data.image_shape}
-
-
-def check_num_classes(config: TrainingConfig, num_classes: int | None, data: LabelledImages | PointSet) -> None:
-    """Refuse a network of other classes than the data's; None is a network that is not given the class.
-
-    Raises:
-        ValueError: naming both numbers.
-    """
-    if num_classes not in (None, len(data.class_names)):
+    text = getattr(config, setting)
+    given = json.loads(text)
+    for name in decided.keys() & given.keys() - {"num_classes", "out_channels"}:
+        if _plain(given[name]) != _plain(decided[name]):
+            raise ValueError(f"{setting} {text!r}: {name} is {decided[name]} by the data set and noise; leave it out.")
+    arguments = {**decided, **given}
+    source = f"{setting} {text!r} makes"
+    if init_from is None:
+        network = _built(network_class, arguments, f"{setting} {text!r}")
+    else:
+        source = f"init_from {init_from!r} has"
+        network = load_network(init_from, **place).float()
+        if type(network) is not network_class:
+            raise ValueError(f"{source} a {type(network).__name__}, this run trains a {network_class.__name__}.")
+        for name, value in arguments.items():
+            there, here = _plain(network.config.get(name)), _plain(value)
+            if there != here:
+                raise ValueError(f"{source} {name} {there}, this run {here}: they must be alike.")
+    describe_classes(network, len(data.class_names))
+    if num_classes(network) not in (None, len(data.class_names)):
         raise ValueError(
-            f"network_config {config.network_config!r} makes num_classes {num_classes}, the data set has "
-            f"{len(data.class_names)} classes: give that number, or leave it out."
+            f"{source} num_classes {num_classes(network)}, the data set has {len(data.class_names)} classes: give "
+            "that number, or leave it out."
         )
+    note_latents(network, vae, f"init_from {init_from!r}")
+    return network
+
+
+def _built(network_class: type[ModelMixin], arguments: Mapping[str, Any], text: str) -> ModelMixin:
+    """A new network; what its constructor does not take is an error that lists what it does."""
+    parameters = inspect.signature(network_class).parameters
+    problem = ""
+    for name, value in arguments.items():
+        if name not in parameters:
+            problem = f"{name} is no setting of it"
+        elif isinstance(parameters[name].default, int) and type(value) is not type(parameters[name].default):
+            problem = f"{name} {value!r} is no {type(parameters[name].default).__name__}"
+    if not problem:
+        try:
+            network = network_class(**arguments)
+        except Exception as error:  # whatever a constructor makes of a wrong value
+            problem = str(error)
+        else:
+            if all(parameter.numel() for parameter in network.parameters()):
+                return network
+            problem = "it would have layers of no width"
+    settings = ", ".join(str(parameter).replace("'", "") for parameter in parameters.values())
+    raise ValueError(f"{text} makes no {network_class.__name__}: {problem}. It takes {settings}.")
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it; what a mapping turns off it may leave out."""
+    if isinstance(value, Mapping):
+        value = {name: entry for name, entry in value.items() if entry}
+    return json.loads(json.dumps(value))
