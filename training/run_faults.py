@@ -32,7 +32,6 @@ from mnist_guided_pipeline.cli.options import save_figure
 from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
 from mnist_guided_pipeline.evaluation.guide import guide_hacking
 from mnist_guided_pipeline.evaluation.oracle import oracle_error
-from mnist_guided_pipeline.evaluation.records import identity
 from mnist_guided_pipeline.evaluation.samples import draw_samples
 from mnist_guided_pipeline.evaluation.scores import score_images
 from mnist_guided_pipeline.evaluation.studies import file_tables
@@ -189,11 +188,9 @@ def main(config: FaultsConfig) -> None:
         "right": shown_as("accuracy", by_scale["judge_accuracy"]),
         "with the fault": shown_as("accuracy", by_scale["guide_accuracy"]),
     }
-    networks = [network for pipe in pipes.values() for network in (pipe.denoiser, pipe.classifier)]
     settings = {"num_images": options.num_images, "seed": options.seed, "guidance_scale": s}
     for name, table in (("faults", rows), ("faults-figures", systems)):
-        identities = {"model": identity(name, *networks), **reference.identities}
-        file_tables(options.output, name, {"rows": table}, settings, identities, right.device)
+        file_tables(options.output, name, {"rows": table}, settings, [*pipes.values()], reference, right.device)
     save_figure(image_rows(list(shown.values()), list(shown)), figure)
     print(f"{figure}: a row of samples of each, of the same noise.")
 

@@ -23,10 +23,9 @@ import train_vae
 from mnist_guided_pipeline import ClassifierGuidedLatentPipeline
 from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
 from mnist_guided_pipeline.cli.options import save_figure
-from mnist_guided_pipeline.evaluation.records import identity, pipeline_fingerprint
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.scores import floors
-from mnist_guided_pipeline.evaluation.studies import compare_systems, draw_pipeline, file_tables
+from mnist_guided_pipeline.evaluation.studies import compare_systems, draw_system, file_tables
 from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.storage.assemble import training_scheduler
 from mnist_guided_pipeline.storage.pipelines import load_network
@@ -168,14 +167,14 @@ def main(config: StudyConfig) -> None:
     options.check(figure=figure)
     reference = options.reference()
     print(study.description)
-    systems, copies, networks = {}, {}, []
+    systems, copies, pipes = {}, {}, []
     for name, variant in study.variants.items():
         pipe, seconds = trained(config, name, variant, study.on_pixels, reference.test.id2label)
-        networks.append(pipeline_fingerprint(pipe))
+        pipes.append(pipe)
         for drawing, call in variant.drawings.items():
             label = ", ".join(filter(None, (name.replace(",", ", "), drawing)))
             settings = SamplingSettings(options.num_images, options.seed, reference.class_weights, **call)
-            drawn = draw_pipeline(pipe, settings, options.cache_dir or f"{config.output_dir}/samples")
+            drawn = draw_system(pipe, settings, reference, options.cache_dir or f"{config.output_dir}/samples")
             systems[label] = dataclasses.replace(drawn, training_seconds=seconds)
             if variant.vae is not None:
                 copies[label] = floors(reference, pipe.vae, options.num_images)["vae_reconstructions"]["judge_fid"]
@@ -184,8 +183,7 @@ def main(config: StudyConfig) -> None:
         rows[label]["judge-FID of reconstructions"] = distance
     settings_of_all = {"num_images": options.num_images, "seed": options.seed, "description": study.description}
     name = f"study-{config.name}"
-    identities = {"model": identity(name, networks), **reference.identities}
-    file_tables(options.output, name, {"rows": rows}, settings_of_all, identities, pipe.device)
+    file_tables(options.output, name, {"rows": rows}, settings_of_all, pipes, reference, pipe.device)
     titles = [f"{label}: FID {rows[label]['judge_fid']['value']:.2f}" for label in systems]
     save_figure(image_rows([system.images[:20].numpy() for system in systems.values()], titles), figure)
     print(f"{figure}: a row of samples of each, of the same noise.")

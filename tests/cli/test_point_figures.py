@@ -179,7 +179,7 @@ def read_film(file: Path) -> list[np.ndarray]:
 class TestStudy:
     def test_a_row_a_pipeline_with_its_floor(self, runs, tmp_path, capsys):
         output = tmp_path / "m.json"
-        main(["study", "points", "--model", *map(str, runs.values()), "--num_points", "200", "--output", str(output)])
+        main(["study", "systems", "--model", *map(str, runs.values()), "--num_images", "200", "--output", str(output)])
         record = read_runs(output)["study-points"]
         rows = record["figures"]["rows"]
         assert list(rows) == [folder.name for folder in runs.values()]
@@ -193,11 +193,10 @@ class TestStudy:
     @pytest.mark.parametrize(
         ("models", "message"),
         [
-            ([], "--model must name one model or several"),
-            (["a/x", "b/x"], "of different names, got x, x"),
-            (["./nowhere"], "'./nowhere' is neither a folder nor a Hub id"),
-            ([str(DEFAULT_FOLDER)], "has no steps/: study points takes folders that train_pipeline.py wrote"),
+            (["dino", "dino"], "of different names, got points-dino, points-dino"),
+            (["dino", "mixture", str(DEFAULT_FOLDER)], "makes points; leave out --figure, and models of images"),
         ],
     )
-    def test_refusals(self, tmp_path, refused, models, message):
-        assert message in refused("study", "points", "--model", *models, "--output", tmp_path / "m.json")
+    def test_refusals(self, runs, tmp_path, refused, models, message):
+        models = [runs.get(model, model) for model in models]
+        assert message in refused("study", "systems", "--model", *models, "--output", tmp_path / "m.json")

@@ -54,7 +54,6 @@ _GROUPS: Mapping[str, tuple[str, _Commands]] = {
         {
             "systems": studies.systems,
             "autoencoders": studies.autoencoders,
-            "points": studies.points,
             "guide": studies.guide,
             "scales": studies.scales,
             "schedulers": studies.schedulers,

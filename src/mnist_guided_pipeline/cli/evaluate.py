@@ -11,9 +11,9 @@ import tyro
 from .options import (
     DataType,
     check_figure,
+    check_measurements,
     check_model,
     check_packages,
-    check_writable,
     load_pipeline,
     scheduler_settings,
 )
@@ -58,17 +58,11 @@ class MeasuringOptions:
         """Refuse what cannot work before anything heavy is imported."""
         if model is not None:
             check_model(model)
-        if self.output.suffix not in (".json", ".jsonl"):
-            raise ValueError(f"--output {str(self.output)!r} must end in .json, or in .jsonl for one line per run.")
-        check_writable(self.output.parent)
         if figure is not None:
             check_figure(figure, self.force)
         check_model(self.judge, "config.json", what="judge", option="--judge")
         check_packages(("scipy",), "evaluation")
-
-        from ..evaluation.records import read_runs
-
-        read_runs(self.output)  # a file that cannot be added to is found before the work
+        check_measurements(self.output)
 
     def reference(self) -> Reference:
         """Real images and the judge on its device; under a launcher one process reads the data first."""

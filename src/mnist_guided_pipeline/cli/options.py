@@ -30,6 +30,7 @@ __all__ = [
     "Seed",
     "check_figure",
     "check_folder",
+    "check_measurements",
     "check_model",
     "check_new_file",
     "check_packages",
@@ -103,6 +104,15 @@ def check_writable(folder: Path) -> None:
         raise FileNotFoundError(f"--output: there is no folder {str(folder)!r}; make it first.")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"--output: the folder {str(folder)!r} cannot be written to.")
+
+
+def check_measurements(output: Path) -> None:
+    """A file of measurements, or a new one, that can be added to; found out before the work."""
+    check_writable(output.parent)
+
+    from ..evaluation.records import read_runs
+
+    read_runs(output)
 
 
 def check_packages(needs: tuple[str, ...], extra: str) -> None:

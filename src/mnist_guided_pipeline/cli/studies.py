@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,10 +16,10 @@ from .options import (
     Device,
     Model,
     Seed,
+    check_measurements,
     check_model,
     check_packages,
     check_range,
-    check_writable,
     load_autoencoder,
     load_image_maker,
     load_pipeline,
@@ -30,15 +28,7 @@ from .options import (
     training_settings,
 )
 
-__all__ = [
-    "autoencoders",
-    "benchmark",
-    "guide",
-    "points",
-    "scales",
-    "schedulers",
-    "systems",
-]
+__all__ = ["autoencoders", "benchmark", "guide", "scales", "schedulers", "systems"]
 
 _SHOWN = 20  # images of a row of a figure
 _Options = Annotated[MeasuringOptions, tyro.conf.arg(name="", help="Shared by the commands that measure images.")]
@@ -54,7 +44,8 @@ def systems(
     """Compare kinds of generative models: quality, variety, speed of sampling, parameters and training time.
 
     The pipeline that is shipped with the package stands beside them where none of them is a pipeline with an
-    autoencoder. The time of a training is read from its history, and is that of the machine it ran on.
+    autoencoder. The time of a training is read from its history, and is that of the machine it ran on. Pipelines of
+    points in the plane have a table of their own: the distance is that of figure points, num_images counts points.
 
     Example: mnist-guided study systems --model runs/vae runs/gan runs/pixel-unet --figure systems.png
 
@@ -66,56 +57,39 @@ def systems(
         if not Path(path, "config.json").is_file():
             check_model(path)
 
-    from ..evaluation.records import identity
+    from ..data.points import is_point_set
     from ..evaluation.samples import SamplingSettings
-    from ..evaluation.studies import (
-        SystemImages,
-        compare_systems,
-        draw_autoencoder,
-        draw_gan,
-        draw_pipeline,
-        file_tables,
-    )
+    from ..evaluation.studies import compare_points, compare_systems, draw_system, file_tables
     from ..figures.images import image_rows
-    from ..models.gan import GANGenerator
 
-    reference = options.reference()
     device, count, seed = options.own_device(), options.num_images, options.seed
-    drawn: dict[str, SystemImages] = {}
-
-    def add_pipeline(path: str | None) -> bool:
-        pipe = load_pipeline(path, device)
-        settings = SamplingSettings(count, seed, reference.class_weights)
-        kind = "pixel diffusion" if pipe.vae is None else "latent diffusion"
-        name = "as shipped" if path is None else public_name(path)
-        drawn[f"{kind} {name}"] = draw_pipeline(pipe, settings, options.cache_dir)
-        return pipe.vae is not None
-
-    has_latent = False
-    for path in model:
-        if not os.path.isdir(path) or (Path(path) / "model_index.json").is_file():
-            has_latent |= add_pipeline(path)
+    settings = {"num_images": count, "seed": seed}
+    of_points = [path for path in model if is_point_set(training_settings(path).get("dataset_name") or "")]
+    if of_points:
+        if len(of_points) < len(model) or figure is not None:
+            raise ValueError(f"--model {of_points[0]!r} makes points; leave out --figure, and models of images.")
+        loaded = [load_points_pipeline(path, None, count, device) for path in model]
+        rows = compare_points(dict(zip(_row_names(model), loaded, strict=True)), count, seed)
+        pipes = [pipe for pipe, _ in loaded]
+        file_tables(options.output, "study-points", {"rows": rows}, settings, pipes, device=device)
+        return
+    reference = options.reference()
+    sampling = SamplingSettings(count, seed, reference.class_weights)
+    drawn: dict[str, Any] = {}
+    sources: list[str | None] = [*model, None]
+    for source in sources:
+        if source is None and any(system.kind == "latent diffusion" for system in drawn.values()):
             continue
-        network = load_image_maker(path, device)
-        if isinstance(network, GANGenerator):
-            drawn[f"GAN {public_name(path)}"] = draw_gan(network, count, seed, reference.class_weights)
-        else:
-            kind = "VAE" if network.config.variational else "autoencoder"
-            drawn[f"{kind} {public_name(path)}"] = draw_autoencoder(network, reference.train.images, count, seed)
-    if not has_latent:
-        add_pipeline(None)
-    file_tables(
-        options.output,
-        "study-systems",
-        {"rows": compare_systems(drawn, reference)},
-        {"num_images": count, "seed": seed},
-        {"model": identity("study-systems", *(system.images for system in drawn.values())), **reference.identities},
-        device,
-    )
+        is_network = source is not None and Path(source, "config.json").is_file()
+        found = load_image_maker(str(source), device) if is_network else load_pipeline(source, device)
+        system = draw_system(found, sampling, reference, options.cache_dir)
+        drawn[f"{system.kind} {'as shipped' if source is None else public_name(source)}"] = system
+    rows = compare_systems(drawn, reference)
+    images = [system.images for system in drawn.values()]
+    file_tables(options.output, "study-systems", {"rows": rows}, settings, images, reference, device)
     if figure is not None:
-        pictures = {name: system.images[:_SHOWN].numpy() for name, system in drawn.items()}
-        pictures["test images"] = reference.test.images[:_SHOWN].numpy()
-        save_figure(image_rows(list(pictures.values()), list(pictures)), figure)
+        pictures = [each[:_SHOWN].numpy() for each in (*images, reference.test.images)]
+        save_figure(image_rows(pictures, [*drawn, "test images"]), figure)
         print(f"{figure}: a row of samples of each.")
 
 
@@ -148,8 +122,7 @@ def autoencoders(
     for path in model:
         check_model(path, "config.json", "vae/config.json", what="autoencoder")
     count, seed, draws = options.num_images, options.seed, num_importance_samples
-    if draws is not None:
-        check_range("num_importance_samples", draws, 1)
+    check_range("num_importance_samples", 1 if draws is None else draws, 1)
 
     from ..data.posteriors import decode_images, reconstruct
     from ..evaluation.autoencoders import (
@@ -159,7 +132,7 @@ def autoencoders(
         measure_likelihood,
         prior_draws,
     )
-    from ..evaluation.records import check_name, identity
+    from ..evaluation.records import check_name
     from ..evaluation.studies import file_tables
     from ..figures.images import image_rows
 
@@ -188,63 +161,11 @@ def autoencoders(
     settings: dict[str, Any] = {"num_images": count, "seed": seed}
     if draws is not None:
         settings |= {"num_importance_samples": draws, "binarisation": binarisation}
-    identities = {"model": identity(name, *networks.values()), **reference.identities}
-    file_tables(options.output, name, {"rows": rows}, settings, identities, network.device)
+    device = options.own_device()
+    file_tables(options.output, name, {"rows": rows}, settings, networks.values(), reference, device)
     if figure is not None:
         save_figure(image_rows([images.numpy() for images in pictures.values()], list(pictures)), figure)
         print(f"{figure}: test images, reconstructions, and samples of both Gaussians.")
-
-
-def points(
-    model: tuple[str, ...],
-    output: _Output = Path("metrics.json"),
-    num_points: int = 2_000,
-    num_inference_steps: int | None = None,
-    seed: Seed = 0,
-    device: Device = None,
-) -> None:
-    """Distance from the data, time to draw and time to train of pipelines of points, a row per pipeline.
-
-    The distance is that of figure points; its floor is the distance of other real points.
-
-    Example: mnist-guided study points --model runs/points-dino runs/points-moons --output metrics.json
-
-    Args:
-        model: Folders that train_pipeline.py wrote by presets of points.
-        num_points: Points of a pipeline, the classes in equal parts.
-        num_inference_steps: Steps of the scheduler; each pipeline's own number if left out.
-    """
-    names = _row_names(model)
-    _check_output(output)
-    for path in model:
-        check_model(path)
-        if not (Path(path) / "steps").is_dir():
-            raise ValueError(
-                f"--model {path!r} has no steps/: study points takes folders that train_pipeline.py wrote."
-            )
-
-    from ..evaluation.points import draw_points, measure_points
-    from ..evaluation.records import identity, pipeline_fingerprint
-    from ..evaluation.studies import file_tables
-    from ..training.history import training_seconds
-
-    loaded = [load_points_pipeline(path, None, num_points, device) for path in model]
-    rows: dict[str, dict[str, Any]] = {}
-    for name, path, (pipe, data) in zip(names, model, loaded, strict=True):
-        draw_points(pipe, data, len(data.class_names), num_inference_steps, seed, None)  # to warm up
-        started = time.perf_counter()
-        labels, trajectory = draw_points(pipe, data, num_points, num_inference_steps, seed, None)
-        seconds = time.perf_counter() - started
-        trained = training_seconds(path)
-        rows[name] = {
-            **measure_points(data, trajectory[-1], labels),
-            "steps": len(trajectory) - 1,
-            "seconds": seconds,
-            **({} if trained is None else {"training_minutes": trained / 60.0}),
-        }
-    settings = {"num_points": num_points, "num_inference_steps": num_inference_steps, "seed": seed}
-    networks = identity("study-points", *(pipeline_fingerprint(pipe) for pipe, _ in loaded))
-    file_tables(output, "study-points", {"rows": rows}, settings, {"model": networks}, pipe.device)
 
 
 def guide(
@@ -276,13 +197,13 @@ def guide(
     options.check(model, figure)
 
     from ..evaluation.guide import gradient_errors, guide_by_noise, guide_hacking, learned_scores
-    from ..evaluation.records import check_name, identity_of_pipeline
+    from ..evaluation.records import check_name
     from ..evaluation.studies import file_tables
-    from ..sampling.arguments import check_count, parse_scales
+    from ..sampling.arguments import parse_scales
 
     check_name(name)
-    check_count("num_test_images", num_test_images)
-    check_count("num_updates", num_updates)
+    check_range("num_test_images", num_test_images, 1)
+    check_range("num_updates", num_updates, 1)
     parse_scales("guidance_scale", guidance_scale, len(guidance_scale))
     reference, pipe = options.reference(), load_pipeline(model, options.device)
     count, seed = options.num_images, options.seed
@@ -303,8 +224,7 @@ def guide(
             figures["gradient_errors"] |= {f"{label}on {name}": rows for name, rows in found.items()}
     settings = {"num_test_images": num_test_images, "num_images": count, "cfg_scale": cfg_scale}
     settings |= {"num_updates": num_updates, "seed": seed}
-    identities = {"model": identity_of_pipeline(pipe), **reference.identities}
-    file_tables(options.output, name, figures, settings, identities, pipe.device)
+    file_tables(options.output, name, figures, settings, pipe, reference)
     if figure is not None:
         from ..figures.curves import guide_report_figure
 
@@ -332,19 +252,18 @@ def scales(
         num_particles: Particles of each of them.
         num_inference_steps: Steps of the scheduler.
     """
-    _check_output(output)
+    check_measurements(output)
+    settings = {"num_samples": num_samples, "num_particles": num_particles, "num_inference_steps": num_inference_steps}
+    for name, count in settings.items():
+        check_range(name, count, 1)
 
     from ..evaluation.oracle import draw_tilted, exact_samples, measure_scales
-    from ..evaluation.records import identity
     from ..evaluation.studies import file_tables
-    from ..sampling.arguments import check_count, parse_scales
+    from ..sampling.arguments import parse_scales
 
     parse_scales("guidance_scale", guidance_scale, len(guidance_scale))
-    for name in ("num_samples", "num_particles", "num_inference_steps"):
-        check_count(name, locals()[name])
-    rows = measure_scales(guidance_scale, num_samples, num_particles, num_inference_steps, seed)
-    settings = {"num_samples": num_samples, "num_particles": num_particles, "num_inference_steps": num_inference_steps}
-    file_tables(output, "study-scales", {"rows": rows}, {**settings, "seed": seed}, {"model": identity("mixture")})
+    rows = measure_scales(guidance_scale, **settings, seed=seed)
+    file_tables(output, "study-scales", {"rows": rows}, {**settings, "seed": seed}, ())
     if figure is not None:
         import numpy as np
 
@@ -372,14 +291,12 @@ def schedulers(
     check_packages(("scipy", "torchsde"), "schedulers")
 
     from ..evaluation.oracle import measure_schedulers
-    from ..evaluation.records import identity_of_pipeline
     from ..evaluation.studies import file_tables
 
     reference, pipe = options.reference(), load_pipeline(model, options.device)
     table = measure_schedulers(pipe, reference, options.num_images, options.seed)
     settings = {"num_images": options.num_images, "seed": options.seed}
-    identities = {"model": identity_of_pipeline(pipe), **reference.identities}
-    file_tables(options.output, "scheduler-table", {"rows": table}, settings, identities, pipe.device)
+    file_tables(options.output, "scheduler-table", {"rows": table}, settings, pipe, reference)
 
 
 def benchmark(
@@ -409,7 +326,7 @@ def benchmark(
         num_train_epochs: Passes over the training set, for each network and way; the preset's own if left out.
     """
     check_range("rounds", rounds, 1)
-    _check_output(output)
+    check_measurements(output)
     if what == "sampling":
         check_model(model)
         check_range("num_images", num_images, 1)
@@ -420,23 +337,22 @@ def benchmark(
     else:
         check_range("num_train_epochs", 1 if num_train_epochs is None else num_train_epochs, 1)
 
-    from ..evaluation.records import identity_of_pipeline
     from ..evaluation.studies import file_tables
 
     settings: dict[str, Any] = {"rounds": rounds}
+    pipe = None
     if what == "sampling":
         from ..benchmarks.sampling import benchmark_sampling
 
         pipe, settings["num_images"] = load_pipeline(model, device), num_images
         figures = benchmark_sampling(pipe, num_images, rounds)
-        file_tables(output, "benchmark-sampling", figures, settings, {"model": identity_of_pipeline(pipe)}, pipe.device)
     else:
         from ..benchmarks.training import benchmark_training
 
         settings["num_train_epochs"] = num_train_epochs
         with tempfile.TemporaryDirectory() as folder:
             figures = benchmark_training(scripts, dataset_name, num_train_epochs, rounds, Path(folder))
-        file_tables(output, "benchmark-training", figures, settings, {})
+    file_tables(output, f"benchmark-{what}", figures, settings, pipe)
 
 
 def _row_names(model: tuple[str, ...]) -> list[str]:
@@ -447,12 +363,3 @@ def _row_names(model: tuple[str, ...]) -> list[str]:
             f"--model must name one model or several of different names, got {', '.join(names) or 'none'}."
         )
     return names
-
-
-def _check_output(output: Path) -> None:
-    """A file of measurements that can be added to, before the work."""
-    check_writable(output.parent)
-
-    from ..evaluation.records import read_runs
-
-    read_runs(output)

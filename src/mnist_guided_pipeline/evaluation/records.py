@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from ..storage.atomic import atomic_write
@@ -174,8 +175,8 @@ def fingerprint(*parts: Any) -> str:
     """Sixteen hexadecimal digits of SHA-256 over networks, tensors and whatever JSON can write, in this order.
 
     Args:
-        parts: ``nn.Module`` (class, config and weights count), ``Tensor`` (type, shape and values count), or plain
-            values; other objects count by their text.
+        parts: ``nn.Module`` (class, config and weights count), ``Tensor`` (type, shape and values count), pipelines
+            (:func:`pipeline_fingerprint`), or plain values; other objects count by their text.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -184,6 +185,7 @@ def fingerprint(*parts: Any) -> str:
         elif isinstance(part, Tensor):
             _add_tensor(digest, part)
         else:
+            part = pipeline_fingerprint(part) if isinstance(part, DiffusionPipeline) else part
             digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()[:16]
 

@@ -16,16 +16,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from diffusers import DiffusionPipeline
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..data.points import PointSet
 from ..data.posteriors import decode_images
+from ..models.gan import GANGenerator
 from ..training.history import training_seconds
 from .accuracy_score import classification_accuracy_score
 from .autoencoders import fitted_draws, prior_draws
+from .points import draw_points, measure_points
 from .records import (
     check_name,
     fingerprint,
+    identity,
     identity_of_pipeline,
     make_record,
     public_config,
@@ -40,10 +45,9 @@ from .tables import render_view
 __all__ = [
     "SystemImages",
     "check_sweep",
+    "compare_points",
     "compare_systems",
-    "draw_autoencoder",
-    "draw_gan",
-    "draw_pipeline",
+    "draw_system",
     "file_tables",
     "grid",
     "measure_runs",
@@ -175,11 +179,26 @@ def file_tables(
     name: str,
     figures: Mapping[str, Any],
     settings: Mapping[str, Any],
-    identities: Mapping[str, Mapping[str, str]],
-    device: Any = "cpu",
+    model: Any = None,
+    reference: Reference | None = None,
+    device: Any = None,
 ) -> None:
-    """File tables of named rows and single values as one record, and print each; see :mod:`.records` for the parts."""
-    record = make_record(identities, settings, figures, device)
+    """File tables of named rows and single values as one record, and print each; see :mod:`.records` for the parts.
+
+    Args:
+        output: file of measurements.
+        name: of the record.
+        figures: tables and values.
+        settings: what they depend on.
+        model: the pipeline, or networks, images and pipelines that were measured; None where it is none of them.
+        reference: what images were measured against.
+        device: that of ``model`` if None.
+    """
+    identities = {} if reference is None else dict(reference.identities)
+    if model is not None:
+        is_pipeline = isinstance(model, DiffusionPipeline)
+        identities["model"] = identity_of_pipeline(model) if is_pipeline else identity(name, *model)
+    record = make_record(identities, settings, figures, device or getattr(model, "device", "cpu"))
     write_run(output, name, record)
     for view, found in figures.items():
         rendered = render_view({name: record}, name, view)
@@ -191,7 +210,8 @@ class SystemImages:
     """What one model has drawn.
 
     Attributes:
-        images: uint8 (N, H, W) or (N, 3, H, W).
+        kind: of the model.
+        images: uint8 (N, 28, 28).
         labels: wanted classes int64 (N,), or None for a model that takes none.
         seconds: of the drawing alone, without loading and fitting.
         num_parameters: of the networks that draw; encoders and discriminators are left out.
@@ -199,6 +219,7 @@ class SystemImages:
         training_seconds: of the updates of its training, None where they are not known.
     """
 
+    kind: str
     images: Tensor
     labels: Tensor | None
     seconds: float
@@ -207,34 +228,35 @@ class SystemImages:
     training_seconds: float | None
 
 
-def draw_autoencoder(vae: Any, training_images: Tensor, num_images: int, seed: int = 0) -> SystemImages:
-    """Images of an autoencoder: from its prior where it is variational, else from a Gaussian fitted afterwards."""
-    variational = vae.config.variational
-    fitted = None if variational else fitted_draws(vae, training_images, num_images, seed)
-    started = time.perf_counter()
-    images = decode_images(vae, prior_draws(vae, num_images, seed) if fitted is None else fitted)
-    seconds = time.perf_counter() - started
-    how = "N(0, I)" if variational else "fitted Gaussian"
-    return SystemImages(images, None, seconds, _count(vae.decoder), how, _training_seconds(vae))
+def draw_system(model: Any, settings: SamplingSettings, reference: Reference, cache_dir: Any = None) -> SystemImages:
+    """Images of a diffusion pipeline, of a GAN's generator, or of an autoencoder.
 
-
-def draw_gan(generator: Any, num_images: int, seed: int = 0, class_weights: Sequence[float] = ()) -> SystemImages:
-    """Images of a GAN's generator, of the classes in these proportions where it takes them."""
-    started = time.perf_counter()
-    images = torch.cat(list(draw_gan_images(generator, num_images, seed, class_weights, _CHUNK)))
-    seconds = time.perf_counter() - started
-    labels = gan_labels(generator, num_images, class_weights)
-    return SystemImages(images, labels, seconds, _count(generator), "one pass", _training_seconds(generator))
-
-
-def draw_pipeline(pipe: Any, settings: SamplingSettings, cache_dir: Any = None) -> SystemImages:
-    """Images of a diffusion pipeline; those in the cache keep the seconds that they took."""
-    drawn = draw_images(pipe, settings, cache_dir, _CHUNK)
-    networks = [pipe.denoiser, pipe.classifier, None if pipe.vae is None else pipe.vae.decoder]
-    parameters = sum(map(_count, filter(None, networks)))
-    resolved = settings.resolved(pipe)
-    how = f"{str(resolved.scheduler).removesuffix('Scheduler')}, {resolved.num_inference_steps} steps"
-    return SystemImages(drawn.images(), drawn.labels, drawn.seconds, parameters, how, _training_seconds(pipe))
+    A pipeline's images that are in the cache keep the seconds that they took. An autoencoder's are of its prior where
+    it is variational, else of a Gaussian fitted afterwards.
+    """
+    count, seed, labels = settings.num_images, settings.seed, None
+    if isinstance(model, DiffusionPipeline):
+        drawn = draw_images(model, settings, cache_dir, _CHUNK)
+        images, labels, seconds = drawn.images(), drawn.labels, drawn.seconds
+        kind = "pixel diffusion" if model.vae is None else "latent diffusion"
+        networks = [model.denoiser, model.classifier, None if model.vae is None else model.vae.decoder]
+        resolved = settings.resolved(model)
+        how = f"{str(resolved.scheduler).removesuffix('Scheduler')}, {resolved.num_inference_steps} steps"
+    elif isinstance(model, GANGenerator):
+        kind, how, networks = "GAN", "one pass", [model]
+        started = time.perf_counter()
+        images = torch.cat(list(draw_gan_images(model, count, seed, settings.class_weights, _CHUNK)))
+        seconds = time.perf_counter() - started
+        labels = gan_labels(model, count, settings.class_weights)
+    else:
+        variational, networks = model.config.variational, [model.decoder]
+        kind, how = ("VAE", "N(0, I)") if variational else ("autoencoder", "fitted Gaussian")
+        fitted = None if variational else fitted_draws(model, reference.train.images, count, seed)
+        started = time.perf_counter()
+        images = decode_images(model, prior_draws(model, count, seed) if fitted is None else fitted)
+        seconds = time.perf_counter() - started
+    parameters = sum(parameter.numel() for network in filter(None, networks) for parameter in network.parameters())
+    return SystemImages(kind, images, labels, seconds, parameters, how, _training_seconds(model))
 
 
 def compare_systems(systems: Mapping[str, SystemImages], reference: Reference) -> dict[str, dict[str, Any]]:
@@ -259,6 +281,26 @@ def compare_systems(systems: Mapping[str, SystemImages], reference: Reference) -
             rows[name]["training_minutes"] = system.training_seconds / 60
     real = floors(reference, None, count)["real_training_images"]
     rows["real training images"] = {column: real[column] for column in _COLUMNS if column in real}
+    return rows
+
+
+def compare_points(pipes: Mapping[str, tuple[Any, PointSet]], num_points: int, seed: int = 0) -> dict[str, Any]:
+    """Rows by name for pipelines of points and their data: :func:`measure_points`, and the time to draw and to train.
+
+    Seconds are those of a second drawing.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name, (pipe, data) in pipes.items():
+        draw_points(pipe, data, len(data.class_names), None, seed, None)  # to warm up
+        started = time.perf_counter()
+        labels, trajectory = draw_points(pipe, data, num_points, None, seed, None)
+        seconds, trained = time.perf_counter() - started, _training_seconds(pipe)
+        rows[name] = {
+            **measure_points(data, trajectory[-1], labels),
+            "steps": len(trajectory) - 1,
+            "seconds": seconds,
+            **({} if trained is None else {"training_minutes": trained / 60.0}),
+        }
     return rows
 
 
@@ -333,10 +375,6 @@ def _training_seconds(component: Any) -> float | None:
     """Of the folder that a pipeline or a network was loaded from."""
     folder = getattr(component.config, "_name_or_path", None)
     return training_seconds(folder) if folder else None
-
-
-def _count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _setting(record: Mapping[str, Any], name: str) -> Any:
