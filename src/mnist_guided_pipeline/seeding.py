@@ -6,8 +6,6 @@ import hashlib
 
 import torch
 
-__all__ = ["fingerprint", "keyed_generator", "keyed_seed"]
-
 
 def keyed_generator(*key: int | str) -> torch.Generator:
     """A CPU generator whose seed is a hash of the key, so that neighbouring keys are unrelated."""

@@ -18,8 +18,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from ..models.autoencoders import MLPVAE
 from ..models.mlp import MLPClassifier
 
-__all__ = ["plain_latent_training", "plain_sampling", "plain_vae_training"]
-
 
 def plain_sampling(
     denoiser: ModelMixin, classifier: ModelMixin, vae: ModelMixin, alphas_cumprod: Tensor, labels: Tensor, scale: float

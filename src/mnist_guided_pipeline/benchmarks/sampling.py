@@ -16,8 +16,6 @@ from ..storage.pipelines import ClassifierGuidedLatentPipeline
 from .loops import plain_sampling
 from .timing import Timing, count_flops, matrix_product, time_rounds
 
-__all__ = ["benchmark_sampling", "flops_per_image", "small_networks"]
-
 _BATCH = 500  # images that a pipeline draws at a time, as ``mnist-guided evaluate`` does
 _PLAIN_IMAGES = 1000  # of the small networks, drawn at once
 _PLAIN_STEPS = 20

@@ -16,8 +16,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["Timing", "count_flops", "matrix_product", "time_rounds"]
-
 Key = TypeVar("Key")
 
 

@@ -30,8 +30,6 @@ from ..training.noise import noise_scheduler
 from ..training.presets import PRESETS
 from .loops import plain_latent_training, plain_vae_training
 
-__all__ = ["benchmark_training"]
-
 _PRESET = "notebook"
 _BATCH = 128
 _KL_WEIGHT = 0.1

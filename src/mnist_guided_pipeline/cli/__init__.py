@@ -17,8 +17,6 @@ from . import figures, files, studies
 from .evaluate import evaluate
 from .generate import demo, generate
 
-__all__ = ["main"]
-
 _Commands = Mapping[str, Callable[..., None]]
 
 _COMMANDS: _Commands = {

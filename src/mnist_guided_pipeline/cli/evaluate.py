@@ -21,8 +21,6 @@ from .options import (
 if TYPE_CHECKING:
     from ..evaluation.scores import Reference
 
-__all__ = ["MeasuringOptions", "evaluate"]
-
 
 @dataclass(frozen=True)
 class MeasuringOptions:

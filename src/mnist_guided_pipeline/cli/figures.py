@@ -29,19 +29,6 @@ from .options import (
     save_figure,
 )
 
-__all__ = [
-    "forward_process",
-    "interpolation",
-    "latents",
-    "loss_curves",
-    "manifold",
-    "noise_schedules",
-    "points",
-    "reconstructions",
-    "samples",
-    "sweep",
-]
-
 _MNIST = "ylecun/mnist"
 _HOLD_SECONDS = 1.5  # that a film rests on its last frame
 _LOSSES = {

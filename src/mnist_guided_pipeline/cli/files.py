@@ -11,8 +11,6 @@ from tyro.conf import arg
 
 from .options import check_folder, check_model, check_packages
 
-__all__ = ["assemble", "digits", "export", "push", "render"]
-
 _Folder = Annotated[Path, arg(help="Folder to write.")]
 _Replace = Annotated[bool, arg(help="Replace the pipeline in the output folder.")]
 

@@ -26,8 +26,6 @@ from .options import (
     scheduler_settings,
 )
 
-__all__ = ["demo", "generate"]
-
 
 def generate(
     output: Picture,

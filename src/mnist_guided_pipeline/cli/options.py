@@ -18,33 +18,6 @@ from tyro.conf import arg
 if TYPE_CHECKING:
     from ..data.points import PointSet
 
-__all__ = [
-    "MOST_IMAGES",
-    "Autoencoder",
-    "DataType",
-    "DatasetName",
-    "Device",
-    "Force",
-    "Model",
-    "Picture",
-    "Seed",
-    "check_figure",
-    "check_folder",
-    "check_measurements",
-    "check_model",
-    "check_new_file",
-    "check_packages",
-    "check_range",
-    "check_writable",
-    "load_autoencoder",
-    "load_image_maker",
-    "load_pipeline",
-    "load_points_pipeline",
-    "save_figure",
-    "scheduler_settings",
-    "training_settings",
-]
-
 Model = Annotated[
     str | None, arg(help="Folder or Hub id of a pipeline; the one shipped with the package if left out.", metavar="ID")
 ]

@@ -28,8 +28,6 @@ from .options import (
     training_settings,
 )
 
-__all__ = ["autoencoders", "benchmark", "guide", "scales", "schedulers", "systems"]
-
 _SHOWN = 20  # images of a row of a figure
 _Options = Annotated[MeasuringOptions, tyro.conf.arg(name="", help="Shared by the commands that measure images.")]
 _Output = Annotated[Path, tyro.conf.arg(help="File of measurements to add the table to; all other runs in it stay.")]

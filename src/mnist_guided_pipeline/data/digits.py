@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PILImage
 
-__all__ = ["NAMES", "NUM_TRAIN", "bundled_digits", "write_bundled_digits"]
-
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NUM_TRAIN = 1_500
 

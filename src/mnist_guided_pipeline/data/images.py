@@ -34,17 +34,6 @@ from torch import Tensor
 
 from ..seeding import fingerprint
 
-__all__ = [
-    "DEFAULT_DATASET",
-    "IMAGE_SIZE",
-    "DatasetError",
-    "LabelledImages",
-    "load_images",
-    "to_model_range",
-    "to_uint8",
-    "to_unit_range",
-]
-
 DEFAULT_DATASET = "ylecun/mnist"
 IMAGE_SIZE = 28
 """Height and width of the images that the judge reads."""

@@ -31,8 +31,6 @@ from torch import Tensor
 from ..seeding import fingerprint, keyed_generator
 from .images import DatasetError
 
-__all__ = ["JITTER", "PointSet", "check_point_set", "is_point_set", "load_points"]
-
 JITTER = 0.02
 """Standard deviation around a point of a file, in normalised units."""
 

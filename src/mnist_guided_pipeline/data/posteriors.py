@@ -13,21 +13,6 @@ from ..seeding import fingerprint
 from .images import LabelledImages, to_model_range, to_uint8
 from .points import PointSet
 
-__all__ = [
-    "LATENTS_OF",
-    "PosteriorTable",
-    "autoencoder_fingerprint",
-    "clean_samples",
-    "decode_images",
-    "encode_images",
-    "encode_latents",
-    "latent_statistics",
-    "note_latents",
-    "posterior_draw",
-    "reconstruct",
-    "sample_shape_of",
-]
-
 LATENTS_OF = "_latents_of"
 """In the config of a network: :func:`autoencoder_fingerprint` of the VAE whose latents it was trained on."""
 

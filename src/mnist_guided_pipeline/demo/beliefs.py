@@ -12,8 +12,6 @@ from torch import Tensor
 
 from ..figures.style import COLOURS
 
-__all__ = ["plot_beliefs", "plot_belief_in"]
-
 _INK = "#808894"  # readable on white and on near-black, as the figure has no background of its own
 _STRONG, _OTHERS = COLOURS[0], (COLOURS[7], COLOURS[2], COLOURS[1])
 _NAMED_ABOVE = 0.15

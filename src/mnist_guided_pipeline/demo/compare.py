@@ -14,8 +14,6 @@ from .look import picture_gallery
 from .request import DemoSettings
 from .trace import Trace
 
-__all__ = ["compare_tab"]
-
 
 def compare_tab(pipe: Any, judge: Any) -> None:
     """Fill the tab in the ``Blocks`` that is open."""

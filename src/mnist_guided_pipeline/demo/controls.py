@@ -16,8 +16,6 @@ from .look import percent
 from .request import LIMITS, DemoSettings, draw, to_bytes
 from .trace import Trace
 
-__all__ = ["AT_ONCE", "digit_picker", "draw_and_judge", "number_box", "report_errors", "sampler_controls"]
-
 AT_ONCE = 2  # calls of one kind that run at a time; others wait in the queue
 
 

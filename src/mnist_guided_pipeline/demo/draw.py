@@ -30,8 +30,6 @@ from .look import data_url, percent, picture_columns
 from .request import DemoSettings, draw, to_bytes
 from .trace import believed, noise_share
 
-__all__ = ["DrawnDigit", "draw_tab", "like_mnist", "read_canvas", "read_drawing"]
-
 _LEVELS, _DRAWS = 24, 32  # noise levels of the chart, and noises averaged at each
 _LARGEST, _LONGEST = 1024, 400_000  # pixels on a side; characters, of which a canvas of 280x280 takes a few thousand
 _SHOWN_LEVELS = 7

@@ -14,8 +14,6 @@ from .look import picture_columns, picture_gallery
 from .request import DemoSettings, command_line
 from .trace import Trace
 
-__all__ = ["generate_tab"]
-
 _SHOWN_STEPS = 8
 _SELECT = """
 element.addEventListener("click", (event) => {

@@ -14,8 +14,6 @@ from typing import Any
 import gradio as gr
 from PIL.Image import Image
 
-__all__ = ["data_url", "launch_options", "percent", "picture_columns", "picture_gallery"]
-
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _MONO = ("ui-monospace", "Consolas", "monospace")
 

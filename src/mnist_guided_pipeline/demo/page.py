@@ -14,8 +14,6 @@ from .compare import compare_tab
 from .draw import draw_tab
 from .generate import generate_tab
 
-__all__ = ["build_demo"]
-
 _TITLE = """# Digits on demand
 A **denoiser** turns noise into a digit step by step, and a **classifier** that can read through the noise guides it
 towards the digit you ask for. A **judge**, a network that took no part, says what came out.

@@ -16,8 +16,6 @@ from ..sampling.schedulers import check_steps
 from ..seeding import keyed_generator
 from .trace import Trace, Tracer, fresh_pipeline
 
-__all__ = ["LIMITS", "DemoSettings", "command_line", "draw", "to_bytes"]
-
 LIMITS = {
     "images of each": (1, 16),
     "steps": (1, 100),

@@ -21,8 +21,6 @@ from ..sampling.denoiser import Seen, network_levels, see
 from ..sampling.noise import predicted_x0
 from ..sampling.schedulers import scheduler_family, scheduler_prediction_type
 
-__all__ = ["Trace", "Tracer", "believed", "fresh_pipeline", "noise_share"]
-
 
 @dataclass(frozen=True)
 class Trace:

@@ -24,8 +24,6 @@ from ..data.images import LabelledImages, to_model_range
 from ..seeding import keyed_generator
 from .scores import proportion
 
-__all__ = ["classification_accuracy_score", "fit"]
-
 Network = TypeVar("Network", bound=nn.Module)
 
 _UPDATES, _BATCH_SIZE, _LEARNING_RATE, _MAX_SHIFT = 1_500, 128, 3e-3, 2

@@ -44,18 +44,6 @@ from ..training.losses import reconstruction_loss
 from .metrics import judge_fid
 from .scores import Reference, measured, proportion
 
-__all__ = [
-    "BINARISATIONS",
-    "Likelihood",
-    "binarise",
-    "check_has_likelihood",
-    "fitted_draws",
-    "image_likelihood",
-    "measure_autoencoder",
-    "measure_likelihood",
-    "prior_draws",
-]
-
 BINARISATIONS = ("grey", "threshold", "stochastic")
 
 _BATCH = 500

@@ -61,18 +61,6 @@ from .oracle import COSINE, PLANE, Mixture
 from .samples import draw_samples
 from .scores import measured, proportion
 
-__all__ = [
-    "HACKING_SCALES",
-    "LEVELS",
-    "compare_scores",
-    "gradient_errors",
-    "guide_by_noise",
-    "guide_hacking",
-    "learned_scores",
-    "train_on_mixture",
-    "training_law",
-]
-
 HACKING_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 LEVELS = tuple(round(0.05 * (100 / 0.05) ** (i / 9), 3) for i in range(10))
 """Noise levels ``sigma / alpha`` at which gradients are compared: ten, evenly spaced in the logarithm."""

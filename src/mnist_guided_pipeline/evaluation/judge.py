@@ -27,8 +27,6 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 from ..data.images import IMAGE_SIZE, to_model_range
 from ..weights import JUDGE_FOLDER
 
-__all__ = ["Judge", "Judgement", "load_judge"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -16,20 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Manifold",
-    "Memorisation",
-    "confusion_matrix",
-    "expected_calibration_error",
-    "frechet_distance",
-    "judge_fid",
-    "judge_kid",
-    "memorisation",
-    "nearest_neighbours",
-    "precision_recall_density_coverage",
-    "sliced_wasserstein",
-]
-
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
     """Counts int64 (num_classes, num_classes): a row per wanted class, a column per predicted one.

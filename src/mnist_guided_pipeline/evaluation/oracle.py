@@ -32,24 +32,6 @@ from .metrics import confusion_matrix, judge_fid
 from .samples import SamplingSettings, draw_images, wanted_classes
 from .scores import Reference
 
-__all__ = [
-    "COSINE",
-    "HIGHER",
-    "LINEAR",
-    "Mixture",
-    "PLANE",
-    "draw_tilted",
-    "even_noise",
-    "exact_pipeline",
-    "exact_samples",
-    "make_scheduler",
-    "measure_scales",
-    "measure_schedulers",
-    "moment_errors",
-    "oracle_error",
-    "tilted_density",
-]
-
 LINEAR = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 COSINE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
 

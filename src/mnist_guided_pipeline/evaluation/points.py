@@ -11,8 +11,6 @@ from ..data.points import PointSet
 from ..seeding import keyed_generator
 from .metrics import sliced_wasserstein
 
-__all__ = ["agreement", "draw_points", "measure_points", "real_points"]
-
 _DIRECTIONS = 256  # of the sliced Wasserstein distance
 
 

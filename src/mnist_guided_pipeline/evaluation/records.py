@@ -44,21 +44,6 @@ from ..storage.atomic import atomic_write
 from ..storage.places import public_name
 from ..weights import DEFAULT_FOLDER, JUDGE_FOLDER
 
-__all__ = [
-    "check_name",
-    "fingerprint",
-    "identity",
-    "identity_of_pipeline",
-    "make_record",
-    "pipeline_fingerprint",
-    "public_config",
-    "read_runs",
-    "shown_name",
-    "typed_command",
-    "versions",
-    "write_run",
-]
-
 
 def check_name(name: str) -> None:
     """A run's name is used in files and in the markers of documents.

@@ -35,19 +35,6 @@ from ..storage.atomic import atomic_write
 from ..training.launch import check_all_seen
 from .records import fingerprint, pipeline_fingerprint, public_config, versions
 
-__all__ = [
-    "DrawnImages",
-    "SamplingSettings",
-    "default_cache",
-    "draw_gan_images",
-    "draw_images",
-    "draw_samples",
-    "gan_labels",
-    "generate_images",
-    "start_processes",
-    "wanted_classes",
-]
-
 _BATCH = 500
 _BOUNDS = {
     "guidance_scale": (0.0, math.inf),

@@ -31,8 +31,6 @@ from .metrics import (
 from .records import fingerprint, identity, shown_name
 from .samples import wanted_classes
 
-__all__ = ["Reference", "check_enough", "floors", "measured", "proportion", "score_images"]
-
 _MIN_IMAGES_PER_CLASS = 10
 _BATCH = 500
 _FLOOR_DRAWS = 3

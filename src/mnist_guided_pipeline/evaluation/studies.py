@@ -42,20 +42,6 @@ from .samples import SamplingSettings, draw_gan_images, draw_images, gan_labels,
 from .scores import Reference, check_enough, floors, measured, score_images
 from .tables import render_view
 
-__all__ = [
-    "SystemImages",
-    "check_sweep",
-    "compare_points",
-    "compare_systems",
-    "draw_system",
-    "file_tables",
-    "grid",
-    "measure_runs",
-    "seconds_per_thousand",
-    "sweep_lines",
-    "varied_settings",
-]
-
 Runs = Mapping[str, Mapping[str, Any]]
 
 _SETTINGS = ("scheduler", "scheduler_options", "num_inference_steps", "guidance_scale", "guidance_interval")

@@ -16,8 +16,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["MARKER", "find_runs", "markdown_table", "render_document", "render_view", "rows_table"]
-
 Runs = dict[str, dict[str, Any]]
 
 MARKER = re.compile(

@@ -20,8 +20,6 @@ from matplotlib.figure import Figure
 from ..evaluation.studies import seconds_per_thousand, sweep_lines, varied_settings
 from .style import COLOURS, INK, new_figure, quiet
 
-__all__ = ["Curve", "guide_report_figure", "line_panels", "metric_curves", "sweep_figure"]
-
 _Record = Mapping[str, Any]
 _Rows = Sequence[_Record]
 _FID, _ACCURACY, _SECONDS = "judge-FID", "accuracy of the wanted class", "seconds for 1,000 images"

@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["image_rows", "manifold", "manifold_coordinates"]
-
 _INK = 40
 
 

@@ -15,15 +15,6 @@ from PIL import Image
 
 from .style import COLOURS, INK, new_figure, quiet
 
-__all__ = [
-    "evenly_moved",
-    "frame_limits",
-    "latent_scatter",
-    "point_frames",
-    "point_panels",
-    "principal_plane",
-]
-
 _FRAME_INCHES = 3.2  # at 150 dots per inch a multiple of 16 dots, which video needs
 
 

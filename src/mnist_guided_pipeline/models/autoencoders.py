@@ -27,8 +27,6 @@ from torch import Tensor, nn
 
 from .layers import Network, check_image_shape
 
-__all__ = ["ConvVAE", "LatentGaussian", "MLPVAE"]
-
 
 class LatentGaussian(DiagonalGaussianDistribution):
     """A diagonal Gaussian over latents of any shape; diffusers' own sums its KL over images only."""

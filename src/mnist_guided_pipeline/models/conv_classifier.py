@@ -24,8 +24,6 @@ from torch import Tensor, nn
 
 from .layers import ClassifierOutput, Network, SignalGate, TimeEmbedding, check_patches, check_sample
 
-__all__ = ["ConvClassifier"]
-
 
 class _ResidualBlock(nn.Module):
     """Two convolutions, the second after adaptive group normalisation, added to their input."""

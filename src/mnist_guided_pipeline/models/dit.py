@@ -24,8 +24,6 @@ from torch import Tensor, nn
 
 from .layers import Denoiser, TimeEmbedding, check_patches
 
-__all__ = ["DiTDenoiser", "patchify", "unpatchify"]
-
 
 def patchify(sample: Tensor, patch_size: int) -> Tensor:
     """Cut samples (B, C, H, W) into tokens (B, H/p * W/p, C * p * p), row by row."""

@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from .layers import Denoiser, TimeEmbedding, check_patches
 
-__all__ = ["FiLMConvDenoiser"]
-
 _GROUPS = 8
 
 

@@ -24,8 +24,6 @@ from torch import Tensor, nn
 
 from .layers import Network, check_image_shape
 
-__all__ = ["GANDiscriminator", "GANDiscriminatorOutput", "GANGenerator", "GANGeneratorOutput"]
-
 
 @dataclass
 class GANGeneratorOutput(BaseOutput):

@@ -17,19 +17,6 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-__all__ = [
-    "ClassifierOutput",
-    "Denoiser",
-    "DenoiserOutput",
-    "Network",
-    "SignalGate",
-    "TimeEmbedding",
-    "check_image_shape",
-    "check_patches",
-    "check_sample",
-    "embed_labels",
-]
-
 
 @dataclass
 class DenoiserOutput(BaseOutput):

@@ -34,8 +34,6 @@ from torch import Tensor, nn
 
 from .layers import ClassifierOutput, DenoiserOutput, Network
 
-__all__ = ["MixtureClassifier", "MixtureDenoiser"]
-
 _PRECONDITIONED = ("edm", "arctan")
 
 

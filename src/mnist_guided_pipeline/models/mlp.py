@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from .layers import ClassifierOutput, Denoiser, Network
 
-__all__ = ["MLPClassifier", "MLPDenoiser"]
-
 
 class _TimeConditionedMLP(nn.Module):
     """Flattened sample and sinusoidal timestep embedding (and extra features) through a two-layer SiLU network."""

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from .layers import Denoiser
 
-__all__ = ["PointDenoiser"]
-
 
 class _Block(nn.Module):
     """``h + f(h)``, where f is three linear layers with a GELU each."""

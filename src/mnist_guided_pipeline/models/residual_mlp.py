@@ -22,13 +22,6 @@ from torch import Tensor, nn
 
 from .layers import ClassifierOutput, Denoiser, DenoiserOutput, Network, SignalGate, TimeEmbedding
 
-__all__ = [
-    "GatedResidualMLPDenoiser",
-    "PosteriorResidualMLPDenoiser",
-    "ResidualMLPClassifier",
-    "ResidualMLPDenoiser",
-]
-
 
 class _Block(nn.Module):
     """``h + gate * W2 silu(W1 (norm(h) * (1 + scale) + shift))`` with shift, scale, gate from the condition."""

@@ -22,8 +22,6 @@ from torch import Tensor, nn
 
 from .layers import Denoiser, TimeEmbedding, check_patches
 
-__all__ = ["UNetDenoiser"]
-
 _GROUPS = 8
 
 

@@ -13,17 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "check_choice",
-    "check_count",
-    "check_interval",
-    "check_falling",
-    "check_number",
-    "excluded_classes",
-    "parse_scales",
-    "resolve_labels",
-]
-
 
 def check_count(name: str, value: Any) -> int:
     """An integer of at least 1, of Python, NumPy or torch."""

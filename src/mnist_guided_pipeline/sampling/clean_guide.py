@@ -21,8 +21,6 @@ from .networks import is_conditional, needs_posterior, null_label, predict, samp
 from .noise import NoiseLevel, per_sample, predicted_x0, training_levels
 from .schedulers import describe_noise
 
-__all__ = ["CleanClassifierGuide", "CleanGuideOutput"]
-
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow's mode L has them
 
 

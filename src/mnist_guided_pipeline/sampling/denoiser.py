@@ -62,8 +62,6 @@ from .schedulers import (
     scheduler_schedule,
 )
 
-__all__ = ["GuidedDenoiser", "Seen", "network_levels", "see"]
-
 
 class Seen(NamedTuple):
     """What the networks see of a step.

@@ -48,18 +48,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = [
-    "class_log_likelihood",
-    "classifier_score",
-    "extrapolated_prediction",
-    "guidance_factor",
-    "guided_prediction",
-    "has_signal",
-    "in_interval",
-    "read_and_score",
-    "rescaled_prediction",
-]
-
 _MIN_ALPHA = 5e-3
 _MIN_FLOW_ALPHA = 2e-2
 

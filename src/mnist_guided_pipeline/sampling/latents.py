@@ -12,8 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["denormalise", "latent_scale", "normalise"]
-
 
 def normalise(latents: Tensor, vae_config: Any) -> Tensor:
     """VAE latents (B, C, ...) to latents of zero mean and unit variance a channel."""

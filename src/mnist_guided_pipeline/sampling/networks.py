@@ -23,18 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "arguments_for",
-    "describe_classes",
-    "is_conditional",
-    "needs_posterior",
-    "null_label",
-    "num_classes",
-    "predict",
-    "predicts_variance",
-    "sample_shape",
-]
-
 
 def sample_shape(denoiser: Any) -> tuple[int, ...]:
     """The shape of one sample, (D,) or (channels, height, width).

@@ -36,22 +36,6 @@ from torch import Tensor
 
 from .schedulers import scheduler_family
 
-__all__ = [
-    "NoiseLevel",
-    "PREDICTION_TYPES",
-    "add_noise",
-    "levels_at",
-    "noise_level",
-    "per_sample",
-    "predicted_epsilon",
-    "predicted_x0",
-    "prediction_target",
-    "preserving_equivalent",
-    "preserving_levels",
-    "step_index",
-    "training_levels",
-]
-
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
 _LARGEST_RATIO = 200.0  # alpha = 0.005, below which nothing is guided either

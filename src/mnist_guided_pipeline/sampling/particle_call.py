@@ -16,8 +16,6 @@ from .noise import NoiseLevel, noise_level
 from .particles import Particles, path_scale
 from .schedulers import scheduler_schedule
 
-__all__ = ["ParticleCall", "check_particles"]
-
 _MOST_ROWS = 8192
 """Rows that are drawn at a time, unless one sample has more particles."""
 

@@ -37,8 +37,6 @@ from torch import Tensor
 
 from .noise import NoiseLevel, per_sample
 
-__all__ = ["Particles", "effective_sample_size", "log_kernel_ratio", "path_scale", "systematic_resampling"]
-
 _RESAMPLE_BELOW = 0.5  # of the particles of a group
 _PATH_RATIO = 0.5
 

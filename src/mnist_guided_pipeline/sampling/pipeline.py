@@ -43,8 +43,6 @@ from .schedulers import (
     trained_range,
 )
 
-__all__ = ["ClassifierGuidedLatentPipeline"]
-
 logger = logging.get_logger(__name__)
 
 _DECODE_BATCH = 500

@@ -26,22 +26,6 @@ import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from torch import Tensor
 
-__all__ = [
-    "SUPPORTED",
-    "SchedulerSupport",
-    "build_scheduler",
-    "check_scheduler",
-    "check_steps",
-    "compatible_schedulers",
-    "describe_noise",
-    "find_support",
-    "preserving_table",
-    "scheduler_family",
-    "scheduler_prediction_type",
-    "scheduler_schedule",
-    "trained_range",
-]
-
 
 class SchedulerSupport(NamedTuple):
     """One row of the table.

@@ -18,8 +18,6 @@ from .places import public_name
 from .probe import check_label_effect
 from .strict import check_fit, known_class, read_json
 
-__all__ = ["assemble_pipeline", "keep_recipes", "training_scheduler"]
-
 Folder = str | os.PathLike[str]
 
 

@@ -16,18 +16,6 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-__all__ = [
-    "MANIFEST",
-    "IntegrityError",
-    "atomic_folder",
-    "atomic_write",
-    "read_manifest",
-    "standing_folder",
-    "verify_manifest",
-    "write_listed",
-    "write_manifest",
-]
-
 MANIFEST = "manifest.json"
 
 

@@ -15,8 +15,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PICTURE", "render_model_card"]
-
 PICTURE = "samples.png"
 """The picture beside the card, such as ``mnist-guided generate`` writes."""
 

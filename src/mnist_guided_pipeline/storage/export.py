@@ -21,8 +21,6 @@ from .card import PICTURE
 from .pipelines import ClassifierGuidedLatentPipeline
 from .strict import PACKAGE, REMOTE_CODE, check_pipeline, installed_names, read_json
 
-__all__ = ["export_pipeline", "export_space", "remote_modules"]
-
 _PACKAGE = Path(__file__).parents[1]
 _SAMPLING = _PACKAGE / "sampling"
 _EXTRAS = ("demo", "plots")
@@ -135,9 +133,4 @@ def network_code(class_name: str) -> tuple[str, str]:
         raise ValueError(f"{file.name} has {needed[0].strip()!r}, so {class_name} cannot go alone.")
     future = "from __future__ import annotations\n"
     head, _, body = source.partition(future)
-    return file.name, f"{head}{future}{_without_all(layers.partition(future)[2])}{body}"
-
-
-def _without_all(source: str) -> str:
-    """A module's code without its ``__all__``, which would hide that of the module it is put into."""
-    return re.sub(r"^__all__ = \[[^\]]*\]\n", "", source, flags=re.MULTILINE)
+    return file.name, f"{head}{future}{layers.partition(future)[2]}{body}"

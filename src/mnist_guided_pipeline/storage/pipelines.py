@@ -34,8 +34,6 @@ from .strict import (
     weight_files,
 )
 
-__all__ = ["ClassifierGuidedLatentPipeline", "load_default", "load_network"]
-
 logger = logging.get_logger(__name__)
 
 # diffusers then names the package, and not the module, as the home of a saved network

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from .atomic import standing_folder
 
-__all__ = ["find_folder", "public_name"]
-
 
 def find_folder(name: str | os.PathLike[str], argument: str = "") -> Path | None:
     """The folder of that name; None for what only the Hub can have, such as ``user/name``.

@@ -14,8 +14,6 @@ import torch
 
 from ..sampling.networks import null_label, num_classes, predict, sample_shape
 
-__all__ = ["check_label_effect"]
-
 _ROUNDING = 1e-5
 """Largest difference, relative to the outputs, that the order of additions in a batch can make in float32."""
 

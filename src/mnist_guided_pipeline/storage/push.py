@@ -16,8 +16,6 @@ from typing import Protocol, TypeVar
 from .atomic import MANIFEST, atomic_write, verify_manifest, write_manifest
 from .strict import read_json
 
-__all__ = ["finish_push", "model_files", "open_repo", "push_folder", "save_result", "start_push"]
-
 Result = TypeVar("Result")
 
 _BESIDE = ("README.md", "train_config.json", "metrics.json", MANIFEST)

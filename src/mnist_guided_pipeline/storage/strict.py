@@ -28,20 +28,6 @@ from ..sampling.networks import num_classes, sample_shape
 from ..sampling.schedulers import check_scheduler, preserving_table
 from .atomic import IntegrityError, verify_manifest
 
-__all__ = [
-    "PACKAGE",
-    "REMOTE_CODE",
-    "check_fit",
-    "check_listed",
-    "check_network",
-    "check_pipeline",
-    "check_role",
-    "installed_names",
-    "known_class",
-    "read_json",
-    "weight_files",
-]
-
 logger = logging.get_logger(__name__)
 
 PACKAGE = "mnist_guided_pipeline"

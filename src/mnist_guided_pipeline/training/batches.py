@@ -23,8 +23,6 @@ from torch import Tensor
 
 from ..seeding import keyed_generator
 
-__all__ = ["Batches", "Draw", "Prepare", "TrainingStream"]
-
 Draw = Callable[[Tensor, torch.Generator], Sequence[Tensor]]
 """From the examples int64 (global_batch_size,) and the generator of one update to tensors (global_batch_size, ...)."""
 

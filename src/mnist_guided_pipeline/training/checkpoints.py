@@ -25,16 +25,6 @@ from torch import Tensor, nn
 
 from ..storage.atomic import IntegrityError, atomic_folder, verify_manifest
 
-__all__ = [
-    "NonFiniteError",
-    "TrainingState",
-    "averaged_weights",
-    "checkpoint_folders",
-    "make_ema",
-    "newest_checkpoint",
-    "update_of",
-]
-
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"checkpoint-(\d+)")

@@ -22,21 +22,6 @@ from ..data.points import check_point_set, is_point_set
 from ..storage.places import find_folder
 from .checkpoints import checkpoint_folders
 
-__all__ = [
-    "AdversarialConfig",
-    "ClassifierConfig",
-    "CommonConfig",
-    "DecoderConfig",
-    "DenoiserConfig",
-    "GANConfig",
-    "JudgeConfig",
-    "LatentTrainingConfig",
-    "PairConfig",
-    "TrainingConfig",
-    "VAEConfig",
-    "parse",
-]
-
 Config = TypeVar("Config", bound="TrainingConfig")
 
 _RETIRED = ("torch_compile",)

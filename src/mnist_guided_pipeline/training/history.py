@@ -17,16 +17,6 @@ from torch import Tensor
 
 from ..storage.atomic import atomic_write
 
-__all__ = [
-    "HISTORY_FILE",
-    "HistoryTracker",
-    "log_images",
-    "read_history",
-    "start_trackers",
-    "takes_images",
-    "training_seconds",
-]
-
 HISTORY_FILE = "history.jsonl"
 
 

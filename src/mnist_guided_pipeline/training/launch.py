@@ -29,16 +29,6 @@ from .checkpoints import NonFiniteError
 from .config import AdversarialConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
 from .history import HistoryTracker
 
-__all__ = [
-    "check_all_seen",
-    "end",
-    "launch",
-    "load_splits",
-    "make_accelerator",
-    "make_network",
-    "plain_errors",
-]
-
 Config = TypeVar("Config", bound=TrainingConfig)
 
 

@@ -9,16 +9,6 @@ from torch import Tensor
 from ..sampling.guidance import class_log_likelihood, guidance_factor, guided_prediction
 from ..sampling.noise import NoiseLevel
 
-__all__ = [
-    "denoising_loss",
-    "discriminator_loss",
-    "generator_loss",
-    "guided_denoising_loss",
-    "min_snr_weight",
-    "r1_penalty",
-    "reconstruction_loss",
-]
-
 _FULL_WEIGHT_ALPHA = 0.02  # below this the factor 1/alpha of the rule is taken out of the loss again
 
 

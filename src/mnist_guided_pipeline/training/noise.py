@@ -23,8 +23,6 @@ from ..sampling.noise import NoiseLevel, levels_at, training_levels
 from ..sampling.schedulers import describe_noise, scheduler_schedule
 from .config import LatentTrainingConfig
 
-__all__ = ["MAX_TERMINAL_SIGNAL", "MIN_EPSILON_SIGNAL", "TrainingNoise", "noise_scheduler"]
-
 MAX_TERMINAL_SIGNAL = 0.01
 """Largest ``abar_T`` without a warning: the share of the signal's variance that is left at the last timestep."""
 

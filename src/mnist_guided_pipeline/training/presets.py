@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 from .config import ClassifierConfig, DecoderConfig, DenoiserConfig, GANConfig, PairConfig, VAEConfig
 
-__all__ = ["AUTOENCODER_PRESETS", "GAN_PRESETS", "PRESETS", "Preset"]
-
 
 class Preset(NamedTuple):
     """Settings of a whole pipeline; ``output_dir`` and paths between the steps are filled in by the script.

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from ..sampling.denoiser import GuidedDenoiser
 from ..sampling.schedulers import build_scheduler
 
-__all__ = ["VisitedStates", "roll_out"]
-
 _EARLIEST_START = 0.88  # of the training timesteps, where the first step of a rollout may lie
 
 

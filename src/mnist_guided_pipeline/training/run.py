@@ -49,8 +49,6 @@ from .checkpoints import (
 from .config import TrainingConfig
 from .history import log_images, start_trackers
 
-__all__ = ["FiniteWatch", "Learner", "Run", "StopRequest"]
-
 _LOG_EVERY = 50
 """Updates between two readings of loss and speed."""
 
