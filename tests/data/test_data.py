@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Features, Image, Value
 from PIL import Image as PILImage
+from pyarrow import parquet
 
 from conftest import FEATURES, write_split
 from mnist_guided_pipeline.data import images as data
@@ -215,15 +216,16 @@ class TestRefusals:
                     continue
                 assert decoded == expected
 
-    def test_no_rows(self, tmp_path):
-        write_split(tmp_path, "train", [], [])
+    @pytest.mark.parametrize("row_groups", [0, 1])
+    def test_no_rows(self, tmp_path, row_groups):
+        with parquet.ParquetWriter(tmp_path / "train.parquet", FEATURES.arrow_schema) as file:
+            for _ in range(row_groups):
+                file.write_table(FEATURES.arrow_schema.empty_table())
         self.refuses(r"the split is empty", tmp_path)
 
 
 def declare_class_labels(folder):
     """Say in the file's own metadata that its labels are classes, as a faulty exporter would; the values stay."""
-    import pyarrow.parquet as parquet
-
     (file,) = folder.rglob("*.parquet")
     table = parquet.read_table(file)
     parquet.write_table(table.replace_schema_metadata(FEATURES.arrow_schema.metadata), file)

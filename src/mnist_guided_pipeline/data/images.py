@@ -159,7 +159,7 @@ def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> An
     except Exception as error:
         if isinstance(error, ValueError) and "Unknown split" in str(error):
             reason = f"it has no split {split!r}; it has {', '.join(get_dataset_split_names(name, config))}."
-        elif isinstance(error, ValueError) and "corresponds to no data" in str(error):
+        elif "corresponds to no data" in str(error) or "BatchSize must be greater than 0" in str(error.__cause__):
             reason = "the split is empty."
         elif is_folder:
             reason = "the folder must hold parquet files named train-*.parquet and test-*.parquet, as on the Hub."

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
@@ -92,9 +93,9 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     def __init__(
         self,
         vae: Any | None,
-        denoiser: Any,
+        denoiser: torch.nn.Module,
         classifier: Any | None,
-        scheduler: Any,
+        scheduler: SchedulerMixin,
         weak_denoiser: Any | None = None,
         id2label: dict[Any, str] | None = None,
         training_noise: dict[str, Any] | None = None,
