@@ -1,7 +1,7 @@
 """Pipelines and training runs of a few weights, every part of them real."""
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DModel
 from torch.nn import functional
 
 import mnist_guided_pipeline as mgp
@@ -9,6 +9,10 @@ from mnist_guided_pipeline.training.checkpoints import TrainingState, make_ema
 
 Pipeline = mgp.ClassifierGuidedLatentPipeline
 NOISE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "clip_sample": False}
+UNET = {
+    **{"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1},
+    **{"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2},
+}
 SETTINGS = {"learning_rate": 1e-2, "train_batch_size": 4, "output_dir": "here"}
 
 
@@ -29,9 +33,27 @@ def make(seed: int = 0, **parts) -> Pipeline:
     return Pipeline(**{**networks, **parts})
 
 
+def seeds(*values: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(value) for value in values]
+
+
+def shaken(network: torch.nn.Module) -> torch.nn.Module:
+    """All weights random, so that no zero initialisation hides a path."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+def unet(channels: int = 1, size: int = 8, **options) -> UNet2DModel:
+    """A small network of diffusers, shaken."""
+    return shaken(UNet2DModel(size, channels, channels, **UNET, **options))
+
+
 def images(pipe: Pipeline) -> torch.Tensor:
     pipe.set_progress_bar_config(disable=True)
-    return pipe([3, 7], generator=torch.Generator().manual_seed(0), output_type="pt").images
+    return pipe([3, 7], generator=seeds(0)[0], output_type="pt").images
 
 
 class Run:

@@ -4,13 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, EDMEulerScheduler, UNet2DModel
+from diffusers import AutoencoderKL, DDIMScheduler, EDMEulerScheduler
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.evaluation.oracle import PLANE, even_noise, exact_pipeline, moment_errors
 from mnist_guided_pipeline.sampling.guidance import classifier_score
+from tiny import seeds, unet
 
 RESNET = {"embedding_size": 4, "hidden_sizes": [4], "depths": [1], "num_labels": 3}
 VIT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "num_labels": 3}
@@ -37,20 +38,6 @@ def image_classifier(kind, channels):
     if kind == "vit":
         return ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, num_channels=channels, **VIT)).eval()
     return ResNetForImageClassification(ResNetConfig(num_channels=channels, **RESNET)).eval()
-
-
-def unet(channels=1, **options):
-    return UNet2DModel(
-        8,
-        channels,
-        channels,
-        block_out_channels=(8,),
-        norm_num_groups=4,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        **options,
-    ).eval()
 
 
 def as_told(pipe, guide, label):
@@ -102,7 +89,7 @@ def test_it_guides_by_any_image_classifier(kind, reads, channels):
     guide = mgp.CleanClassifierGuide(image_classifier(kind, reads), denoiser, None, scheduler)
     pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser, guide, scheduler)
     pipe.set_progress_bar_config(disable=True)
-    start = torch.randn(3, channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(3, channels, 8, 8, generator=seeds(0)[0])
     call = {"latents": start, "num_inference_steps": 2, "output_type": "latent"}
     guided, plain = (pipe([0, 1, 2], guidance_scale=scale, **call).images for scale in (20.0, 0.0))
     assert guided.isfinite().all() and (guided - plain).abs().amax(dim=(1, 2, 3)).min() > 0

@@ -10,13 +10,13 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     HeunDiscreteScheduler,
     KDPM2AncestralDiscreteScheduler,
-    UNet2DModel,
 )
 from torch import nn
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.evaluation.oracle import LINEAR, PLANE, even_noise, exact_pipeline, moment_errors
 from mnist_guided_pipeline.sampling.denoiser import GuidedDenoiser
+from tiny import seeds, unet
 
 KINDS = ["epsilon", "sample", "v_prediction"]
 
@@ -43,7 +43,7 @@ def by_hand(guided, scheduler, latents, steps):
     """The loop that any pipeline runs."""
     scheduler.set_timesteps(steps)
     latents = latents * scheduler.init_noise_sigma
-    generator = {"generator": torch.Generator().manual_seed(0)} if "Ancestral" in type(scheduler).__name__ else {}
+    generator = {"generator": seeds(0)[0]} if "Ancestral" in type(scheduler).__name__ else {}
     for t in scheduler.timesteps:
         prediction = guided(scheduler.scale_model_input(latents, t), t).sample
         latents = scheduler.step(prediction, t, latents, **generator).prev_sample
@@ -61,7 +61,7 @@ def test_pipelines_of_diffusers_draw_the_exact_conditional(pipeline, steps, kind
     pipe.set_progress_bar_config(disable=True)
     kept, step = [], pipe.scheduler.step
     pipe.scheduler.step = lambda *args, **kwargs: kept.append(step(*args, **kwargs)) or kept[-1]
-    pipe(batch_size=2000, num_inference_steps=steps, generator=torch.Generator().manual_seed(0), output_type="np")
+    pipe(batch_size=2000, num_inference_steps=steps, generator=seeds(0)[0], output_type="np")
     samples = kept[-1].prev_sample.flatten(1)
     mean_error, covariance_error = moment_errors(samples.numpy(), *PLANE.moments(label))
     assert mean_error < 0.08 and covariance_error < 0.12  # of 2,000 random samples
@@ -86,7 +86,7 @@ def test_every_kind_of_scheduler_says_its_level_whoever_drives_it(scheduler_clas
         num_images_per_label=16,
         latents=noise,
         num_inference_steps=10,
-        generator=torch.Generator().manual_seed(0),
+        generator=seeds(0)[0],
         output_type="latent",
     ).images
     guided = GuidedDenoiser(pipe.denoiser, pipe.classifier, pipe.scheduler, [1] * 16)
@@ -109,22 +109,12 @@ def test_labels_and_scale_may_be_set_anew():
 
 
 def test_it_answers_as_the_wrapped_denoiser_does():
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-    )
-    classifier = mgp.MLPClassifier(sample_shape=(1, 8, 8), num_classes=3, hidden_size=8)
-    guided = GuidedDenoiser(unet, classifier, DDPMScheduler(**LINEAR, clip_sample=False), [2, 0])
+    network, classifier = unet(), mgp.MLPClassifier(sample_shape=(1, 8, 8), num_classes=3, hidden_size=8)
+    guided = GuidedDenoiser(network, classifier, DDPMScheduler(**LINEAR, clip_sample=False), [2, 0])
     x, t = torch.randn(2, 1, 8, 8), torch.tensor(400)
     output = guided(x, t)
-    assert type(output) is type(unet(x, t)) and not torch.equal(output.sample, unet(x, t).sample)
-    assert guided.config is unet.config and guided.dtype == unet.dtype and guided.device == unet.device
+    assert type(output) is type(network(x, t)) and not torch.equal(output.sample, network(x, t).sample)
+    assert guided.config is network.config and guided.dtype == network.dtype and guided.device == network.device
     half = guided.to(torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert half(x.to(torch.bfloat16), t, return_dict=False)[0].dtype == torch.bfloat16
@@ -134,12 +124,8 @@ def test_it_answers_as_the_wrapped_denoiser_does():
     ("changes", "error", "words"),
     [
         ({"class_labels": [0, 5]}, ValueError, "5 is not a class; the classes are 0 to 1"),
-        ({"guidance_scale": -1.0}, ValueError, "guidance_scale must be finite and at least 0"),
         ({"guidance_scale": [1.0, 2.0, 3.0]}, ValueError, "3,. for 2 labels"),
-        ({"guidance_interval": (2.0, 1.0)}, ValueError, "guidance_interval must be"),
         ({"classifier": None}, ValueError, "there is no classifier"),
-        ({"cfg_scale": 2.0}, ValueError, "not class-conditional"),
-        ({"autoguidance_scale": 2.0}, ValueError, "there is no weak_denoiser"),
         ({"scheduler": DDPMScheduler(clip_sample=True)}, ValueError, "clip_sample=True"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -149,11 +135,7 @@ def test_a_bad_argument_is_named(changes, error, words):
     parts = {"denoiser": pipe.denoiser, "classifier": pipe.classifier, "scheduler": pipe.scheduler}
     with pytest.raises(error, match=words):
         GuidedDenoiser(**{**parts, "class_labels": [0, 1], **changes})
-
-
-def test_labels_for_another_batch_are_refused():
-    pipe = exact_pipeline(PLANE, "DDIMScheduler", "epsilon")
-    guided = GuidedDenoiser(pipe.denoiser, pipe.classifier, pipe.scheduler, [1] * 4)
+    guided = GuidedDenoiser(**parts, class_labels=[1] * 4)
     with pytest.raises(ValueError, match="class_labels are 4, but the batch has 3 samples"):
         guided(even_noise(4, 2)[:3], torch.tensor(500))
 

@@ -25,26 +25,12 @@ from mnist_guided_pipeline.sampling.networks import arguments_for, null_label, n
 from mnist_guided_pipeline.storage.assemble import assemble_pipeline
 from mnist_guided_pipeline.storage.export import export_pipeline
 from mnist_guided_pipeline.storage.pipelines import load_network
+from tiny import NOISE, UNET, seeds, shaken, unet
 from training_runs import make_config, train
 
 SMALL = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
-BLOCKS = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
 CODER = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-NOISE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "clip_sample": False}
 DIT = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 1, "norm_num_groups": 4, "patch_size": 2}
-
-
-def shaken(network):
-    """All weights random, so that no zero initialisation hides a path."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return network.eval()
-
-
-def unet(channels=1, size=8, **options):
-    return shaken(UNet2DModel(size, channels, channels, **SMALL, **BLOCKS, **options))
 
 
 def dit(channels=2, size=8, variance=False, **options):
@@ -66,9 +52,8 @@ def pipeline(denoiser, vae=None, classes=3, **options):
 
 
 def draw(pipe, labels=(0, 1, 2), **call):
-    generators = [torch.Generator().manual_seed(seed) for seed in range(len(labels))]
     call = {"num_inference_steps": 3, "output_type": "pt", "guidance_scale": 5.0, **call}
-    return pipe(list(labels), generator=generators, **call).images
+    return pipe(list(labels), generator=seeds(*range(len(labels))), **call).images
 
 
 DENOISERS = {
@@ -206,12 +191,7 @@ def test_parts_that_do_not_fit_are_refused(tmp_path):
     [
         (
             "UNet2DModel",
-            {
-                **{
-                    name: list(value) if isinstance(value, tuple) else value for name, value in (SMALL | BLOCKS).items()
-                },
-                "num_class_embeds": 11,
-            },
+            {**UNET, "num_class_embeds": 11},
         ),
         ("DiTTransformer2DModel", {**DIT, "num_embeds_ada_norm": 10, "patch_size": 7}),
     ],

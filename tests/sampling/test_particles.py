@@ -1,13 +1,16 @@
-"""Weights on particles against the truth: p(x) p(y | x)^s of Gaussian classes in the plane, summed over a fine grid."""
+"""Weighted particles against the truth: p(x) p(y | x)^s of classes in the plane, summed over a fine grid."""
 
+import json
 import math
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from mnist_guided_pipeline.sampling import particles
+from mnist_guided_pipeline.evaluation.oracle import PLANE, even_noise, exact_pipeline, tilted_density
+from mnist_guided_pipeline.sampling import particle_call
+from mnist_guided_pipeline.sampling import particles as particles_module
 from mnist_guided_pipeline.sampling.noise import NoiseLevel
 from mnist_guided_pipeline.sampling.particles import (
     Particles,
@@ -16,133 +19,171 @@ from mnist_guided_pipeline.sampling.particles import (
     path_scale,
     systematic_resampling,
 )
+from tiny import seeds
 
-PRIOR = np.array([0.4, 0.35, 0.25])
-MEANS = np.array([[-1.2, 0.0], [1.0, 0.3], [0.1, 1.2]])
-COVARIANCES = np.array([[[0.65, 0.27], [0.27, 0.30]], [[0.48, -0.18], [-0.18, 0.32]], [[0.40, 0.0], [0.0, 0.25]]])
-
-
-def class_densities(x, level):
-    """Log joint densities of x (N, 2) and each class (3, N), and the scores of x in each class (3, 2, N)."""
-    densities, scores = [], []
-    for prior, mean, covariance in zip(PRIOR, MEANS, COVARIANCES, strict=True):
-        covariance = level.alpha**2 * covariance + level.sigma**2 * np.eye(2)
-        offset = (x - torch.tensor(level.alpha * mean, dtype=x.dtype)).T
-        score = -torch.tensor(np.linalg.inv(covariance), dtype=x.dtype) @ offset
-        densities.append(0.5 * (offset * score).sum(0) + math.log(prior) - 0.5 * math.log(np.linalg.det(covariance)))
-        scores.append(score)
-    return torch.stack(densities), torch.stack(scores)
+EXACT = [
+    ("DDPMScheduler", {}),
+    ("EulerAncestralDiscreteScheduler", {}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 1}),
+]
 
 
-def exact(x, level, label):
-    """The score of x, the gradient of log p(label | x) and log p(label | x), in model-input space."""
-    densities, scores = class_densities(x, level)
-    log_probabilities = torch.log_softmax(densities, 0)
-    score = (log_probabilities.exp().unsqueeze(1) * scores).sum(0)
-    return score.T, (scores[label] - score).T, log_probabilities[label]
+def pipeline(name="DDPMScheduler", options=(), kind="v_prediction", **more):
+    pipe = exact_pipeline(
+        PLANE, name, kind if name != "EulerAncestralDiscreteScheduler" else "epsilon", **dict(options), **more
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
-@cache
-def truth(label, scale):
-    """Mean and covariance of p(x) p(label | x)^scale."""
-    axis = torch.linspace(-6, 6, 601, dtype=torch.float64)
-    x = torch.cartesian_prod(axis, axis)
-    densities, _ = class_densities(x, NoiseLevel(1.0, 0.0))
-    log_target = torch.logsumexp(densities, 0) + scale * torch.log_softmax(densities, 0)[label]
-    return moments(x, log_target)
+def draw(pipe, labels, num_particles=4, **call):
+    call = {"guidance_scale": 2.0, "num_inference_steps": 6, "output_type": "latent", **call}
+    return pipe(labels, num_particles=num_particles, **call).images
 
 
-def moments(x, log_weights):
-    weights = torch.softmax(log_weights.double(), 0)
-    mean = weights @ x.double()
-    offset = x - mean
-    return mean, (weights.unsqueeze(1) * offset).T @ offset
+def moments(points, weights):
+    mean = weights @ points
+    return mean, (weights[:, None] * (points - mean)).T @ (points - mean)
 
 
-def errors(found, label, scale):
-    """Largest error of the mean in standard deviations, and of the covariance relative to its norm."""
-    mean, covariance = truth(label, scale)
+def errors(samples, scale, told=False, weights=None):
+    """Largest error of the mean in standard deviations, and of the covariance relative to its norm.
+
+    The truth is p(x) p(1 | x)^scale, or p(x | 1) p(1 | x)^scale where ``told``.
+    """
+    mean, covariance = moments(*map(torch.from_numpy, tilted_density(scale, 1, told)))
+    weights = torch.full((len(samples),), 1 / len(samples)).double() if weights is None else weights
+    found = moments(samples.double(), weights)
     mean_error = ((found[0] - mean).abs() / covariance.diagonal().sqrt()).max()
-    return np.array([float(mean_error), float((found[1] - covariance).norm() / covariance.norm())])
+    return float(mean_error), float((found[1] - covariance).norm() / covariance.norm())
 
 
-def draw(label, scale, steps, count, seed=0, groups=1, weighted=True):
-    """The reverse process with exact scores: samples (groups * count, 2), and the particles they are."""
-    generator = torch.Generator().manual_seed(seed)
-    ratios = np.geomspace(40.0, 0.01, steps)
-    particles = Particles(groups, count)
-    x = torch.randn(groups * count, 2, generator=generator)
-    for ratio, after in zip(ratios, [*ratios[1:], 0.0], strict=True):
-        level = NoiseLevel(1.0 / math.hypot(1.0, ratio), ratio / math.hypot(1.0, ratio))
-        score, gradient, log_likelihood = exact(x, level, label)
-        now = path_scale(scale, ratio, ratios[-1]) if weighted else scale
-        offsets = torch.rand(groups, generator=generator)
-        if weighted:
-            particles.weigh(x, level, now, log_likelihood)
-            rows = particles.resample(offsets)
-            x, score, gradient, log_likelihood = (each[rows] for each in (x, score, gradient, log_likelihood))
-        x0 = (x + level.sigma**2 * (score + now * gradient)) / level.alpha
-        if weighted:
-            particles.leave(x, level, now, log_likelihood, gradient, x0)
-        keep = (after / ratio) ** 2
-        noise = torch.randn(x.shape, generator=generator)
-        x = keep * x / level.alpha + (1 - keep) * x0 + after * math.sqrt(1 - keep) * noise
-        x = x / math.hypot(1.0, after)
-    return x, particles
+@pytest.mark.parametrize(
+    ("name", "options", "scale", "told"),
+    [*((*each, 3.0, False) for each in EXACT), (*EXACT[0], 0.5, False), (*EXACT[0], 2.0, True)],
+)
+def test_samples_are_of_the_density_to_that_power(name, options, scale, told):
+    pipe = pipeline(name, options, conditional=told)
+    call = {"guidance_scale": scale, "num_inference_steps": 60, "generator": torch.Generator().manual_seed(0)}
+    weighted, plain = (errors(draw(pipe, [1] * 1500, count, **call), scale, told) for count in (16, 1))
+    assert weighted[0] < 0.1 and weighted[1] < 0.15  # of 1,500 random samples
+    assert math.hypot(*weighted) < 0.6 * math.hypot(*plain)
 
 
-def drawn_errors(label, scale, steps, count, seed=0, weighted=True):
-    x, particles = draw(label, scale, steps, count, seed, weighted=weighted)
-    return errors(moments(x, particles.log_weights.flatten()), label, scale)
-
-
-@pytest.mark.parametrize("label", [0, 1, 2])
-@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
-def test_every_class_is_exact(scale, label):
-    mean_error, covariance_error = drawn_errors(label, scale, 400, 20_000 if (scale, label) == (2.0, 2) else 5_000)
-    assert mean_error < 0.06
-    assert covariance_error < 0.1
-
-
-@pytest.mark.parametrize("label", [0, 1, 2])
-def test_a_large_scale_keeps_a_third_of_the_error_of_plain_guidance_at_most(label):
-    weighted, plain = (
-        drawn_errors(label, 4.0, 400, 20_000 if label == 2 else 5_000, weighted=each) for each in (True, False)
+@pytest.mark.parametrize(("name", "options"), EXACT, ids=[name for name, _ in EXACT])
+def test_at_scale_one_they_are_the_rows_of_the_unweighted_sampler_bit_for_bit(name, options):
+    pipe, rows = pipeline(name, options), []
+    draw(
+        pipe,
+        [0, 1],
+        3,
+        guidance_scale=1.0,
+        generator=seeds(0, 1),
+        callback_on_step_end=lambda p, i, t, x: rows.append(x["latents"]) or {},
     )
-    assert weighted[0] < min(0.1, plain[0] / 3)
-    assert weighted[1] < 0.07
-    assert np.linalg.norm(weighted) < np.linalg.norm(plain) / 3
+    each = [generator for generator in seeds(0, 1) for _ in range(3)]
+    plain = draw(pipe, [0, 0, 0, 1, 1, 1], 1, guidance_scale=1.0, generator=each)
+    assert torch.equal(rows[-1], plain)
 
 
-def test_the_error_falls_with_more_steps():
-    coarse, middle, fine = (
-        np.mean([drawn_errors(2, 4.0, steps, 4000, seed) for seed in range(3)], axis=0) for steps in (12, 50, 200)
+@pytest.mark.parametrize(
+    "cases", [[(5, 4000), (10, 4000), (20, 4000)], [(40, 64), (40, 4000)]], ids=["steps", "particles"]
+)
+def test_the_error_falls_with_more_of(cases, monkeypatch):
+    ends, picked = [], particle_call.ParticleCall.picked
+
+    def kept(particles, latents):
+        ends.append(errors(latents, 4.0, weights=torch.softmax(particles.log_weights.double().flatten(), 0)))
+        return picked(particles, latents)
+
+    monkeypatch.setattr(particle_call.ParticleCall, "picked", kept)
+    for steps, count in cases:
+        for generator in seeds(0, 1, 2):
+            draw(pipeline(), [1], count, guidance_scale=4.0, num_inference_steps=steps, generator=generator)
+    found = np.hypot(*np.array(ends).T).reshape(len(cases), 3).mean(axis=1)
+    assert (found[1:] < 0.5 * found[:-1]).all()
+
+
+def test_a_sample_does_not_depend_on_its_batch_nor_on_how_it_is_split(monkeypatch):
+    pipe, labels = pipeline(), [0, 1, 1, 0]
+    whole = draw(pipe, labels, generator=seeds(0, 1, 2, 3))
+    parts = [draw(pipe, [labels[i] for i in part], generator=seeds(*part)) for part in ([0], [1, 2, 3])]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-6, atol=1e-6)
+    monkeypatch.setattr(particle_call, "_MOST_ROWS", 8)
+    assert particle_call.ParticleCall.groups_at_a_time(4) == 2
+    scales = {"guidance_scale": [0.5, 1.0, 2.0, 4.0]}
+    split = draw(pipe, labels, generator=seeds(0, 1, 2, 3), **scales)
+    monkeypatch.undo()
+    torch.testing.assert_close(split, draw(pipe, labels, generator=seeds(0, 1, 2, 3), **scales), rtol=1e-6, atol=1e-6)
+
+
+def test_samples_of_a_batch_are_independent():
+    found = draw(pipeline(), [1] * 2000, 4, num_inference_steps=20, generator=torch.Generator().manual_seed(0)).numpy()
+    assert np.abs(np.corrcoef(found[:-1].T, found[1:].T)[:2, 2:]).max() < 0.08
+
+
+def test_resampling_takes_no_number_from_the_calls_generator():
+    pipe, left = pipeline(), []
+    for scale in (1.0, 4.0):
+        (generator,) = seeds(0)
+        draw(pipe, [1], generator=generator, guidance_scale=scale)
+        left.append(generator.get_state())
+    assert torch.equal(*left)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"guidance_interval": (0.1, 2.0)},
+        {"classifier_temperature": 2.0},
+        {"guidance_scale": [0.0, 5.0]},
+        {"guidance_scale": 0.0},
+        {"latents": even_noise(8, 2)},
+    ],
+    ids=str,
+)
+def test_it_goes_with_the_other_arguments(call):
+    plain, weighted = (draw(pipeline(), [0, 1], generator=seeds(0, 1), **call) for _ in range(2))
+    assert torch.equal(plain, weighted) and weighted.shape == (2, 2) and weighted.isfinite().all()
+
+
+def test_not_this_class_is_the_other_one():
+    by_label = draw(pipeline(), [1], num_images_per_label=3, generator=seeds(0, 1, 2))
+    excluded = draw(pipeline(), None, num_images_per_label=3, negative_class_labels=[0], generator=seeds(0, 1, 2))
+    torch.testing.assert_close(excluded, by_label, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "message"),
+    [
+        ("DDIMScheduler", {}, "DDIMScheduler with its settings is none. Use DDPMScheduler"),
+        ("DPMSolverMultistepScheduler", {}, "algorithm_type='sde-dpmsolver.*' and solver_order=1"),
+        ("HeunDiscreteScheduler", {}, "reverse process"),
+        ("DDPMScheduler", {"class_labels": None}, "weighs by the wanted class"),
+        ("DDPMScheduler", {"cfg_scale": 2.0}, "cfg_scale is 2.0, for which particles have no weights"),
+        ("DDPMScheduler", {"guidance_rescale": 0.5}, "guidance_rescale is 0.5"),
+        ("DDPMScheduler", {"num_particles": 0}, "num_particles must be an integer of at least 1"),
+        ("DDPMScheduler", {"generator": seeds(0)}, "generator is a list of 1, but 2 samples"),
+        ("DDPMScheduler", {"latents": torch.zeros(2, 2)}, r"latents must have shape \(8, 2\)"),
+    ],
+)
+def test_what_has_no_such_rule_is_refused_by_name(name, call, message):
+    call = {"class_labels": [0, 1], "num_particles": 4, "output_type": "latent", **call}
+    pipe = pipeline(name, conditional=call.get("cfg_scale") == 2.0)
+    with pytest.raises(ValueError, match=message):
+        pipe(**call)
+
+
+def test_the_study_of_scales_files_errors_and_draws(typed, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    few = ["--num_samples", 60, "--num_particles", 4, "--num_inference_steps", 10, "--guidance_scale", 1, 3]
+    typed("study", "scales", *few, "--output", tmp_path / "metrics.json", "--figure", tmp_path / "scales.png")
+    assert "particles covariance error" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "metrics.json").read_text())["runs"]["study-scales"]["figures"]["rows"]
+    assert (
+        len(rows) == 4 and rows["s = 3, class 1"]["plain_mean_error"] > rows["s = 3, class 1"]["particles_mean_error"]
     )
-    assert (middle < 0.7 * coarse).all()
-    assert (fine < 0.7 * middle).all()
-
-
-def test_the_error_falls_with_more_particles():
-    few, many = (np.mean([drawn_errors(2, 2.0, 100, count, seed) for seed in range(6)], axis=0) for count in (64, 4096))
-    assert (many < few / 2).all()
-
-
-def test_scale_one_is_the_unweighted_sampler_bit_for_bit():
-    plain, _ = draw(1, 1.0, 20, 64, weighted=False)
-    weighted, particles = draw(1, 1.0, 20, 64)
-    assert torch.equal(weighted, plain)
-    assert not particles.log_weights.any()
-
-
-def test_one_sample_of_a_group_is_one_of_its_particles_by_weight():
-    """Many small groups: what is picked from them has the moments of the target, and groups are independent."""
-    x, particles = draw(1, 2.0, 50, 16, groups=4000)
-    rows = particles.pick(torch.rand(4000, generator=torch.Generator().manual_seed(1)))
-    assert torch.equal(rows // 16, torch.arange(4000))
-    picked = x[rows]
-    assert errors(moments(picked, torch.zeros(4000)), 1, 2.0)[0] < 0.15
-    neighbours = np.corrcoef(picked[:-1].T.numpy(), picked[1:].T.numpy())[:2, 2:]
-    assert np.abs(neighbours).max() < 0.06
+    assert (tmp_path / "scales.png").stat().st_size > 10_000
 
 
 def step_and_weight(scale, change, alpha, seed=0, count=20_000):
@@ -265,7 +306,7 @@ MUTATIONS = {
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_wrong_weight_of_a_step_is_seen(monkeypatch, mutation):
     """What the test of small steps says if the weight is wrong in one of the ways in which one gets it wrong."""
-    monkeypatch.setattr(particles, "log_kernel_ratio", partial(MUTATIONS[mutation], log_kernel_ratio))
+    monkeypatch.setattr(particles_module, "log_kernel_ratio", partial(MUTATIONS[mutation], log_kernel_ratio))
     weights, expected = step_and_weight(2.0, 1e-4, 0.3)
     assert abs(weights.mean() - expected) > 0.5 * expected
 
@@ -275,4 +316,3 @@ def test_a_base_of_the_wrong_sign_is_seen(monkeypatch):
     monkeypatch.setattr(Particles.__init__, "__defaults__", (-1.0,))
     weights, expected = step_and_weight(2.0, 1e-4, 0.3)
     assert abs(weights.mean() - expected) > 0.5 * expected
-    assert drawn_errors(2, 2.0, 60, 4000).sum() > 0.3  # and 0.18 as it is

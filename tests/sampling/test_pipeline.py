@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import io
-import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 import mnist_guided_pipeline as mgp
@@ -24,13 +23,10 @@ from mnist_guided_pipeline.evaluation.oracle import (
 )
 from mnist_guided_pipeline.sampling.noise import noise_level
 from mnist_guided_pipeline.sampling.schedulers import SUPPORTED
+from tiny import seeds
 
 ODE = ["DDIM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete"]
 SDE = ["DDPM", "EulerAncestralDiscrete", "KDPM2AncestralDiscrete", "LCM"]
-
-
-def seeds(*values: int):
-    return [torch.Generator().manual_seed(value) for value in values]
 
 
 def tiny(
@@ -423,88 +419,9 @@ class TestLoop:
         assert all(torch.equal(value, before[name]) for name, value in pipe.classifier.state_dict().items())
 
 
-class TestSaving:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def folder(cls, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("pipe")
-        pipe = tiny("EulerDiscrete", "v_prediction", vae=True)
-        pipe.register_to_config(sampling_defaults={"guidance_scale": 3.0, "num_inference_steps": 4})
-        pipe.save_pretrained(folder)
-        return folder
-
-    @staticmethod
-    def images(pipe):
-        pipe.set_progress_bar_config(disable=True)
-        return pipe([3, "digit 5"], generator=seeds(0)[0], output_type="pt").images
-
-    def test_a_loaded_pipeline_makes_the_same_images(self, folder, tmp_path):
-        # loaded weights are memory-mapped, and matrix products may round otherwise there: compare load with load
-        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder)
-        images = self.images(pipe)
-        pipe.save_pretrained(tmp_path)
-        assert torch.equal(self.images(mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path)), images)
-        made = tiny("EulerDiscrete", "v_prediction", vae=True)
-        made.register_to_config(sampling_defaults=pipe.config.sampling_defaults)
-        torch.testing.assert_close(self.images(made), images, rtol=1e-4, atol=1e-5)
-
-    def test_settings_come_back(self, folder):
-        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder)
-        assert pipe.id2label == {index: f"digit {index}" for index in range(10)}
-        noise = {"law": "preserving", "prediction_type": "v_prediction", "rescale_betas_zero_snr": False, **LINEAR}
-        assert dict(pipe.config.training_noise) == noise
-        assert dict(pipe.config.sampling_defaults) == {"guidance_scale": 3.0, "num_inference_steps": 4}
-        assert type(pipe.scheduler) is EulerDiscreteScheduler
-
-    def test_the_index_names_the_package_and_nothing_is_pickled(self, folder):
-        index = json.loads((folder / "model_index.json").read_text())
-        found = {name: index[name] for name in ("vae", "denoiser", "classifier", "scheduler", "weak_denoiser")}
-        assert found == {
-            "vae": ["mnist_guided_pipeline", "MLPVAE"],
-            "denoiser": ["mnist_guided_pipeline", "MLPDenoiser"],
-            "classifier": ["mnist_guided_pipeline", "MLPClassifier"],
-            "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-            "weak_denoiser": [None, None],
-        }
-        assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".json", ".safetensors"}
-
-    def test_pickled_weights_are_neither_read_nor_written(self, folder, tmp_path):
-        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder)
-        with pytest.raises(ValueError, match="use_safetensors"):
-            mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder, use_safetensors=False)
-        pipe.save_pretrained(tmp_path, safe_serialization=False)
-        weights = tmp_path / "denoiser" / "diffusion_pytorch_model.safetensors"
-        torch.save(pipe.denoiser.state_dict(), weights.with_suffix(".bin"))
-        weights.unlink()
-        with pytest.raises(OSError, match="safetensors"):
-            mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path)
-
-    @pytest.mark.parametrize("missing", ["vae", "classifier"])
-    def test_optional_components_may_be_missing(self, tmp_path, missing):
-        pipe = tiny(vae=missing != "vae")
-        pipe.register_modules(**{missing: None})
-        pipe.save_pretrained(tmp_path)
-        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path)
-        assert getattr(pipe, missing) is None
-        assert torch.isfinite(draw(pipe, None)).all()
-
-    def test_a_component_may_be_left_out_or_replaced(self, folder):
-        other = DDIMScheduler(**LINEAR, clip_sample=False, prediction_type="v_prediction")
-        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder, scheduler=other, classifier=None)
-        assert pipe.scheduler is other and pipe.classifier is None
-        swapped = DDPMScheduler(beta_end=0.5, clip_sample=False, prediction_type="v_prediction")
-        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folder, scheduler=swapped)
-        with pytest.raises(ValueError, match="another noise schedule"):
-            draw(pipe)
-
-
 BAD_INPUTS = [
     ({"class_labels": 10}, ValueError, "class_labels: 10 is not a class"),
-    ({"class_labels": "eleven"}, ValueError, "class_labels: 'eleven' is not a class name"),
-    ({"class_labels": []}, ValueError, "class_labels is empty"),
     ({"class_labels": True}, TypeError, "class_labels must be a class index"),
-    ({"class_labels": 1.5}, TypeError, "class_labels must be .* got float"),
-    ({"class_labels": {3: -1}}, ValueError, "class_labels: the weights"),
     ({"negative_class_labels": 3}, ValueError, "class_labels and negative_class_labels were both given"),
     ({"class_labels": None, "negative_class_labels": 10}, ValueError, "negative_class_labels: 10 is not a class"),
     *(({"num_images_per_label": bad}, ValueError, "num_images_per_label must be an integer") for bad in (0, -1, 1.5)),
