@@ -17,12 +17,14 @@ import pytest  # noqa: E402 - the Hugging Face libraries read the environment wh
 import torch  # noqa: E402
 from datasets import ClassLabel, Dataset, Features, Image  # noqa: E402
 from diffusers import DDPMScheduler  # noqa: E402
+from diffusers.utils import logging as diffusers_logging  # noqa: E402
 from PIL import Image as PILImage  # noqa: E402
 
 import mnist_guided_pipeline as mgp  # noqa: E402
 from mnist_guided_pipeline.data.digits import bundled_digits  # noqa: E402
 
 pytest_plugins = ["judged"]
+diffusers_logging.disable_progress_bar()
 CLASS_NAMES = [str(digit) for digit in range(10)]
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=CLASS_NAMES)})
 

@@ -12,9 +12,10 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlparse
+from urllib.parse import unquote, urlparse
 
 TOKEN, USER = "hf_tests", "user"
+LFS = (".safetensors", ".png")
 
 
 @dataclass
@@ -28,24 +29,20 @@ class Fault:
 
 @dataclass
 class Repo:
-    """Commits, newest last, each a map from path to content; branches point at them."""
+    """Commits, each a map from path to content, by name; branches point at them."""
 
     private: bool = False
-    commits: list[dict[str, bytes]] = field(default_factory=lambda: [{}])
-    branches: dict[str, int] = field(default_factory=lambda: {"main": 0})
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
     lfs: set[str] = field(default_factory=set)
 
-    def oid(self, index: int) -> str:
-        """A name of 40 hexadecimal digits for a commit."""
-        listing = sorted((path, hashlib.sha256(data).hexdigest()) for path, data in self.commits[index].items())
-        return hashlib.sha1(f"{index}{listing}".encode()).hexdigest()
-
-    def find(self, revision: str) -> int | None:
-        """The commit of a branch or of its own name."""
-        revision = unquote(revision).removeprefix("refs/heads/")
-        if revision in self.branches:
-            return self.branches[revision]
-        return next((i for i in range(len(self.commits)) if self.oid(i) == revision), None)
+    def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
+        """Put a commit on a branch, and name it by what it holds."""
+        oid = self.branches[branch] = git_oid(
+            repr(sorted((path, git_oid(data)) for path, data in files.items())).encode()
+        )
+        self.commits[oid] = files
+        return oid
 
 
 class Hub:
@@ -70,12 +67,16 @@ class Hub:
         self.server.shutdown()
         self.server.server_close()
 
-    @staticmethod
-    def made_of(folder: Path) -> Repo:
-        """A repository that holds a folder."""
-        files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-        lfs = {name for name in files if name.endswith(".safetensors")}
-        return Repo(commits=[{name: file.read_bytes() for name, file in files.items()}], lfs=lfs)
+    def add(self, name: str, folder: Path | None = None, **options) -> None:
+        """A repository that holds a folder, or nothing."""
+        repo = self.repos[name] = Repo(**options)
+        files = (
+            {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+            if folder
+            else {}
+        )
+        repo.lfs = {name for name in files if name.endswith(LFS)}
+        repo.commit({name: file.read_bytes() for name, file in files.items()})
 
     def fault(self, line: str) -> str | None:
         """The kind of fault for this request, counting it."""
@@ -102,13 +103,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_request(self):
         """Serve whatever method, with the fault that is due."""
-        self.body = self.read_body()
-        url = urlparse(self.path)
-        self.query, line = parse_qs(url.query), f"{self.command} {unquote(url.path)}"
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        line = f"{self.command} {unquote(urlparse(self.path).path)}"
         with self.hub.lock:
             self.hub.requests.append(line)
-        kind = self.hub.fault(line)
-        self.kind = kind
+        self.kind = kind = self.hub.fault(line)
         if kind == "drop":
             self.close_connection = True
             self.connection.close()
@@ -127,14 +126,11 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.faults = [Fault(**fault) for fault in wanted["faults"]]
             self.hub.blobs.clear()  # commits hold their content; the next upload sends everything again
             seen, self.hub.requests = self.hub.requests, []
-            held = {name: sorted(repo.commits[repo.branches["main"]]) for name, repo in self.hub.repos.items()}
+            held = {name: [*repo.commits[repo.branches["main"]]] for name, repo in self.hub.repos.items()}
         self.json({"requests": seen, "files": held})
 
     def route(self, line: str):
         authorised = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-        if line == "GET /api/whoami-v2":
-            role = {"accessToken": {"role": "write", "displayName": "tests"}}
-            return self.json({"type": "user", "name": USER, "orgs": [], "auth": role}, 200 if authorised else 401)
         if line == "POST /api/validate-yaml":
             return self.json({"errors": [], "warnings": []})
         if line == "POST /api/repos/create":
@@ -142,27 +138,21 @@ class Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"PUT /lfs/(\w+)", line):
             return self.store(match[1])
         for pattern, method in (
-            (r"POST /(\w+/[\w.-]+)\.git/info/lfs/objects/batch", self.batch),
-            (r"(?:GET|HEAD) /(\w+/[\w.-]+)/resolve/([^/]+)/(.+)", self.resolve),
-            (r"GET /api/models/(\w+/[\w.-]+)", self.info),
-            (r"GET /api/models/(\w+/[\w.-]+)/revision/([^/]+)", self.info),
-            (r"GET /api/models/(\w+/[\w.-]+)/tree/([^/]+)/?(.*)", self.tree),
-            (r"POST /api/models/(\w+/[\w.-]+)/paths-info/([^/]+)", self.paths),
-            (r"POST /api/models/(\w+/[\w.-]+)/preupload/([^/]+)", self.preupload),
-            (r"POST /api/models/(\w+/[\w.-]+)/branch/([^/]+)", self.branch),
-            (r"POST /api/models/(\w+/[\w.-]+)/commit/([^/]+)", self.commit),
+            (r"POST /NAME.git/info/lfs/objects/batch", self.batch),
+            (r"(?:GET|HEAD) /NAME/resolve/([^/]+)/(.+)", self.resolve),
+            (r"GET /api/models/NAME(?:/revision/([^/]+))?", self.info),
+            (r"GET /api/models/NAME/tree/([^/]+)", self.tree),
+            (r"POST /api/models/NAME/preupload/[^/]+", self.preupload),
+            (r"POST /api/models/NAME/branch/([^/]+)", self.branch),
+            (r"POST /api/models/NAME/commit/([^/]+)", self.commit),
         ):
-            if match := re.fullmatch(pattern, line):
-                repo = self.hub.repos.get(match[1])
-                if repo is None or (repo.private and not authorised):
-                    return self.json(
-                        {"error": "Repository not found"},
-                        401 if not authorised else 404,
-                        **{"X-Error-Code": "RepoNotFound"},
-                    )
-                if line.startswith("POST") and not authorised and "paths-info" not in line:
+            if match := re.fullmatch(pattern.replace("NAME", r"(\w+/[\w-]+)"), line):
+                self.name, self.repo = match[1], self.hub.repos.get(match[1])
+                if self.repo is None or (self.repo.private and not authorised):
+                    return self.json({"error": "none"}, 404 if authorised else 401, **{"X-Error-Code": "RepoNotFound"})
+                if line.startswith("POST") and not authorised:
                     return self.json({"error": "Invalid token"}, 401)
-                return method(match[1], repo, *match.groups()[1:])
+                return method(*match.groups()[1:])
         return self.json({"error": f"no such route: {line}"}, 404)
 
     def create(self, wanted: dict, authorised: bool):
@@ -171,45 +161,41 @@ class Handler(BaseHTTPRequestHandler):
         name = f"{wanted.get('organization') or USER}/{wanted['name']}"
         exists = name in self.hub.repos
         if not exists:
-            self.hub.repos[name] = Repo(private=bool(wanted.get("private")) or wanted.get("visibility") == "private")
+            self.hub.add(name, private=bool(wanted.get("private")) or wanted.get("visibility") == "private")
         return self.json({"url": f"{self.hub.url}/{name}", "name": name, "id": name}, 409 if exists else 200)
 
-    def at(self, repo: Repo, revision: str) -> int | None:
-        """The commit of a revision; answers 404 itself where there is none."""
-        index = repo.find(revision)
-        if index is None:
+    def at(self, revision: str | None) -> str | None:
+        """The commit of a branch or of its own name; answers 404 itself where there is none."""
+        oid = self.repo.branches.get(revision or "main", revision)
+        if oid not in self.repo.commits:
             self.json({"error": f"Invalid rev id: {revision}"}, 404, **{"X-Error-Code": "RevisionNotFound"})
-        return index
+            return None
+        return oid
 
-    def info(self, name: str, repo: Repo, revision: str = "main"):
-        if (index := self.at(repo, revision)) is not None:
-            siblings = [{"rfilename": path} for path in repo.commits[index]]
-            self.json({"id": name, "modelId": name, "sha": repo.oid(index), "private": repo.private, "tags": [],
-                       "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
+    def info(self, revision: str | None):
+        if oid := self.at(revision):
+            self.json(
+                {"id": self.name, "sha": oid, "siblings": [{"rfilename": path} for path in self.repo.commits[oid]]}
+            )
 
-    def entry(self, repo: Repo, path: str, data: bytes) -> dict:
+    def tree(self, revision: str):
+        if oid := self.at(revision):
+            self.json([self.entry(*item) for item in self.repo.commits[oid].items()])
+
+    def entry(self, path: str, data: bytes) -> dict:
         entry = {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)}
-        if path in repo.lfs:
+        if path in self.repo.lfs:
             entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
         return entry
 
-    def tree(self, name: str, repo: Repo, revision: str, folder: str = ""):
-        if (index := self.at(repo, revision)) is not None:
-            self.json([self.entry(repo, *item) for item in repo.commits[index].items() if item[0].startswith(folder)])
+    def preupload(self):
+        paths = [file["path"] for file in json.loads(self.body)["files"]]
+        modes = [("regular", "lfs")[path.endswith(LFS)] for path in paths]
+        self.json(
+            {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in zip(paths, modes, strict=True)]}
+        )
 
-    def paths(self, name: str, repo: Repo, revision: str):
-        text = self.body.decode()
-        wanted = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
-        if (index := self.at(repo, revision)) is not None:
-            files = repo.commits[index]
-            self.json([self.entry(repo, path, files[path]) for path in wanted if path in files])
-
-    def preupload(self, name: str, repo: Repo, revision: str):
-        files = json.loads(self.body)["files"]
-        mode = lambda path: "lfs" if path.endswith((".safetensors", ".png")) else "regular"  # noqa: E731
-        self.json({"files": [{"path": f["path"], "uploadMode": mode(f["path"]), "shouldIgnore": False} for f in files]})
-
-    def batch(self, name: str, repo: Repo):
+    def batch(self):
         objects = json.loads(self.body)["objects"]
         for entry in objects:
             if entry["oid"] not in self.hub.blobs:
@@ -222,16 +208,15 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.blobs[oid] = self.body
         return self.json({})
 
-    def branch(self, name: str, repo: Repo, branch: str):
-        exists = branch in repo.branches
-        repo.branches.setdefault(branch, repo.branches["main"])
-        self.json({"error": "exists"} if exists else {}, 409 if exists else 200)
+    def branch(self, branch: str):
+        exists = branch in self.repo.branches
+        self.repo.branches.setdefault(branch, self.repo.branches["main"])
+        self.json({}, 409 if exists else 200)
 
-    def commit(self, name: str, repo: Repo, revision: str):
-        lines = [json.loads(line) for line in self.body.splitlines()]
+    def commit(self, branch: str):
         with self.hub.lock:
-            files = dict(repo.commits[repo.branches[revision]])
-            for line in lines:
+            files = dict(self.repo.commits[self.repo.branches[branch]])
+            for line in map(json.loads, self.body.splitlines()):
                 value = line["value"]
                 if line["key"] == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
@@ -239,35 +224,26 @@ class Handler(BaseHTTPRequestHandler):
                     if value["oid"] not in self.hub.blobs:
                         return self.json({"error": "LFS object missing"}, 400)
                     files[value["path"]] = self.hub.blobs[value["oid"]]
-                    repo.lfs.add(value["path"])
+                    self.repo.lfs.add(value["path"])
                 elif line["key"] == "deletedFile":
                     files.pop(value["path"], None)
-            repo.commits.append(files)
-            repo.branches[revision] = len(repo.commits) - 1
-        oid = repo.oid(len(repo.commits) - 1)
-        return self.json({"commitOid": oid, "commitUrl": f"{self.hub.url}/{name}/commit/{oid}", "hookOutput": "",
-                          "success": True})  # fmt: skip
+            oid = self.repo.commit(files, branch)
+        return self.json({"commitOid": oid, "commitUrl": f"{self.hub.url}/{self.name}/commit/{oid}", "success": True})
 
-    def resolve(self, name: str, repo: Repo, revision: str, path: str):
-        if (index := self.at(repo, revision)) is None:
+    def resolve(self, revision: str, path: str):
+        if (oid := self.at(revision)) is None:
             return
-        data = repo.commits[index].get(path)
+        headers = {"X-Repo-Commit": oid}
+        data = self.repo.commits[oid].get(path)
         if data is None:
-            self.json(
-                {"error": "Entry not found"}, 404, **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repo.oid(index)}
-            )
-            return
-        etag = hashlib.sha256(data).hexdigest() if path in repo.lfs else git_oid(data)
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": repo.oid(index), "Accept-Ranges": "bytes"}
-        if path in repo.lfs:
+            return self.json({"error": "Entry not found"}, 404, **{"X-Error-Code": "EntryNotFound", **headers})
+        etag = hashlib.sha256(data).hexdigest() if path in self.repo.lfs else git_oid(data)
+        headers["ETag"] = f'"{etag}"'
+        if path in self.repo.lfs:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
-        if self.kind == "flip" and data:
+        if self.kind == "flip":
             data = data[:-5] + bytes([data[-5] ^ 16]) + data[-4:]
-        status, first = 200, 0
-        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            status, first = 206, int(match[1])
-            headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
-        self.answer(status, data[first:], {"Content-Type": "application/octet-stream", **headers})
+        self.answer(200, data, {"Content-Type": "application/octet-stream", **headers})
 
     def json(self, content: object, status: int = 200, **headers: str):
         body = json.dumps(content).encode()
@@ -288,13 +264,3 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2] if self.kind == "truncate" else body)
             if self.kind == "truncate":
                 self.close_connection = True
-
-    def read_body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            parts = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -1,19 +1,20 @@
 """A folder on disk is the old one or the new one, and damage to it is noticed."""
 
+import itertools
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
+import shutil
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from mnist_guided_pipeline.storage import atomic
 from mnist_guided_pipeline.storage.atomic import (
     MANIFEST,
     IntegrityError,
     atomic_folder,
     atomic_write,
+    standing_folder,
     verify_manifest,
     write_manifest,
 )
@@ -79,32 +80,46 @@ class TestAtomicFolder:
             write(folder, "new")
         assert_holds(folder, "old")
 
-    @pytest.mark.parametrize(("rename", "left"), [(1, "old"), (2, None), (3, "new")])
-    def test_a_process_killed_at_a_rename_is_made_good_by_the_next(self, folder, rename, left):
-        """Killed before the first rename, between both, and after them, while the backup is removed."""
-        script = f"""
-import os, shutil, sys
-sys.path.append({str(Path(atomic.__file__).parent)!r})  # the file alone: importing the package takes seconds
-from atomic import atomic_folder
-calls, real = [], os.rename
-def dying(source, target):
-    calls.append(source)
-    if len(calls) == {rename}:
-        os._exit(9)
-    real(source, target)
-os.rename = dying
-shutil.rmtree = lambda *arguments, **options: os._exit(9)
-with atomic_folder({str(folder)!r}) as partial:
-    (partial / "a.txt").write_text("new")
-"""
-        assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 9
-        assert ((folder / "a.txt").read_text() if folder.exists() else None) == left
-        with pytest.raises(RuntimeError), atomic_folder(folder):
-            raise RuntimeError
-        assert (folder / "a.txt").read_text() == (left or "old") and verify_manifest(folder)
-        write(folder, "newest")
-        assert (folder / "a.txt").read_text() == "newest" and verify_manifest(folder)
-        assert not (folder.parent / ".result.backup").exists()
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+    def test_a_process_killed_at_any_step_is_made_good_by_the_next(self, folder):
+        """Killed before a flush or a rename, between the two renames, or while the backup is removed."""
+        steps = steps_of_a_child(lambda: write(folder, "new"), killed_at=0)
+        for killed_at in range(1, steps + 1):
+            write(folder, "old")
+            assert steps_of_a_child(lambda: write(folder, "new"), killed_at) == killed_at
+            standing = standing_folder(folder)
+            left = (standing / "a.txt").read_text()
+            assert verify_manifest(standing) and left == ("old" if killed_at <= steps - 2 else "new")
+            with pytest.raises(RuntimeError), atomic_folder(folder):
+                raise RuntimeError
+            assert (folder / "a.txt").read_text() == left and not (folder.parent / ".result.backup").exists()
+        assert steps > 6
+
+
+def steps_of_a_child(action: Callable[[], None], killed_at: int) -> int:
+    """How many files are flushed, folders renamed and removed, in a process that dies instead of one of them."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        count = itertools.count(1)
+        for module, name in ((os, "fsync"), (os, "rename"), (shutil, "rmtree")):
+            setattr(module, name, stepping(getattr(module, name), count, writer, killed_at))
+        action()
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as steps:
+        os.waitpid(child, 0)
+        return len(steps.read())
+
+
+def stepping(function: Callable, count: Iterator[int], writer: int, killed_at: int) -> Callable:
+    def step(*arguments, **options):
+        os.write(writer, b".")
+        if next(count) == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+
+    return step
 
 
 class TestAtomicWrite:

@@ -12,7 +12,6 @@ import torch
 import mnist_guided_pipeline as mgp
 from hub_client import PULL, PUSH
 from hub_server import TOKEN, Hub
-from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.storage.export import export_pipeline
 from mnist_guided_pipeline.storage.push import model_files, save_result
 from mnist_guided_pipeline.training.config import VAEConfig
@@ -57,7 +56,7 @@ def found(folders) -> dict:
     """What came of every scene; clients run one after the other, the exported pipeline beside them."""
     work = folders["cache"]
     with Hub() as hub:
-        hub.repos["user/exported"] = hub.made_of(folders["exported"])
+        hub.add("user/exported", folders["exported"])
         alone = start(
             "without_package.py",
             *("user/exported", work / "alone.pt", folders["exported"], work / "alone-local.pt"),
@@ -145,19 +144,15 @@ def test_an_exported_pipeline_runs_without_the_package(found, folders):
     assert all(torch.equal(pictures, expected) for pictures in found["alone"])
 
 
-class TestPushCommand:
-    @pytest.mark.parametrize("model", ["nowhere", "{}", "{}/file"])
-    def test_refuses_what_is_no_model(self, tmp_path, capsys, model):
-        (tmp_path / "file").write_text("x")
-        with pytest.raises(SystemExit) as stop:
-            main(["push", "--model", model.format(tmp_path), "--repo_id", "user/x"])
-        assert stop.value.code == 2
-        assert "error: " in capsys.readouterr().err
+@pytest.mark.parametrize("model", ["nowhere", "{}", "{}/file"])
+def test_the_command_refuses_what_is_no_model(tmp_path, refused, model):
+    (tmp_path / "file").write_text("x")
+    refused("push", "--model", model.format(tmp_path), "--repo_id", "user/x")
 
-    def test_says_that_there_is_no_hub(self, folders, capsys):
-        with pytest.raises(SystemExit):  # the tests run offline
-            main(["push", "--model", str(folders["new"]), "--repo_id", "user/x"])
-        assert capsys.readouterr().err.strip().startswith("error: The Hub could not be reached for 'user/x'")
+
+def test_the_command_says_that_there_is_no_hub(folders, refused):
+    said = refused("push", "--model", folders["new"], "--repo_id", "user/x")  # the tests run offline
+    assert said.startswith("error: The Hub could not be reached for 'user/x'")
 
 
 def test_a_training_result_is_complete(tmp_path):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
 
 import mnist_guided_pipeline as mgp
@@ -19,13 +18,6 @@ from tiny import images
 Pipeline = mgp.ClassifierGuidedLatentPipeline
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MUTATIONS = int(os.environ.get("MUTATIONS", "50"))
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    diffusers_logging.disable_progress_bar()
-    yield
-    diffusers_logging.enable_progress_bar()
 
 
 # Damage: functions of a folder. Each is loaded with its manifest, and with none.
@@ -219,11 +211,6 @@ class TestDamage:
         assert str(folder) in str(error.value)
         assert not (folder.parent / "ran").exists()
 
-    def test_a_flipped_bit_is_noticed(self, folder):
-        with_bytes(lambda data: data[:-1] + bytes([data[-1] ^ 4]), "denoiser")(folder)
-        with pytest.raises(IntegrityError, match="denoiser/.* is damaged: its SHA-256 sum differs"):
-            Pipeline.from_pretrained(folder)
-
     def test_without_a_manifest_there_is_a_warning_and_a_way_to_make_one(self, folder, caplog):
         (folder / MANIFEST).unlink()
         expected = images(Pipeline.from_pretrained(folder))
@@ -263,12 +250,10 @@ def mutate(folder: Path, chance: random.Random) -> str:
     """Damage one file of a pipeline in a random way."""
     file = chance.choice(sorted(file for file in folder.rglob("*") if file.is_file()))
     data = bytearray(file.read_bytes())
-    kind = chance.choice(("bit", "byte", "zeros", "cut", "more", "gone", "swap", "json"))
+    kind = chance.choice(("bit", "zeros", "cut", "more", "gone", "swap", "json"))
     at = chance.randrange(len(data))
     if kind == "bit":
         data[at] ^= 1 << chance.randrange(8)
-    elif kind == "byte":
-        data[at] = chance.randrange(256)
     elif kind == "zeros":
         data[at : at + 64] = bytes(len(data[at : at + 64]))
     elif kind == "cut":
