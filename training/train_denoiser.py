@@ -148,7 +148,7 @@ def validation_samples(
         seed: of the noise.
 
     Returns:
-        uint8 (N, 28, 28), on the CPU.
+        uint8 (N, H, W) or (N, 3, H, W), on the CPU.
     """
     training = denoiser.training
     denoiser.eval()
@@ -167,7 +167,7 @@ def validation_samples(
         output_type="pt",
     ).images
     denoiser.train(training)
-    return (images[:, 0] * 255.0).round().to(torch.uint8).cpu()
+    return (images * 255.0).round().to(torch.uint8).squeeze(1).cpu()
 
 
 if __name__ == "__main__":

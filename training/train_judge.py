@@ -3,8 +3,8 @@
     python training/train_judge.py --dataset_name ylecun/mnist --output_dir runs/judge
 
 The result in output_dir is a plain folder for ``AutoModelForImageClassification.from_pretrained``, in
-float16. The judge reads images (B, 1, 28, 28) in model range [-1, 1]: no mean or deviation of the data
-enters.
+float16. The judge reads images (B, C, H, W) of the data set's shape in model range [-1, 1]: no mean or deviation of
+the data enters.
 
 Batch normalisation makes the images that pass together depend on each other. Here ``norm_batch_size`` images
 pass together (train_batch_size if left out): with the same number, two processes or accumulated batches give the
@@ -14,6 +14,7 @@ images.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
-from mnist_guided_pipeline.data.images import IMAGE_SIZE, LabelledImages, to_model_range, to_unit_range
+from mnist_guided_pipeline.data.images import LabelledImages, to_model_range, to_unit_range
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.training.config import JudgeConfig
 from mnist_guided_pipeline.training.launch import launch, load_splits
@@ -32,15 +33,15 @@ from mnist_guided_pipeline.training.run import Run
 def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights in half precision."""
     train, test = load_splits(config, accelerator)
-    if train.image_shape != (1, IMAGE_SIZE, IMAGE_SIZE):
-        raise ValueError(
-            f"The judge is for grey images of {IMAGE_SIZE}x{IMAGE_SIZE}; those of dataset_name "
-            f"{config.dataset_name!r} have the shape {train.image_shape}."
-        )
+    channels, *size = train.image_shape
     label2id = {name: index for index, name in train.id2label.items()}
-    judge = ResNetForImageClassification(
-        ResNetConfig(num_channels=1, id2label=train.id2label, label2id=label2id, **config.network_arguments)
-    )
+    data: dict[str, Any] = {
+        "num_channels": channels,
+        "image_size": size,
+        "id2label": train.id2label,
+        "label2id": label2id,
+    }
+    judge = ResNetForImageClassification(ResNetConfig(**data, **config.network_arguments))
     norm_batch_size = config.norm_batch_size or config.train_batch_size
     run = Run(config, accelerator, train, {"judge": judge}, settings={"norm_batch_size": norm_batch_size})
     pixels, labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
@@ -63,19 +64,21 @@ def augment(images: Tensor, draws: Tensor, config: JudgeConfig) -> Tensor:
     """Rotate, shear, scale and shift every image by its own amounts, with one resampling for the whole batch.
 
     Args:
-        images: (B, 1, 28, 28) in unit range [0, 1], background 0.
+        images: (B, C, H, W) in unit range [0, 1], background 0.
         draws: (B, 5) in [-1, 1]: the share of the largest rotation, shear, scaling and of both shifts.
         config: those largest amounts.
 
     Returns:
-        (B, 1, 28, 28) in unit range.
+        (B, C, H, W) in unit range.
     """
+    height, width = images.shape[2:]
     angle = draws[:, 0] * math.radians(config.max_rotation)
     shear = draws[:, 1] * config.max_shear
     scale = 1.0 + draws[:, 2] * config.max_scaling
-    shift = draws[:, 3:] * (2.0 * config.max_shift / IMAGE_SIZE)  # an image spans [-1, 1] in grid coordinates
-    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
-    rows = [torch.stack([cos, shear * cos - sin], 1), torch.stack([sin, shear * sin + cos], 1)]
+    pixel = torch.tensor([2.0 / width, 2.0 / height], device=images.device)  # an image spans [-1, 1] both ways
+    shift = draws[:, 3:] * (config.max_shift * pixel)
+    cos, sin, aspect = scale * torch.cos(angle), scale * torch.sin(angle), height / width
+    rows = [torch.stack([cos, (shear * cos - sin) * aspect], 1), torch.stack([sin / aspect, shear * sin + cos], 1)]
     matrices = torch.cat([torch.stack(rows, 1), shift[:, :, None]], dim=2)  # (B, 2, 3): from output to input
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
@@ -101,7 +104,7 @@ def validate(
     return {
         "test/accuracy": (logits.argmax(dim=1) == test.labels).double().mean().item(),
         "test/cross_entropy": F.cross_entropy(logits, test.labels).item(),
-        "train/augmented": (augmented[:, 0] * 255.0).round().to(torch.uint8),
+        "train/augmented": (augmented * 255.0).round().to(torch.uint8).squeeze(1),
     }
 
 

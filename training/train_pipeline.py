@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from accelerate import PartialState
 from diffusers import DPMSolverMultistepScheduler
 
 import train_classifier
@@ -55,6 +57,9 @@ def main(config: PipelineConfig) -> None:
     config.check()
     preset = PRESETS[config.preset]
     settings = step_settings(config)
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+    class_names = load_splits(settings["denoiser"], processes)[1].class_names
+    settings = {name: with_num_classes(step, len(class_names)) for name, step in settings.items()}
     finished = {name for name, step in settings.items() if is_finished(step)}
     if Path(config.output_dir, "model_index.json").exists() and finished < settings.keys() and not config.force:
         raise ValueError(
@@ -78,7 +83,6 @@ def main(config: PipelineConfig) -> None:
         SCRIPTS[name].main(step, accelerator)
         accelerator.wait_for_everyone()
         accelerator.free_memory()
-    class_names = load_splits(settings["denoiser"], accelerator)[1].class_names
     if accelerator.is_main_process:
         folders = {name: step.output_dir for name, step in settings.items()}
         vae, denoiser, classifier = folders.get("decoder", folders.get("vae")), folders["denoiser"], None
@@ -118,6 +122,14 @@ def step_settings(config: PipelineConfig) -> dict[str, Any]:
         )
         for name, step in steps.items()
     }
+
+
+def with_num_classes(config: TrainingConfig, num_classes: int) -> TrainingConfig:
+    """The settings of a step for a data set of that many classes; a preset's are those of MNIST."""
+    arguments = config.network_arguments
+    if "num_classes" not in arguments:
+        return config
+    return dataclasses.replace(config, network_config=json.dumps({**arguments, "num_classes": num_classes}))
 
 
 def is_finished(config: TrainingConfig) -> bool:

@@ -1,16 +1,26 @@
 """Laws of the sizes: grey and colour images of other sizes than MNIST's go from a data set to drawn images."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
+from datasets import Features, Image, Value
 from PIL import Image as PILImage
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 import mnist_guided_pipeline as mgp
+import tiny
 from conftest import write_split
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.data.images import load_images
+from mnist_guided_pipeline.evaluation.accuracy_score import classification_accuracy_score
+from mnist_guided_pipeline.evaluation.judge import Judge
+from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.training.launch import load_splits, make_accelerator
-from training_runs import make_config, train
+from training_runs import make_config, own_signals, train
+
+train_pipeline = importlib.import_module("train_pipeline")
 
 SHAPES = {"colour": (32, 32, 3), "grey": (16, 24)}
 
@@ -32,6 +42,8 @@ def test_from_data_to_images(data, tmp_path):
     settings |= {"validation_steps": None, "checkpointing_steps": None, "lr_warmup_steps": 0}
     convolutions = '{"latent_channels": 2, "hidden_channels": [8, 8], "num_res_blocks": 0}'
     train("vae", make_config("vae", folder, folders["vae"], **settings, network="ConvVAE", network_config=convolutions))
+    train("judge", make_config("judge", folder, tmp_path / "judge", **settings))
+    assert Judge.from_pretrained(tmp_path / "judge").predict(load_images(folder, "test").images).shape == (20, 10)
     settings["vae_path"] = str(folders["vae"])
     train("denoiser", make_config("denoiser", folder, folders["denoiser"], **settings))
     train("classifier", make_config("classifier", folder, folders["classifier"], **settings, score_matching_weight=0.0))
@@ -44,9 +56,60 @@ def test_from_data_to_images(data, tmp_path):
     (image,) = pipe([3], num_inference_steps=2).images
     assert (image.mode, image.size) == ("RGB" if len(shape) == 3 else "L", (shape[1], shape[0]))
 
-    with pytest.raises(ValueError, match=r"images have the shape .* 28, 28\), the VAE is for"):
+    with pytest.raises(ValueError, match=r"images have the shape .* 28, 28\), the ConvVAE is for"):
         train("denoiser", make_config("denoiser", folder, tmp_path / "other", **settings, resolution=28))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_whole_pipeline_in_colour_is_measured_by_a_judge_of_transformers(tmp_path, capsys):
+    """Images of another size and of three classes, resized: trained by a preset, drawn, judged, and shown."""
+    random, names = np.random.default_rng(0), ["blue", "green", "red"]
+    features = Features({"picture": Image(), "colour": Value("string")})
+    for split, count in (("train", 48), ("test", 36)):
+        pixels = random.integers(0, 100, (count, 20, 24, 3), dtype=np.uint8)
+        for index, image in enumerate(pixels):
+            image[:, :, 2 - index % 3] += 150
+        labels = [names[index % 3] for index in range(count)]
+        write_split(tmp_path / "data", split, [PILImage.fromarray(image) for image in pixels], labels, features)
+    columns = {"image_column": "picture", "label_column": "colour", "resolution": 32}
+    pipeline, data = str(tmp_path / "pipeline"), str(tmp_path / "data")
+    config = train_pipeline.PipelineConfig(pipeline, preset="debug", dataset_name=data, report_to="none", **columns)
+    with own_signals():
+        train_pipeline.main(config)
+
+    main(["generate", "--model", pipeline, "--num_images_per_label", "2", "--output", str(tmp_path / "drawn.png")])
+    with PILImage.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.mode == "RGB"
+
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, num_labels=3, **size)).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    words = ["evaluate", "--model", pipeline, "--dataset_name", data, "--num_images", "30", "--judge", str(tmp_path)]
+    words += ["--image_column", "picture", "--label_column", "colour", "--cache_dir", str(tmp_path / "cache")]
+    words += ["--output", str(tmp_path / "metrics.json")]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "makes images of shape (3, 32, 32), the data set has those of shape (3, 20, 24)" in capsys.readouterr().err
+    main([*words, "--resolution", "32"])
+    (record,) = read_runs(tmp_path / "metrics.json").values()
+    assert record["class_names"] == names and record["figures"]["judge_fid"]["num_images"] == 30
+    assert 0 <= record["floors"]["judge"]["accuracy"]["value"] <= 1
+    test = load_images(data, "test", **columns)
+    assert classification_accuracy_score(test.images, test.labels, test, num_updates=1)["num_images"] == 36
+
+
+@pytest.mark.parametrize("name", ["reconstructions", "interpolation", "latents", "forward_process"])
+def test_figures_of_colour(data, tmp_path, name):
+    folder, shape = data
+    vae = mgp.MLPVAE(4, 8, image_shape=(len(shape[2:]) * 2 + 1, 16, 16))
+    vae.save_pretrained(tmp_path / "model")
+    if name == "forward_process":
+        tiny.make(vae=vae).save_pretrained(tmp_path / "model")
+    words = ["figure", name, "--model", str(tmp_path / "model"), "--output", str(tmp_path / "figure.png")]
+    words += ["--dataset_name", str(folder), "--resolution", "16"]
+    main(words)
+    with PILImage.open(tmp_path / "figure.png") as figure:
+        assert figure.mode == ("RGB" if len(shape) == 3 or name == "latents" else "L")
 
 
 @pytest.mark.parametrize("network", [mgp.ConvVAE, mgp.GANGenerator, mgp.GANDiscriminator])

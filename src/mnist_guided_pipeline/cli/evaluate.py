@@ -42,6 +42,8 @@ class MeasuringOptions:
     """Column of the images."""
     label_column: str = "label"
     """Column of the classes."""
+    resolution: int | None = None
+    """Resize the images of the data set to this height and width, those that the model makes."""
     judge: str | None = None
     """Folder or Hub id of a judge: from train_judge.py, or any image classifier of transformers; the one shipped with
     the package, for grey images of 28x28, if left out. Its classes are those of the data set by name, or in order."""
@@ -71,7 +73,13 @@ class MeasuringOptions:
 
         with start_processes().main_process_first():
             train, test = (
-                load_images(self.dataset_name, split, image_column=self.image_column, label_column=self.label_column)
+                load_images(
+                    self.dataset_name,
+                    split,
+                    image_column=self.image_column,
+                    label_column=self.label_column,
+                    resolution=self.resolution,
+                )
                 for split in ("train", "test")
             )
         check_enough(self.num_images, len(test.class_names))

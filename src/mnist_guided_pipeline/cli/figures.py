@@ -17,6 +17,7 @@ from .options import (
     Force,
     Model,
     Picture,
+    Resolution,
     Seed,
     check_figure,
     check_new_file,
@@ -49,6 +50,7 @@ def reconstructions(
     output: Picture,
     num_images: int = 12,
     dataset_name: DatasetName = _MNIST,
+    resolution: Resolution = None,
     seed: Seed = 0,
     device: Device = None,
     force: Force = False,
@@ -70,7 +72,7 @@ def reconstructions(
     from ..figures.images import image_rows
     from ..seeding import keyed_generator
 
-    chosen = _test_images(dataset_name, num_images, seed)
+    chosen = _test_images(dataset_name, resolution, num_images, seed)
     rows = {"image": chosen, "from the mean": reconstruct(vae, chosen)}
     if vae.config.variational:
         noise = torch.randn(len(chosen), *vae.latent_shape, generator=keyed_generator(seed, "posterior"))
@@ -176,6 +178,7 @@ def interpolation(
     num_pairs: int = 6,
     num_steps: int = 10,
     dataset_name: DatasetName = _MNIST,
+    resolution: Resolution = None,
     seed: Seed = 0,
     device: Device = None,
     force: Force = False,
@@ -200,7 +203,7 @@ def interpolation(
     from ..figures.images import image_rows
     from ..seeding import keyed_generator
 
-    test = load_images(dataset_name, "test")
+    test = load_images(dataset_name, "test", resolution=resolution)
     rows, names = [], []
     for pair in range(num_pairs):
         order = torch.randperm(len(test), generator=keyed_generator(seed, "pair", pair))
@@ -224,6 +227,7 @@ def latents(
     output: Picture,
     num_images: int = 5_000,
     dataset_name: DatasetName = _MNIST,
+    resolution: Resolution = None,
     device: Device = None,
     force: Force = False,
 ) -> None:
@@ -244,7 +248,7 @@ def latents(
     from ..data.posteriors import encode_latents
     from ..figures.points import latent_scatter, principal_plane
 
-    test = load_images(dataset_name, "test", max_samples=num_images)
+    test = load_images(dataset_name, "test", max_samples=num_images, resolution=resolution)
     points = encode_latents(vae, test.images).flatten(1).numpy()
     axis_labels = ("$z_1$", "$z_2$")
     if points.shape[1] == 1:
@@ -297,6 +301,7 @@ def forward_process(
     num_levels: int = 7,
     num_images: int = 10,
     dataset_name: DatasetName = _MNIST,
+    resolution: Resolution = None,
     seed: Seed = 0,
     device: Device = None,
     force: Force = False,
@@ -313,11 +318,8 @@ def forward_process(
     check_range("num_levels", num_levels, 2, MOST_IMAGES)
     check_range("num_images", num_images, 1, MOST_IMAGES)
     pipe = load_pipeline(model, device)
-    from ..sampling.networks import sample_shape
-
-    shape = sample_shape(pipe.denoiser)
-    if pipe.vae is None and shape != (1, 28, 28):
-        raise ValueError(f"forward_process draws images; samples of shape {shape} are none.")
+    if pipe.image_shape is None:
+        raise ValueError(f"--model {model!r} makes samples that are no images, so there are none to add noise to.")
 
     import torch
 
@@ -329,7 +331,7 @@ def forward_process(
     from ..seeding import keyed_generator
 
     timesteps, table = training_law(pipe)
-    chosen = _test_images(dataset_name, num_images, seed)
+    chosen = _test_images(dataset_name, resolution, num_images, seed)
     posteriors = encode_images(pipe.vae, chosen, progress=False)
     draws = torch.randn(2, *posteriors.mean.shape, generator=keyed_generator(seed, "noise")).to(posteriors.mean.device)
     clean = posteriors.draw(torch.arange(len(chosen)), draws[0])
@@ -485,14 +487,14 @@ def sweep(metrics: Path, name: str, output: Picture, force: Force = False) -> No
     print(f"{output}: {len(runs)} runs of {name}.")
 
 
-def _test_images(dataset_name: str, count: int, seed: int) -> Any:
-    """Test images chosen at random, uint8 (N, 28, 28)."""
+def _test_images(dataset_name: str, resolution: int | None, count: int, seed: int) -> Any:
+    """Test images chosen at random, uint8 (N, H, W) or (N, 3, H, W)."""
     import torch
 
     from ..data.images import load_images
     from ..seeding import keyed_generator
 
-    images = load_images(dataset_name, "test").images
+    images = load_images(dataset_name, "test", resolution=resolution).images
     return images[torch.randperm(len(images), generator=keyed_generator(seed, "choice"))[:count]]
 
 

@@ -26,6 +26,7 @@ Autoencoder = Annotated[
 ]
 Picture = Annotated[Path, arg(help="Picture to write, such as digits.png.")]
 DatasetName = Annotated[str, arg(help="Hub id or folder of the data set.", metavar="ID")]
+Resolution = Annotated[int | None, arg(help="Resize the images of the data set to this height and width.")]
 Seed = Annotated[int, arg(help="Seed of all that is random.")]
 Device = Annotated[
     str | None,

@@ -204,6 +204,7 @@ def guide(
     check_range("num_updates", num_updates, 1)
     parse_scales("guidance_scale", guidance_scale, len(guidance_scale))
     reference, pipe = options.reference(), load_pipeline(model, options.device)
+    reference.check_fits(pipe)
     count, seed = options.num_images, options.seed
     read = {name: getattr(reference.test, name)[:num_test_images] for name in ("images", "labels")}
     test = replace(reference.test, **read)
@@ -292,6 +293,7 @@ def schedulers(
     from ..evaluation.studies import file_tables
 
     reference, pipe = options.reference(), load_pipeline(model, options.device)
+    reference.check_fits(pipe)
     table = measure_schedulers(pipe, reference, options.num_images, options.seed)
     settings = {"num_images": options.num_images, "seed": options.seed}
     file_tables(options.output, "scheduler-table", {"rows": table}, settings, pipe, reference)

@@ -140,6 +140,24 @@ def encode_images(vae: Any | None, images: Tensor, *, progress: bool = True) -> 
     return PosteriorTable(normalise(mean, vae.config), std / latent_scale(std, vae.config)[1])
 
 
+@torch.no_grad()
+def check_images(vae: Any, images: Tensor) -> None:
+    """Refuse images uint8 (N, H, W) or (N, 3, H, W) that an autoencoder is not for.
+
+    Raises:
+        ValueError: they have other channels or another size than its own, or sides that it cannot halve.
+    """
+    shape = tuple(to_model_range(images[:1]).shape[1:])
+    own = vae.config.get("image_shape") or (vae.config.get("in_channels", shape[0]), *shape[1:])
+    if shape == tuple(own) and "image_shape" not in vae.config:  # one of diffusers takes any size, and rounds it
+        own = vae.decode(_posterior(vae, images[:1])[0]).sample.shape[1:]
+    if shape != tuple(own):
+        raise ValueError(
+            f"images have the shape {shape}, the {type(vae).__name__} is for {tuple(own)}: give a resolution that "
+            "resizes them, or train an autoencoder on this data set."
+        )
+
+
 def encode_latents(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
     """Latents float32 (N, *latent_shape), not normalised, on the CPU: means, or draws made of ``noise``."""
     mean, std = (values.cpu() for values in _encoded(vae, images, batch_size, progress=False))
@@ -161,17 +179,20 @@ def reconstruct(vae: Any, images: Tensor, noise: Tensor | None = None, batch_siz
 @torch.no_grad()
 def _encoded(vae: Any, images: Tensor, batch_size: int, progress: bool) -> tuple[Tensor, Tensor]:
     """Means and deviations float32 (N, *latent_shape), not normalised, on the VAE's device."""
-    shape, wanted = tuple(to_model_range(images[:1]).shape[1:]), vae.config.get("image_shape")
-    if wanted is not None and shape != tuple(wanted):
-        raise ValueError(f"images have the shape {shape}, the VAE is for {tuple(wanted)}: train one on this data set.")
+    check_images(vae, images)
     means, stds = [], []
     batches = tqdm(
         images.split(batch_size), desc="encoding images", unit="batch", disable=None if progress else True, leave=False
     )
     for batch in batches:
-        encoded = vae.encode(to_model_range(batch).to(vae.device, vae.dtype))
-        posterior = getattr(encoded, "latent_dist", None)
-        mean = encoded.latents if posterior is None else posterior.mean  # AutoencoderTiny has no distribution
+        mean, std = _posterior(vae, batch)
         means.append(mean.float())
-        stds.append((torch.zeros_like(mean) if posterior is None else posterior.std).float())
+        stds.append(std.float())
     return torch.cat(means), torch.cat(stds)
+
+
+def _posterior(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    encoded = vae.encode(to_model_range(images).to(vae.device, vae.dtype))
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist.mean, encoded.latent_dist.std
+    return encoded.latents, torch.zeros_like(encoded.latents)  # AutoencoderTiny has no distribution

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..data.images import LabelledImages
@@ -65,6 +66,27 @@ class Reference:
             raise ValueError(
                 f"The judge names the classes {', '.join(self.judge.class_names)}, the data set "
                 f"{', '.join(self.test.class_names)}: give a judge that was trained on this data set."
+            )
+
+    def check_fits(self, model: Any) -> None:
+        """Refuse a pipeline, generator or autoencoder of images of another shape than the data set's, or other classes.
+
+        Raises:
+            ValueError: naming both.
+        """
+        if isinstance(model, DiffusionPipeline):
+            num_classes, image_shape = len(model.id2label), model.image_shape
+        else:
+            num_classes, image_shape = model.config.get("num_classes"), tuple(model.config.image_shape)
+        if num_classes and num_classes != len(self.test.class_names):
+            raise ValueError(
+                f"The model has {num_classes} classes, the data set {len(self.test.class_names)}: give the data set "
+                "that it was trained on."
+            )
+        if image_shape != self.test.image_shape:
+            raise ValueError(
+                f"The model makes images of shape {image_shape}, the data set has those of shape "
+                f"{self.test.image_shape}: give the data set that it was trained on, and its resolution."
             )
 
     @cached_property

@@ -111,14 +111,9 @@ def measure_runs(
     Raises:
         ValueError: pipeline, data set and judge differ, settings do not fit, or the file is another.
     """
-    num_classes = len(reference.test.class_names)
-    if len(pipe.id2label) not in (0, num_classes):
-        raise ValueError(
-            f"The pipeline has {len(pipe.id2label)} classes, the data set {num_classes}: give the data set that it "
-            "was trained on."
-        )
+    reference.check_fits(pipe)
     for settings in runs.values():
-        check_enough(settings.num_images, num_classes)
+        check_enough(settings.num_images, len(reference.test.class_names))
     state = start_processes()
     filed, records = read_runs(output), {}
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
@@ -220,6 +215,7 @@ def draw_system(model: Any, settings: SamplingSettings, reference: Reference, ca
     A pipeline's images that are in the cache keep the seconds that they took. An autoencoder's are of its prior where
     it is variational, else of a Gaussian fitted afterwards.
     """
+    reference.check_fits(model)
     count, seed, labels = settings.num_images, settings.seed, None
     if isinstance(model, DiffusionPipeline):
         drawn = draw_images(model, settings, cache_dir, _CHUNK)

@@ -25,7 +25,7 @@ def image_rows(
 
     Args:
         rows: the images of each row, as many in each, all of one size and kind: grey or RGB ``PIL`` images or uint8
-            arrays (H, W) or (H, W, 3), 0 is black.
+            arrays (H, W), (H, W, 3) or (3, H, W), 0 is black.
         row_labels: one name per row; it may be empty.
         column_labels: one name per column, above the first row.
         scale: whole-number magnification; pixels stay sharp squares.
@@ -34,7 +34,7 @@ def image_rows(
     Raises:
         ValueError: rows that are empty or differ, or another number of labels than of rows or columns.
     """
-    tiles = [[np.asarray(image) for image in row] for row in rows]
+    tiles = [[_channels_last(np.asarray(image)) for image in row] for row in rows]
     shapes = {image.shape for row in tiles for image in row}
     if len(shapes) != 1 or len({len(row) for row in tiles}) != 1:
         raise ValueError(
@@ -77,6 +77,10 @@ def image_rows(
     return sheet
 
 
+def _channels_last(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return image.transpose(1, 2, 0) if image.ndim == 3 and image.shape[0] == 3 else image
+
+
 def manifold_coordinates(count: int) -> NDArray[np.float64]:
     """Ascending places (count,) that are the middles of parts of equal probability of the standard Gaussian.
 
@@ -89,7 +93,8 @@ def manifold_coordinates(count: int) -> NDArray[np.float64]:
 def manifold(images: NDArray[np.uint8], coordinates: NDArray[np.float64]) -> Image.Image:
     """What the decoder makes of a square of latents, its rows and columns named by their ``coordinates`` (n,).
 
-    ``images`` are uint8 (n, n, H, W): the row is the second latent dimension, upwards; the column the first.
+    ``images`` are uint8 (n, n, H, W) or (n, n, 3, H, W): the row is the second latent dimension, upwards; the column
+    the first.
     """
     names = [f"{coordinate:.2f}" for coordinate in coordinates]
     return image_rows(images[::-1], names[::-1], names, gap=0)

@@ -533,6 +533,16 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             return self.scheduler.scale_model_input(latents, timestep)
         return latents
 
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """The shape (channels, height, width) of its images; None where its samples are no images."""
+        shape = sample_shape(self.denoiser)
+        if self.vae is None:
+            return _image_shape(shape)
+        with torch.no_grad():
+            sample = torch.zeros(1, *shape, device=self.vae.device, dtype=self.vae.dtype)
+            return tuple(self.vae.decode(sample, return_dict=False)[0].shape[1:])
+
     def decode_latents(self, latents: Tensor, output_type: str) -> Any:
         """Samples to images of the wanted type."""
         if output_type == "latent":

@@ -57,6 +57,10 @@ class CommonConfig:
 
     output_dir: str
     """Folder for the result, its checkpoints and logs."""
+    dataset_config_name: str | None = None
+    """Configuration of the data set, where it has several."""
+    resolution: Annotated[int | None, SMALL_SIDE] = None
+    """Resize images to this height and width; None leaves them as they are."""
     image_column: str = "image"
     """Column of the images."""
     label_column: str = "label"
@@ -111,10 +115,6 @@ class TrainingConfig(CommonConfig):
     """Its constructor's arguments, as a JSON object; what the data decide is filled in."""
     dataset_name: str = "ylecun/mnist"
     """Hub id, or a folder with the same parquet files; for points in the plane, a name such as points:dino."""
-    dataset_config_name: str | None = None
-    """Configuration of the data set, where it has several."""
-    resolution: Annotated[int | None, SMALL_SIDE] = None
-    """Resize images to this height and width; None leaves them as they are."""
     train_batch_size: Annotated[int, POSITIVE] = 128
     """Images a process takes at a time."""
     gradient_accumulation_steps: Annotated[int, POSITIVE] = 1

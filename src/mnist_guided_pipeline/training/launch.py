@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, overload
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from accelerate.utils.environment import parse_flag_from_env
@@ -128,18 +128,18 @@ def end(accelerator: Accelerator) -> None:
 
 @overload
 def load_splits(
-    config: VAEConfig | AdversarialConfig | JudgeConfig, accelerator: Accelerator
+    config: VAEConfig | AdversarialConfig | JudgeConfig, accelerator: Accelerator | PartialState
 ) -> tuple[LabelledImages, LabelledImages]: ...
 
 
 @overload
 def load_splits(
-    config: LatentTrainingConfig, accelerator: Accelerator
+    config: LatentTrainingConfig, accelerator: Accelerator | PartialState
 ) -> tuple[LabelledImages | PointSet, LabelledImages | PointSet]: ...
 
 
 def load_splits(
-    config: TrainingConfig, accelerator: Accelerator
+    config: TrainingConfig, accelerator: Accelerator | PartialState
 ) -> tuple[LabelledImages | PointSet, LabelledImages | PointSet]:
     """The training and test split; the main process decodes images, the others read its cache.
 

@@ -100,14 +100,15 @@ _POINT_DENOISER = DenoiserConfig("", **_of("PointDenoiser", hidden_size=128, num
 _POINT_DENOISER = replace(_POINT_DENOISER, train_batch_size=512, max_train_steps=5_000)
 
 _SMALL = {"hidden_size": 64, "num_layers": 1, "condition_dim": 16}
+_FEW: dict[str, Any] = {"max_train_steps": 30, "train_batch_size": 32}
 
 PRESETS = {
     "debug": Preset(
-        "A few updates of tiny networks, to see that everything runs.",
-        DenoiserConfig("", **_of("ResidualMLPDenoiser", num_classes=10, **_SMALL), max_train_steps=30),
-        VAEConfig("", **_of("MLPVAE", latent_dim=8, hidden_size=64), max_train_steps=30),
-        classifier=ClassifierConfig("", **_of("MLPClassifier", hidden_size=64), max_train_steps=30),
-        pair=PairConfig("", max_train_steps=30, train_batch_size=32, rollout_size=32),
+        "A few updates of tiny networks, to see that everything runs; 32 images are enough.",
+        DenoiserConfig("", **_of("ResidualMLPDenoiser", num_classes=10, **_SMALL), **_FEW),
+        VAEConfig("", **_of("MLPVAE", latent_dim=8, hidden_size=64), **_FEW),
+        classifier=ClassifierConfig("", **_of("MLPClassifier", hidden_size=64), **_FEW),
+        pair=PairConfig("", rollout_size=32, **_FEW),
         sampling_defaults={"cfg_scale": 0.0, "num_inference_steps": 10},
     ),
     "notebook": Preset(
