@@ -84,15 +84,3 @@ def tiny_pipeline_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pipelines") / "tiny"
     pipe.save_pretrained(folder)
     return folder
-
-
-def assert_same_after_saving(network: torch.nn.Module, folder: Path) -> torch.nn.Module:
-    """Save and load a network; its weights come back bit for bit, as safetensors. Returns the loaded one."""
-    network.save_pretrained(folder)
-    assert not list(folder.glob("*.bin"))
-    loaded = type(network).from_pretrained(folder)
-    weights, expected = loaded.state_dict(), network.state_dict()
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
-    assert not loaded.training
-    return loaded

@@ -353,8 +353,15 @@ class TestLoop:
             if i == 1:
                 pipe._guidance_scale = 0.0
 
-        draw(pipe, guidance_scale=2.0, callback_on_step_end=stop_guiding)
+        changed = draw(pipe, guidance_scale=2.0, callback_on_step_end=stop_guiding)
         assert len(classified) == 2
+
+        kept = []
+        draw(pipe, guidance_scale=2.0, callback_on_step_end=lambda pipe, i, t, tensors: kept.append(tensors["latents"]))
+        from_there = draw(  # DDIM keeps nothing between steps
+            pipe, guidance_scale=0.0, callback_on_step_end=lambda pipe, i, *_: {"latents": kept[1]} if i == 1 else {}
+        )
+        assert torch.equal(changed, from_there)
 
     def test_a_callback_may_interrupt(self):
         pipe, seen = tiny(), []

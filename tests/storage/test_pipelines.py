@@ -15,10 +15,18 @@ from mnist_guided_pipeline.storage.strict import weight_files
 from tiny import NOISE, images, make
 
 Pipeline = mgp.ClassifierGuidedLatentPipeline
+MIXTURE = {
+    **{"means": [[0.0, 1.0], [1.0, 0.0]], "covariances": [[[1.0, 0.0], [0.0, 1.0]]] * 2},
+    **{"classes": [0, 1], "weights": [0.5, 0.5]},
+}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-NETWORKS = sorted(
-    {name for name in mgp.__all__ if name.endswith(("Denoiser", "Classifier", "VAE"))} - {"GuidedDenoiser"}
-)
+ROLES = ("Denoiser", "Classifier", "VAE", "Generator", "Discriminator")
+NETWORKS = sorted({name for name in mgp.__all__ if name.endswith(ROLES)} - {"GuidedDenoiser"})
+SETTINGS = {  # of those that want some, and of what else must come back
+    **dict.fromkeys(("MixtureDenoiser", "MixtureClassifier"), MIXTURE),
+    "MLPVAE": {"latent_dim": 2, "latents_mean": [0.1, 0.2], "latents_std": [1.3, 1.4]},
+    "ConvClassifier": {"noise_schedule": {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}},
+}
 
 
 def with_another_last_bit(file: Path) -> None:
@@ -85,14 +93,14 @@ class TestLoading:
     @pytest.mark.parametrize("name", NETWORKS)
     def test_every_network_of_the_package(self, tmp_path, name):
         torch.manual_seed(0)
-        mixture = {"means": [[0.0, 1.0], [1.0, 0.0]], "covariances": [[[1.0, 0.0], [0.0, 1.0]]] * 2, "classes": [0, 1]}
-        arguments = {**mixture, "weights": [0.5, 0.5]} if name.startswith("Mixture") else {}
-        network = getattr(mgp, name)(**arguments)
+        network = getattr(mgp, name)(**SETTINGS.get(name, {}))
         network.save_pretrained(tmp_path / name)
         write_manifest(tmp_path / name)
+        assert not list((tmp_path / name).glob("*.bin"))
         loaded = load_network(tmp_path / name)
-        state, expected = loaded.state_dict(), network.state_dict()
-        assert state.keys() == expected.keys()
+        state, expected = ({**each.state_dict(), **dict(each.named_buffers())} for each in (loaded, network))
+        assert state.keys() == expected.keys() and not loaded.training
+        assert loaded.config.get("latents_std") == network.config.get("latents_std")
         assert all(torch.equal(state[key], expected[key]) for key in expected)
 
     def test_one_network_of_a_pipeline(self, folder):

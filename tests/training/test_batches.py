@@ -24,17 +24,12 @@ def alone(update):
     return draw(stream.indices(update), stream.generator(update))
 
 
-def test_every_update_has_its_own_numbers():
+@pytest.mark.parametrize("updates", [range(UPDATES), [7], [49], [129]], ids=["whole", "from 7", "from 49", "from 129"])
+def test_every_update_has_its_own_numbers_wherever_a_run_starts(updates):
     found = Batches(TrainingStream(120, 8, seed=1), CPU, UPDATES, draw)
-    for update in range(UPDATES):
+    for update in updates:
         ((indices, noise),) = found.of(update)
         assert torch.equal(indices, alone(update)[0]) and torch.equal(noise, alone(update)[1])
-
-
-@pytest.mark.parametrize("first", [0, 7, 49, 129])
-def test_a_run_that_starts_later_has_the_same(first):
-    ((indices, noise),) = Batches(TrainingStream(120, 8, seed=1), CPU, UPDATES, draw).of(first)
-    assert torch.equal(indices, alone(first)[0]) and torch.equal(noise, alone(first)[1])
 
 
 @pytest.mark.parametrize(("processes", "accumulation", "part_size"), [(1, 2, 4), (2, 1, 4), (2, 2, 2), (2, 1, 2)])
