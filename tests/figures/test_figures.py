@@ -7,7 +7,7 @@ from scipy.stats import norm
 from sklearn.decomposition import PCA
 
 from mnist_guided_pipeline.cli.options import check_figure, check_packages, save_figure
-from mnist_guided_pipeline.figures.curves import Curve, line_panels, metric_curves
+from mnist_guided_pipeline.figures.curves import Curve, line_panels
 from mnist_guided_pipeline.figures.images import image_rows, manifold, manifold_coordinates
 from mnist_guided_pipeline.figures.points import latent_scatter, point_frames, point_panels, principal_plane
 
@@ -102,7 +102,7 @@ class TestCurves:
             "ours": Curve([1, 10, 100], [3.0, 2.0, 1.0], low=[2.5, 1.5, 0.5], high=[3.5, 2.5, 1.5]),
             "theirs": Curve([1, 10], [4.0, 4.0]),
         }
-        figure = metric_curves(curves, "steps", "judge-FID", log_x=True)
+        figure = line_panels({"": curves}, "steps", "judge-FID", log_x=True)
         (axes,) = figure.axes
         assert [list(line.get_ydata()) for line in axes.lines] == [[3.0, 2.0, 1.0], [4.0, 4.0]]
         assert len(axes.collections) == 1  # one curve has a band
@@ -111,7 +111,7 @@ class TestCurves:
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("steps", "judge-FID")
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ours", "theirs"]
-        assert metric_curves({"ours": curves["ours"]}, "x", "y").axes[0].get_legend() is None
+        assert line_panels({"": {"ours": curves["ours"]}}, "x", "y").axes[0].get_legend() is None
 
     def test_panels_have_scales_of_their_own(self):
         figure = line_panels(

@@ -49,7 +49,9 @@ _NOT_OF_THE_CALL = ("num_images", "seed", "class_weights", "scheduler", "schedul
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How images are drawn: a scheduler, and the arguments of the pipeline's call. None takes the pipeline's own value.
+    """How images are drawn: a scheduler, and the arguments of the pipeline's call, which explains those left out here.
+
+    None takes the pipeline's own value.
 
     Attributes:
         num_images: N, at least 1.
@@ -60,15 +62,6 @@ class SamplingSettings:
             its options if None.
         scheduler_options: further settings of that scheduler, such as ``{"use_karras_sigmas": True}``; without
             ``scheduler`` of the class of the pipeline's own.
-        num_inference_steps: steps of the scheduler.
-        guidance_scale: s >= 0.
-        guidance_interval: noise levels sigma / alpha at which the classifier guides, (low, high].
-        cfg_scale: classifier-free weight, 1 is off.
-        eta: stochasticity of DDIM, in [0, 1].
-        guidance_rescale: how far the spread of guided predictions is brought back, in [0, 1].
-        classifier_temperature: divides the classifier's logits, positive.
-        autoguidance_scale: weight of the denoiser against the weak one, 1 is off.
-        num_particles: weighted particles of which each image is one, 1 is off.
         negative_class_labels: names or indices; image i is drawn as anything but the i-th of them, which are taken in
             turn. No class is wanted then, so there is no accuracy.
 

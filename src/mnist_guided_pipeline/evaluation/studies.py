@@ -44,15 +44,10 @@ from .tables import render_view
 
 Runs = Mapping[str, Mapping[str, Any]]
 
-_SETTINGS = ("scheduler", "scheduler_options", "num_inference_steps", "guidance_scale", "guidance_interval")
-_OPTIONS = {  # settings that are off where a record does not have them
-    "scheduler_options": {},
-    "cfg_scale": 1.0,
-    "eta": 0.0,
-    "guidance_rescale": 0.0,
-    "classifier_temperature": 1.0,
-    "autoguidance_scale": 1.0,
-    "num_particles": 1,
+_SETTINGS = {  # of a sweep, with what they are where a record does not have them
+    name: value
+    for name, value in SamplingSettings().to_dict().items()
+    if name not in ("num_images", "seed", "class_weights")
 }
 _COLUMNS = ("accuracy", "judge_fid", "judge_precision", "judge_recall", "judge_coverage", "near_copies")
 _CHUNK = 500
@@ -306,8 +301,7 @@ def check_sweep(runs: Runs, name: str) -> None:
 
 def varied_settings(runs: Runs) -> list[str]:
     """The settings that have more than one value among the runs."""
-    settings = dict.fromkeys((*_SETTINGS, *_OPTIONS))
-    return [name for name in settings if len({str(_setting(record, name)) for record in runs.values()}) > 1]
+    return [name for name in _SETTINGS if len({str(_setting(record, name)) for record in runs.values()}) > 1]
 
 
 def sweep_lines(runs: Runs, axis: str) -> dict[str, list[Mapping[str, Any]]]:
@@ -360,7 +354,7 @@ def _training_seconds(component: Any) -> float | None:
 
 
 def _setting(record: Mapping[str, Any], name: str) -> Any:
-    return record["settings"].get(name, _OPTIONS.get(name))
+    return record["settings"].get(name, _SETTINGS[name])
 
 
 def _text(value: Any) -> str:
@@ -374,8 +368,6 @@ def _described(setting: str, value: Any) -> str:
     """A value of a setting in the legend of a figure."""
     if setting == "scheduler":
         return value.removesuffix("Scheduler").removesuffix("Discrete")
-    if setting == "scheduler_options":
-        return _text(value).replace("_", " ")
     if setting == "num_inference_steps":
         return f"{value} steps"
     if setting == "guidance_interval":
@@ -383,4 +375,5 @@ def _described(setting: str, value: Any) -> str:
             return "all levels"
         low, high = value
         return f"levels {low or 0.0:g}-{'inf' if high is None else f'{high:g}'}"
-    return f"{setting.removeprefix('guidance_').removesuffix('_scale') or setting} {value:g}"
+    text = _text(value).replace("_", " ")
+    return text if isinstance(value, Mapping) else f"{setting.removeprefix('guidance_').removesuffix('_scale')} {text}"

@@ -37,34 +37,24 @@ class Curve(NamedTuple):
     high: Sequence[float] | np.ndarray | None = None
 
 
-def metric_curves(
-    curves: Mapping[str, Curve],
+def line_panels(
+    panels: Mapping[str, Mapping[str, Curve]],
     x_label: str,
-    y_label: str,
-    title: str = "",
+    y_label: str = "",
     *,
     log_x: bool = False,
     log_y: bool = False,
 ) -> Figure:
-    """A value against what it depends on: one line per name, with its band, on one axes; one line has no legend."""
-    figure = new_figure(5.4, 3.6)
-    axes = figure.subplots()
-    _draw(axes, curves)
-    quiet(axes, x_label, y_label, title)
-    axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
-    return figure
-
-
-def line_panels(panels: Mapping[str, Mapping[str, Curve]], x_label: str, y_label: str = "") -> Figure:
-    """Several sets of lines side by side, each with a scale of its own: losses whose terms differ in size.
+    """Values against what they depend on, with their bands: sets of lines side by side, each with a scale of its own.
 
     ``panels`` are at least one, its title to its curves by name; ``y_label`` stands at the left of the first.
     """
-    figure = new_figure(3.4 * len(panels) + 0.4, 3.2)
+    figure = new_figure(3.4 * len(panels) + 0.6, 3.4)
     every = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, curves) in zip(every, panels.items(), strict=True):
-        _draw(axes, curves, marker=None)
+        _draw(axes, curves)
         quiet(axes, x_label, y_label if axes is every[0] else "", title)
+        axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
     return figure
 
 
@@ -167,9 +157,9 @@ def guide_report_figure(
     return figure
 
 
-def _draw(axes: Axes, curves: Mapping[str, Curve], marker: str | None = "o") -> None:
+def _draw(axes: Axes, curves: Mapping[str, Curve]) -> None:
     for index, (name, curve) in enumerate(curves.items()):
-        colour = COLOURS[index % len(COLOURS)]
+        colour, marker = COLOURS[index % len(COLOURS)], "o" if len(curve.x) < 20 else None
         axes.plot(curve.x, curve.y, color=colour, linewidth=1.4, marker=marker, markersize=3.5, label=name)
         if curve.low is not None and curve.high is not None:
             axes.fill_between(np.asarray(curve.x), curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
