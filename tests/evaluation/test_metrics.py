@@ -176,7 +176,6 @@ class TestMemorisation:
         assert result.closer_than_typical == 1.0
         assert result.near_copies == 1.0
         assert result.copying_z < -10
-        assert result.median_distance == 0.0
 
     def test_notices_one_copy_in_five(self):
         train, generated = pictures(0, 400), pictures(2, 200)

@@ -271,6 +271,14 @@ class TestSystems:
         assert "neither a folder nor a Hub id" in refused(*systems.split(), "./nothing")
 
 
+def test_scales_are_filed_and_drawn(typed, tmp_path, capsys):
+    few = ["--num_samples", 20, "--num_particles", 2, "--num_inference_steps", 3, "--guidance_scale", 1, 2]
+    typed("study", "scales", *few, "--output", tmp_path / "m.json", "--figure", tmp_path / "scales.png")
+    rows = read_runs(tmp_path / "m.json")["study-scales"]["figures"]["rows"]
+    assert list(rows) == [f"s = {scale}, class {label}" for scale in (1, 2) for label in (0, 1)]
+    assert "particles covariance error" in capsys.readouterr().out and (tmp_path / "scales.png").is_file()
+
+
 class TestFaults:
     def test_a_scale_of_each_step(self, tiny):
         """A constant one is the pipeline's own; the first step is too noisy to be guided in either."""

@@ -214,11 +214,9 @@ def guide(
         "learned_scores": learned_scores(num_updates=num_updates, seed=seed),
         "gradient_errors": {},
     }
-    for label, other in (
-        ("", pipe),
-        ("other: ", load_pipeline(compared_with, options.device) if compared_with else None),
-    ):
-        if other is not None and other.denoiser_is_conditional and other.config.training_noise["law"] == "preserving":
+    others = {"other: ": load_pipeline(compared_with, options.device)} if compared_with else {}
+    for label, other in {"": pipe, **others}.items():
+        if other.denoiser_is_conditional and other.config.training_noise["law"] == "preserving":
             found = gradient_errors(other, test, seed=seed)
             figures["gradient_errors"] |= {f"{label}on {name}": rows for name, rows in found.items()}
     settings = {"num_test_images": num_test_images, "num_images": count, "cfg_scale": cfg_scale}

@@ -61,7 +61,6 @@ from .oracle import COSINE, PLANE, Mixture
 from .samples import draw_samples
 from .scores import measured, proportion
 
-HACKING_SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 LEVELS = tuple(round(0.05 * (100 / 0.05) ** (i / 9), 3) for i in range(10))
 """Noise levels ``sigma / alpha`` at which gradients are compared: ten, evenly spaced in the logarithm."""
 
@@ -113,19 +112,16 @@ def guide_by_noise(pipe: Any, images: LabelledImages, num_bins: int = 10, seed: 
         generator = keyed_generator(seed, "guide", index)
         posterior_noise, eps = torch.randn(2, len(images), *posteriors.sample_shape, generator=generator)
         entries = part[torch.randint(len(part), (len(images),), generator=generator)]
-        probabilities, shares = [], []
+        batches = []
         for batch in torch.arange(len(images)).split(_BATCH):
             z0 = posteriors.draw(batch, posterior_noise[batch].to(posteriors.mean.device)).to(pipe.classifier.device)
             level = levels_at(table, entries[batch], z0)
             noisy = add_noise(z0, eps[batch].to(z0), level).to(pipe.classifier.dtype)
             times, labels = timesteps[entries[batch]].to(z0.device), images.labels[batch].to(z0.device)
-            with torch.no_grad():
-                logits = pipe.classifier(noisy, times, return_dict=False)[0]
-            gradient = classifier_score(pipe.classifier, noisy, times, labels).flatten(1)
-            norms = gradient.norm(dim=1) * level.sigma.flatten() / gradient.shape[1] ** 0.5
-            probabilities.append(logits.float().softmax(dim=1).cpu())
-            shares.append(norms.double().cpu())
-        read = torch.cat(probabilities)
+            logits, gradient = read_and_score(pipe.classifier, noisy, times, labels)
+            share = gradient.flatten(1).norm(dim=1) * level.sigma.flatten() / gradient[0].numel() ** 0.5
+            batches.append((logits.float().softmax(dim=1).cpu(), share.double().cpu()))
+        read, shares = map(torch.cat, zip(*batches, strict=True))
         hits = int((read.argmax(dim=1) == images.labels).sum())
         middle = part[len(part) // 2]
         rows.append(
@@ -135,7 +131,7 @@ def guide_by_noise(pipe: Any, images: LabelledImages, num_bins: int = 10, seed: 
                 "accuracy": proportion(hits, len(images)),
                 "calibration_error": measured(expected_calibration_error(read, images.labels), len(images)),
                 "confidence": measured(read.double().max(dim=1).values.mean().item(), len(images)),
-                "gradient_share": measured(torch.cat(shares).mean().item(), len(images)),
+                "gradient_share": measured(shares.mean().item(), len(images)),
             }
         )
     return rows
@@ -145,8 +141,8 @@ def guide_by_noise(pipe: Any, images: LabelledImages, num_bins: int = 10, seed: 
 def guide_hacking(
     pipe: Any,
     judge: Judge,
-    num_images: int = 1000,
-    scales: Sequence[float] = HACKING_SCALES,
+    num_images: int,
+    scales: Sequence[float],
     cfg_scale: float = 1.0,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -170,17 +166,14 @@ def guide_hacking(
     rows = []
     for scale in tqdm(scales, desc="scales", disable=None, leave=False):
         call = {"guidance_scale": float(scale), "cfg_scale": cfg_scale, "output_type": "latent"}
-        probabilities, seen, classes = [], [], []
+        parts = []
         for latents, labels in draw_samples(pipe, num_images, seed, call):
             logits = pipe.classifier(latents.to(pipe.classifier.dtype), least_noise, return_dict=False)[0]
-            probabilities.append(logits.float().softmax(dim=1).cpu())
             pixels = pipe.decode_latents(latents, "pt").float().cpu()
-            seen.append(judge.predict(to_uint8(pixels * 2.0 - 1.0)).argmax(dim=1))
-            classes.append(labels)
-        wanted = torch.cat(classes)
-        read = torch.cat(probabilities)
-        by_guide = int((read.argmax(dim=1) == wanted).sum())
-        by_judge = int((torch.cat(seen) == wanted).sum())
+            seen = judge.predict(to_uint8(pixels * 2.0 - 1.0)).argmax(dim=1)
+            parts.append((logits.float().softmax(dim=1).cpu(), seen, labels))
+        read, judged, wanted = map(torch.cat, zip(*parts, strict=True))
+        by_guide, by_judge = int((read.argmax(dim=1) == wanted).sum()), int((judged == wanted).sum())
         rows.append(
             {
                 "guidance_scale": float(scale),
@@ -266,19 +259,13 @@ def _errors_by_level(
     return found
 
 
-def learned_scores(
-    mixture: Mixture = PLANE,
-    schedule: dict[str, Any] | None = None,
-    num_updates: int = _UPDATES,
-    seed: int = 0,
-) -> dict[str, list[dict[str, float]]]:
+def learned_scores(num_updates: int = _UPDATES, seed: int = 0) -> dict[str, list[dict[str, float]]]:
     """What :func:`compare_scores` says of a classifier without the gate, with it, and of one trained in a ``pair``.
 
     Data, weights, order and noise are the same for all.
     """
-    schedule = schedule or COSINE
     return {
-        name: compare_scores(train_on_mixture(mixture, schedule, *how, num_updates, seed), mixture, schedule, seed)
+        name: compare_scores(train_on_mixture(PLANE, COSINE, *how, num_updates, seed), PLANE, COSINE, seed)
         for name, how in (("plain", (False, False)), ("gated", (True, False)), ("pair", (True, True)))
     }
 

@@ -204,15 +204,11 @@ class Memorisation(NamedTuple):
         copying_z: Mann-Whitney statistic of the two sets of distances in standard deviations, Meehan's C_T
             with one cell; about 0 for a faithful model, below -5 for one that copies, above 5 for one that
             strays.
-        median_distance: of the generated images to the training set, in unit range pixels.
-        median_distance_held_out: of the held-out images.
     """
 
     closer_than_typical: float
     near_copies: float
     copying_z: float
-    median_distance: float
-    median_distance_held_out: float
 
 
 def memorisation(
@@ -239,8 +235,6 @@ def memorisation(
         closer_than_typical=(distances < typical).double().mean().item(),
         near_copies=(distances < near).double().mean().item(),
         copying_z=(wins - pairs / 2) / deviation,
-        median_distance=distances.quantile(0.5).item(),
-        median_distance_held_out=typical,
     )
 
 
