@@ -1,5 +1,6 @@
 """Laws of every network: shapes, timesteps, labels, independence of the batch, gradients, saving; and symmetries."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -109,6 +110,14 @@ class TestNetwork:
     def test_half_precision(self, name):
         output = out(make(name).to(torch.bfloat16), noise(4, *LATENT).to(torch.bfloat16), torch.tensor(999))
         assert output.dtype == torch.bfloat16 and torch.isfinite(output).all()
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_sizes_of_numpy_and_torch_are_saved_as_those_of_python(kind, tmp_path):
+    network = mgp.MLPDenoiser(sample_shape=kind([4]), hidden_size=kind(8), num_classes=kind(10))
+    network.save_pretrained(tmp_path)
+    config = mgp.MLPDenoiser.from_pretrained(tmp_path).config
+    assert (config.sample_shape, config.hidden_size, config.num_classes) == ([4], 8, 10)
 
 
 @pytest.mark.parametrize("name", PATCHED)

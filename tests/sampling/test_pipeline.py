@@ -436,7 +436,7 @@ BAD_INPUTS = [
     *(({"guidance_scale": bad}, ValueError, "guidance_scale must be finite") for bad in (-1, math.nan, math.inf)),
     *(({"guidance_scale": bad}, TypeError, "guidance_scale must be a number") for bad in ("2", ["x"], {})),
     ({"guidance_scale": [1.0, 2.0]}, ValueError, r"guidance_scale has shape \(2,\) for 1 labels"),
-    ({"class_labels": [1, 2], "guidance_scale": [[1.0, 2.0]]}, ValueError, "guidance_scale has shape"),
+    ({"class_labels": [1, 2], "guidance_scale": [[1.0, 2.0]]}, TypeError, "guidance_scale must be a number"),
     *(({"cfg_scale": bad}, ValueError, "cfg_scale must be a number at least 0") for bad in (-1.0, math.nan, "2")),
     ({"cfg_scale": 2.0}, ValueError, "cfg_scale is 2.0, but the denoiser is not class-conditional"),
     *(
@@ -459,6 +459,17 @@ BAD_INPUTS = [
     ({"latents": [[0.0] * 4]}, TypeError, "latents must be a tensor"),
     ({"callback_on_step_end_tensor_inputs": ["score"]}, ValueError, "callback_on_step_end_tensor_inputs must be"),
     ({"callback_on_step_end": 3}, TypeError, "callback_on_step_end must be"),
+    *(
+        ({"callback_on_step_end_tensor_inputs": bad}, TypeError, "callback_on_step_end_tensor_inputs must be a list")
+        for bad in ("latents", None)
+    ),
+    ({"guidance_scale": 10**400}, TypeError, "guidance_scale must be a number"),
+    *(({name: 1e300}, ValueError, f"{name} must be a number") for name in ("cfg_scale", "autoguidance_scale")),
+    *(({"eta": bad}, ValueError, "eta must be a number") for bad in (np.bool_(True), b"1", np.array([0.5]), 10**400)),
+    ({"guidance_interval": {0, 1}}, ValueError, "guidance_interval must be"),
+    ({"class_labels": {3: None}}, ValueError, "class_labels: the weights"),
+    ({"latents": torch.zeros(1, 4).to_sparse()}, ValueError, "latents must be finite .* torch.sparse_coo on cpu"),
+    ({"latents": torch.zeros(1, 4, device="meta")}, ValueError, "latents must be finite .* on meta"),
     (
         {"num_inference_steps": 1001},
         ValueError,
@@ -471,7 +482,7 @@ BAD_INPUTS = [
         "latents must be finite floating-point noise, got torch.int64",
     ),
 ]
-BAD_WAYS = [[100, 900], [900, 900], [900, -1], [1001, 3], [math.nan], [], "900", [None]]
+BAD_WAYS = [["9", "3"], {9: 1}, [100, 900], [900, 900], [900, -1], [1001, 3], [math.nan], [], "900", [None]]
 
 
 @pytest.mark.parametrize("way", BAD_WAYS, ids=repr)
@@ -506,6 +517,31 @@ def test_a_bad_argument_is_named_before_any_work(arguments, error, words):
     with pytest.raises(error, match=words):
         draw(pipe, **arguments)
     assert calls == [[], []]
+
+
+def test_sigmas_that_leave_noise_in_the_samples_are_refused():
+    pipe = exact_pipeline(PLANE, "EulerDiscreteScheduler", "epsilon")
+    for sigmas in ([100.0, 1.0], [3.0], [0.0]):
+        with pytest.raises(ValueError, match="sigmas must lead to 0 under EulerDiscreteScheduler"):
+            draw(pipe, 1, sigmas=sigmas)
+
+
+@pytest.mark.parametrize(("answer", "words"), [(5, "it returned 5"), ({"latents": torch.zeros(1)}, r"returned \(1,\)")])
+def test_a_callback_that_spoils_the_latents_is_named(answer, words):
+    with pytest.raises((TypeError, ValueError), match=f"callback_on_step_end must .*{words}"):
+        draw(tiny(), callback_on_step_end=lambda *_: answer)
+
+
+def test_numbers_of_numpy_and_torch_are_those_of_python():
+    def drawn(whole, real):
+        arguments = {"num_images_per_label": whole(2), "num_inference_steps": whole(3), "num_particles": whole(1)}
+        names = ("guidance_scale", "eta", "guidance_rescale", "classifier_temperature")
+        arguments |= {name: real(0.5) for name in names} | {"guidance_interval": (real(0.0), real(2.0))}
+        return draw(tiny("DDIM"), [whole(3)], **arguments)
+
+    expected = drawn(int, float)
+    for whole, real in ((np.int64, np.float32), (np.array, np.array), (torch.tensor, torch.tensor)):
+        assert torch.equal(drawn(whole, real), expected)
 
 
 @pytest.mark.parametrize(

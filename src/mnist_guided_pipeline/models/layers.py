@@ -49,12 +49,23 @@ class Network(ModelMixin, ConfigMixin):
             size = height if height == width else [height, width]
             self.register_to_config(in_channels=channels, out_channels=channels, sample_size=size)
 
+    def register_to_config(self, **settings: Any) -> None:
+        """As in ``ConfigMixin``, numbers and arrays of NumPy and torch as Python's, which JSON can hold."""
+        super().register_to_config(**{name: _plain(value) for name, value in settings.items()})
+
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in ``ConfigMixin``, without what the constructor does not take."""
         not_taken = (*cls.retired_settings, *cls._of_images)
         known = {name: value for name, value in config_dict.items() if name not in not_taken}
         return super().extract_init_dict(known, **kwargs)
+
+
+def _plain(value: Any) -> Any:
+    """A setting without NumPy and torch."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return type(value)(map(_plain, value)) if isinstance(value, (list, tuple)) else value
 
 
 class Denoiser(Network):

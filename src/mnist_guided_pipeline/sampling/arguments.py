@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 def check_count(name: str, value: Any) -> int:
     """An integer of at least 1, of Python, NumPy or torch."""
@@ -21,28 +23,27 @@ def check_count(name: str, value: Any) -> int:
     return operator.index(value)
 
 
-def check_number(name: str, value: Any, low: float, high: float = math.inf, meaning: str = "") -> float:
-    """A finite number in [low, high], of Python, NumPy or torch."""
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = math.nan
-    if not (low <= number <= high and math.isfinite(number)):
-        bounds = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+def check_number(name: str, value: Any, low: float, high: float = _LARGEST, meaning: str = "") -> float:
+    """A number in [low, high] that float32 can hold, of Python, NumPy or torch."""
+    number = _number(value)
+    if number is None or not low <= number <= high:
+        bounds = f"at least {low:g}" if high == _LARGEST else f"from {low:g} to {high:g}"
         raise ValueError(f"{name} must be a number {bounds}{meaning}, and finite, got {value!r}.")
     return number
 
 
-def check_falling(name: str, values: Any, low: float, high: float) -> None:
+def check_falling(name: str, values: Any, low: float, high: float) -> list[float]:
     """Numbers in [low, high], each smaller than the one before it: the way from noise to a sample."""
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a list of numbers, got {values!r}.") from error
+    numbers = _numbers(values)
+    if numbers is None:
+        raise TypeError(f"{name} must be a list of numbers, got {values!r}.")
     fits = all(low <= number <= high for number in numbers) and numbers
     if not fits or any(later >= earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
-        bounds = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
-        raise ValueError(f"{name} must fall from noise to sample, each number {bounds} and none twice, got {values!r}.")
+        raise ValueError(
+            f"{name} must fall from noise to sample, each number from {low:g} to {high:g} and none twice, "
+            f"got {values!r}."
+        )
+    return numbers
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -53,32 +54,28 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def check_interval(name: str, value: Any) -> tuple[float, float]:
     """A pair (low, high) with 0 <= low < high."""
-    try:
-        low, high = map(float, value)
-        fits = 0 <= low < high
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
+    numbers = _numbers(value)
+    if numbers is None or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
         raise ValueError(
             f"{name} must be (low, high) with 0 <= low < high, in units of sigma / alpha, got {value!r}; "
             "(0, float('inf')) is every level."
         )
-    return low, high
+    return numbers[0], numbers[1]
 
 
 def parse_scales(name: str, value: Any, num_labels: int) -> Tensor:
     """A finite number of at least 0, or one per label; a float32 tensor () or (num_labels,) on the CPU."""
-    try:
-        scales = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be a number or a list of numbers, got {value!r}.") from error
-    if scales.ndim and scales.shape != (num_labels,):
+    one = _number(value)
+    numbers = _numbers(value) if one is None else [one]
+    if numbers is None:
+        raise TypeError(f"{name} must be a number or a list of numbers, got {value!r}.")
+    if one is None and len(numbers) != num_labels:
         raise ValueError(
-            f"{name} has shape {tuple(scales.shape)} for {num_labels} labels; give one number, or one per label."
+            f"{name} has shape ({len(numbers)},) for {num_labels} labels; give one number, or one per label."
         )
-    if not (torch.isfinite(scales).all() and (scales >= 0).all()) or isinstance(value, bool):
+    if not all(0 <= number <= _LARGEST for number in numbers):
         raise ValueError(f"{name} must be finite and at least 0 (0 is off), got {value!r}.")
-    return scales
+    return torch.tensor(numbers if one is None else one, dtype=torch.float32)
 
 
 def resolve_labels(class_labels: Any, id2label: Mapping[int, str], argument: str = "class_labels") -> Tensor:
@@ -131,9 +128,33 @@ def excluded_classes(labels: Tensor, num_classes: int) -> Tensor:
     return 1.0 - torch.nn.functional.one_hot(labels, num_classes).to(torch.float32)
 
 
+def _is_scalar(value: Any) -> bool:
+    """No truth value, no text and no array of more than 0 dimensions, each of which Python may take for a number."""
+    dtype, ndim = str(getattr(value, "dtype", "")), getattr(value, "ndim", 0)
+    return not (isinstance(value, (bool, str, bytes)) or "bool" in dtype or ndim)
+
+
+def _number(value: Any) -> float | None:
+    """A number of Python, NumPy or torch; None for everything else."""
+    try:
+        return float(value) if _is_scalar(value) else None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+
+
+def _numbers(values: Any) -> list[float] | None:
+    """A list, a range or an array of numbers; None for everything else."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if not isinstance(values, (list, tuple, range)):
+        return None
+    numbers = [number for number in map(_number, values) if number is not None]
+    return numbers if len(numbers) == len(values) else None
+
+
 def _is_index(value: Any) -> bool:
     """What ``operator.index`` takes, but no truth value."""
-    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+    if not _is_scalar(value):
         return False
     try:
         operator.index(value)
@@ -159,7 +180,7 @@ def _index(label: Any, id2label: Mapping[int, str], argument: str) -> int:
 def _weights(label: Any, id2label: Mapping[int, str], argument: str) -> Tensor:
     weights = torch.zeros(len(id2label))
     for name, weight in label.items() if isinstance(label, Mapping) else [(label, 1.0)]:
-        weights[_index(name, id2label, argument)] = float(weight)
+        weights[_index(name, id2label, argument)] = math.nan if (number := _number(weight)) is None else number
     return _normalised(weights, argument)
 
 

@@ -185,7 +185,7 @@ class GuidedDenoiser(nn.Module):
             told = is_conditional(self.denoiser) and self.cfg_scale != 0.0
             if labels.is_floating_point() and told and not needs_posterior(self.denoiser):
                 raise ValueError(
-                    "The labels are distributions over classes, which a class-conditional denoiser cannot take; use "
+                    "class_labels are distributions over classes, which a class-conditional denoiser cannot take; use "
                     "cfg_scale=0, so that the classifier alone guides."
                 )
         self._class_labels = labels

@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -260,18 +260,15 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             if labelled:
                 self.check_labels_have_a_reader()
             guidance_scale = defaults["guidance_scale"] if labelled else 0.0
+        num_images_per_label = check_count("num_images_per_label", num_images_per_label)
+        num_inference_steps = check_count("num_inference_steps", num_inference_steps)
+        num_particles = check_count("num_particles", num_particles)
+        eta = check_number("eta", eta, 0.0, 1.0)
+        generator = list(generator) if isinstance(generator, tuple) else generator
         self.check_inputs(
-            num_images_per_label,
-            num_inference_steps,
-            timesteps,
-            sigmas,
-            eta,
-            generator,
-            output_type,
-            callback_on_step_end_tensor_inputs,
+            num_inference_steps, timesteps, sigmas, generator, output_type, callback_on_step_end_tensor_inputs
         )
-        num_inference_steps, num_particles = int(num_inference_steps), check_count("num_particles", num_particles)
-        rows_per_label = int(num_images_per_label) * num_particles  # a sample's particles are neighbours
+        rows_per_label = num_images_per_label * num_particles  # a sample's particles are neighbours
         device = self._execution_device
         labels = self.prepare_labels(class_labels, negative_class_labels, rows_per_label, device)
         scales = self.prepare_guidance_scale(guidance_scale, rows_per_label, labels, device)
@@ -304,7 +301,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             base = 0.0 if told or classifier_temperature != 1.0 else 1.0
             groups = batch_size // num_particles
             particles = ParticleCall(call.scheduler, groups, num_particles, generator, guidance_interval, base)
-            if isinstance(generator, (list, tuple)):
+            if isinstance(generator, list):
                 generator = [each for each in generator for _ in range(num_particles)]
         guided = GuidedDenoiser(
             self.denoiser,
@@ -346,7 +343,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 if callback_on_step_end is not None:
                     available = {"latents": latents, "prediction": prediction}
                     chosen = {name: available[name] for name in callback_on_step_end_tensor_inputs}
-                    latents = (callback_on_step_end(call, i, t, chosen) or {}).get("latents", latents)
+                    latents = self._returned(callback_on_step_end(call, i, t, chosen), latents)
                 if (i + 1) % order == 0 or i + 1 == len(times):
                     progress_bar.update()
 
@@ -355,7 +352,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         if not bool(latents.isfinite().all()):
             raise ValueError(
                 f"The samples overflowed under {type(self.scheduler).__name__} in {len(times)} steps at guidance_scale "
-                f"{guidance_scale}: there are no images. Take more steps, a lower scale, or a wider type."
+                f"{guidance_scale} and cfg_scale {cfg_scale}: there are no images. Take more steps, lower scales, a "
+                "wider type, or latents that are standard Gaussian noise."
             )
         self._guidance_scale, self._num_timesteps = call._guidance_scale, call._num_timesteps
         images = self.decode_latents(latents, output_type)
@@ -371,20 +369,15 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
 
     def check_inputs(
         self,
-        num_images_per_label: int,
         num_inference_steps: int,
         timesteps: list[int] | None,
         sigmas: list[float] | None,
-        eta: float,
         generator: Any,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
     ) -> None:
         """Refuse what cannot work, before any work; see :meth:`__call__` for the arguments."""
         check_scheduler(self.scheduler, dict(self.config.training_noise))
-        check_count("num_images_per_label", num_images_per_label)
-        check_count("num_inference_steps", num_inference_steps)
-        check_number("eta", eta, 0.0, 1.0)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         if timesteps is not None and sigmas is not None:
             raise ValueError("timesteps and sigmas were both given; give one of them.")
@@ -394,14 +387,38 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 raise ValueError(f"{type(self.scheduler).__name__} does not take custom {name}; leave it None.")
         for name, value in (("timesteps", timesteps), ("sigmas", sigmas)):
             if value is not None:
-                check_falling(name, value, *trained_range(self.scheduler, name))
+                low, high = trained_range(self.scheduler, name)
+                numbers = check_falling(name, value, low, high)
+                if name == "sigmas" and low == 0.0 and (numbers[-1] or numbers == [0.0]):
+                    raise ValueError(
+                        f"sigmas must lead to 0 under {type(self.scheduler).__name__}, which leaves the noise of the "
+                        f"last one in the samples, got {value!r}."
+                    )
         if timesteps is None and sigmas is None:
             check_steps(self.scheduler, num_inference_steps)
-        generators = generator if isinstance(generator, (list, tuple)) else [generator]
+        generators = generator if isinstance(generator, list) else [generator]
         if generator is not None and not all(isinstance(entry, torch.Generator) for entry in generators):
             raise TypeError(f"generator must be a torch.Generator or a list of them, got {generator!r}.")
+        if not isinstance(callback_on_step_end_tensor_inputs, (list, tuple)):
+            raise TypeError(
+                "callback_on_step_end_tensor_inputs must be a list of names such as 'latents', "
+                f"got {callback_on_step_end_tensor_inputs!r}."
+            )
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, tuple(self._callback_tensor_inputs))
+
+    @staticmethod
+    def _returned(answer: Any, latents: Tensor) -> Tensor:
+        """The latents that a callback gives back, or those there are where it gives none."""
+        if answer is not None and not isinstance(answer, Mapping):
+            raise TypeError(f"callback_on_step_end must return a dict of tensors or None, it returned {answer!r}.")
+        returned = (answer or {}).get("latents", latents)
+        if not isinstance(returned, Tensor) or returned.shape != latents.shape:
+            shape = tuple(returned.shape) if isinstance(returned, Tensor) else returned
+            raise ValueError(
+                f"callback_on_step_end must leave the latents of shape {tuple(latents.shape)}, it returned {shape!r}."
+            )
+        return returned
 
     def _in_parts(
         self, at_once: int, labels: Any, scales: Any, generator: Any, latents: Tensor | None, together: dict[str, Any]
@@ -413,7 +430,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             output = self(
                 labels[rows][::count],
                 guidance_scale=scales[rows][::count] if isinstance(scales, Tensor) else scales,
-                generator=list(generator[part]) if isinstance(generator, (list, tuple)) else generator,
+                generator=generator[part] if isinstance(generator, list) else generator,
                 latents=None if latents is None else latents[rows],
                 output_type="latent",
                 **together,
@@ -426,18 +443,20 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     ) -> None:
         """One generator per sample, latents of the samples' shape, and images only where samples are images."""
         num_samples = batch_size // num_particles
-        if isinstance(generator, (list, tuple)) and len(generator) != num_samples:
+        if isinstance(generator, list) and len(generator) != num_samples:
             raise ValueError(f"generator is a list of {len(generator)}, but {num_samples} samples are drawn.")
         shape = (batch_size, *sample_shape(self.denoiser))
         if latents is not None and not isinstance(latents, Tensor):
             raise TypeError(f"latents must be a tensor of shape {shape}, got {type(latents).__name__}.")
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}.")
-        if latents is not None and not (latents.is_floating_point() and bool(latents.isfinite().all())):
-            raise ValueError(
-                f"latents must be finite floating-point noise, got {latents.dtype}"
-                + (" with NaN or infinity." if latents.is_floating_point() else ".")
-            )
+        if latents is not None:
+            usable = latents.is_floating_point() and latents.layout == torch.strided and not latents.is_meta
+            if not usable or not bool(latents.isfinite().all()):
+                raise ValueError(
+                    f"latents must be finite floating-point noise, got {latents.dtype}"
+                    + (" with NaN or infinity." if usable else f", {latents.layout} on {latents.device}.")
+                )
         if output_type != "latent" and self.vae is None and _image_shape(shape[1:]) is None:
             raise ValueError(
                 f"output_type {output_type!r} makes images, but this pipeline has no VAE and samples of shape "
@@ -509,7 +528,6 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         dtype = torch.promote_types(self.denoiser.dtype, torch.float32)
         shape = (batch_size, *sample_shape(self.denoiser))
         if latents is None:
-            generator = list(generator) if isinstance(generator, tuple) else generator
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         return latents.to(device, dtype) * getattr(self.scheduler, "init_noise_sigma", 1.0)
 
@@ -519,7 +537,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         A scheduler that draws its noise from seeds (DPM-Solver SDE) gets them from the generators, unless it has one.
         """
         if generator is not None and getattr(self.scheduler, "noise_sampler_seed", 0) is None:
-            several = isinstance(generator, (list, tuple))
+            several = isinstance(generator, list)
             sources = generator if several else [generator]
             seeds = [int(torch.randint(2**62, (), generator=source, device=source.device)) for source in sources]
             self.scheduler.noise_sampler_seed = seeds if several else seeds[0]
@@ -573,9 +591,10 @@ def _class_names(id2label: dict[Any, str] | None, classifier: Any, denoiser: Any
 
 
 def _flat_defaults(defaults: dict[str, Any], scheduler: Any) -> dict[str, Any]:
-    """Sampling defaults of one level; earlier versions kept some for single scheduler classes and for one use."""
+    """Sampling defaults of one level, as JSON; earlier versions kept some for single schedulers and for one use."""
     flat = {name: value for name, value in defaults.items() if name not in ("schedulers", "classifier_alone")}
-    return {**flat, **defaults.get("schedulers", {}).get(type(scheduler).__name__, {})}
+    flat |= defaults.get("schedulers", {}).get(type(scheduler).__name__, {})
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in flat.items()}
 
 
 def _without_clipping(scheduler: Any) -> Any:

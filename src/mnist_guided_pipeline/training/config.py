@@ -90,6 +90,11 @@ class CommonConfig:
     dry_run: bool = False
     """Print the resolved settings, make some updates to measure time and memory, print these, and write nothing."""
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if hasattr(value, "tolist"):  # a number of NumPy, which JSON cannot hold
+                setattr(self, name, value.tolist())
+
     def check(self) -> None:
         """Refuse settings that are out of bounds or contradict themselves.
 
