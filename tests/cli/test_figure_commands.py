@@ -35,13 +35,13 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "model", "options", "said"),
     [
-        ("reconstructions", "plane", "DATA", "12 test images"),
-        ("reconstructions", "plain", "DATA --num_images 3", "3 test images"),
+        ("autoencoder --show reconstructions", "plane", "DATA", "12 test images"),
+        ("autoencoder --show reconstructions", "plain", "DATA --num_images 3", "3 test images"),
         ("samples", "plane", "--num_rows 2", "24 images of a MLPVAE"),
-        ("manifold", "plane", "--num_images 5", "5 x 5 latents from -1.28 to 1.28"),
-        ("interpolation", "plain", "DATA --num_pairs 2", "2 lines of 10 steps"),
-        ("latents", "plane", "DATA", "297 test images"),
-        ("latents", "wide", "DATA --num_images 50", "50 test images"),
+        ("autoencoder --show manifold", "plane", "--num_images 5", "5 x 5 latents from -1.28 to 1.28"),
+        ("autoencoder --show interpolation", "plain", "DATA --num_rows 2", "2 lines of 10 steps"),
+        ("autoencoder --show latents", "plane", "DATA", "297 test images"),
+        ("autoencoder --show latents", "wide", "DATA --num_images 50", "50 test images"),
         ("loss_curves", "plane", "", "loss over 3 updates"),
         ("samples", "gan", "--num_rows 3 --num_columns 4", "12 images of a GANGenerator"),
         ("samples", "gan10", "--num_columns 4 --interpolate", "40 images"),
@@ -55,7 +55,7 @@ def test_draws_and_says_so(models, digits_folder, tmp_path, capsys, name, model,
     main(
         [
             "figure",
-            name,
+            *name.split(),
             *given,
             *options.replace("DATA", f"--dataset_name {digits_folder}").split(),
             "--output",
@@ -83,17 +83,17 @@ def test_the_same_seed_gives_the_same_picture(models, tmp_path, name, model):
     ("name", "model", "options", "message"),
     [
         ("samples", "plain", "", "plain autoencoder .* no prior"),
-        ("manifold", "plain", "", "plain autoencoder .* no prior"),
-        ("manifold", "wide", "", r"latents of shape \(5,\)"),
+        ("autoencoder --show manifold", "plain", "", "plain autoencoder .* no prior"),
+        ("autoencoder --show manifold", "wide", "", r"latents of shape \(5,\)"),
         ("loss_curves", "wide", "", "has no history.jsonl with losses"),
-        ("reconstructions", "wide", "--num_images 0", "--num_images must be from 1 to 250, got 0"),
-        ("interpolation", "wide", "--num_steps 1", "--num_steps must be from 2 to 250, got 1"),
-        ("latents", "denoiser", "", "holds a MLPDenoiser, a denoiser, where a vae is needed"),
+        ("autoencoder --show reconstructions", "wide", "--num_images 0", "--num_images must be from 1 to 250, got 0"),
+        ("autoencoder --show interpolation", "wide", "--num_images 1", "--num_images must be from 2 to 250, got 1"),
+        ("autoencoder --show latents", "denoiser", "", "holds a MLPDenoiser, a denoiser, where a vae is needed"),
         ("samples", "discriminator", "", "holds a GANDiscriminator, which draws no images by itself"),
         ("samples", "gan", "--num_columns 1000000", "--num_columns must be from 1 to 250"),
     ],
 )
 def test_refusals(models, tmp_path, refused, name, model, options, message):
-    line = refused("figure", name, "--model", models / model, *options.split(), "--output", tmp_path / "x.png")
+    line = refused("figure", *name.split(), "--model", models / model, *options.split(), "--output", tmp_path / "x.png")
     assert re.search(message, line)
     assert not (tmp_path / "x.png").exists()

@@ -11,11 +11,8 @@ from mnist_guided_pipeline.cli import _COMMANDS, _GROUPS, main
 LEAVES = [[name] for name in _COMMANDS] + [[group, name] for group, (_, leaves) in _GROUPS.items() for name in leaves]
 PICTURES = {  # and what else each needs on its line
     "generate": [],
-    "figure reconstructions": ["--model", "a/b"],
+    "figure autoencoder": ["--model", "a/b"],
     "figure samples": ["--model", "a/b"],
-    "figure manifold": ["--model", "a/b"],
-    "figure interpolation": ["--model", "a/b"],
-    "figure latents": ["--model", "a/b"],
     "figure loss_curves": ["--model", "a/b"],
     "figure forward_process": [],
     "figure noise_schedules": [],

@@ -98,18 +98,19 @@ def test_a_whole_pipeline_in_colour_is_measured_by_a_judge_of_transformers(tmp_p
     assert classification_accuracy_score(test.images, test.labels, test, num_updates=1)["num_images"] == 36
 
 
-@pytest.mark.parametrize("name", ["reconstructions", "interpolation", "latents", "forward_process"])
-def test_figures_of_colour(data, tmp_path, name):
+@pytest.mark.parametrize("show", ["reconstructions", "interpolation", "latents", None])
+def test_figures_of_colour(data, tmp_path, show):
     folder, shape = data
     vae = mgp.MLPVAE(4, 8, image_shape=(len(shape[2:]) * 2 + 1, 16, 16))
     vae.save_pretrained(tmp_path / "model")
-    if name == "forward_process":
+    if show is None:
         tiny.make(vae=vae).save_pretrained(tmp_path / "model")
-    words = ["figure", name, "--model", str(tmp_path / "model"), "--output", str(tmp_path / "figure.png")]
+    name = ["autoencoder", "--show", show] if show else ["forward_process"]
+    words = ["figure", *name, "--model", str(tmp_path / "model"), "--output", str(tmp_path / "figure.png")]
     words += ["--dataset_name", str(folder), "--resolution", "16"]
     main(words)
     with PILImage.open(tmp_path / "figure.png") as figure:
-        assert figure.mode == ("RGB" if len(shape) == 3 or name == "latents" else "L")
+        assert figure.mode == ("RGB" if len(shape) == 3 or show == "latents" else "L")
 
 
 @pytest.mark.parametrize("network", [mgp.ConvVAE, mgp.GANGenerator, mgp.GANDiscriminator])

@@ -35,11 +35,8 @@ _GROUPS: Mapping[str, tuple[str, _Commands]] = {
     "figure": (
         "Draw one thing as a picture.",
         {
-            "reconstructions": figures.reconstructions,
+            "autoencoder": figures.autoencoder,
             "samples": figures.samples,
-            "manifold": figures.manifold,
-            "interpolation": figures.interpolation,
-            "latents": figures.latents,
             "loss_curves": figures.loss_curves,
             "forward_process": figures.forward_process,
             "noise_schedules": figures.noise_schedules,

@@ -32,6 +32,12 @@ from .options import (
 
 _MNIST = "ylecun/mnist"
 _HOLD_SECONDS = 1.5  # that a film rests on its last frame
+_COUNTS = {  # of images: the least, what is usual, the most
+    "reconstructions": (1, 12, MOST_IMAGES),
+    "interpolation": (2, 10, MOST_IMAGES),
+    "manifold": (1, 20, MOST_IMAGES),
+    "latents": (2, 5_000, math.inf),
+}
 _LOSSES = {
     "loss": ("loss",),
     "reconstruction": ("reconstruction",),
@@ -45,40 +51,54 @@ _LOSSES = {
 """Title of a panel, and the logged scalars it shows; a run has those of its script."""
 
 
-def reconstructions(
+def autoencoder(
     model: Autoencoder,
     output: Picture,
-    num_images: int = 12,
+    show: Literal["reconstructions", "interpolation", "manifold", "latents"] = "reconstructions",
+    num_images: int | None = None,
+    num_rows: int = 6,
     dataset_name: DatasetName = _MNIST,
     resolution: Resolution = None,
     seed: Seed = 0,
     device: Device = None,
     force: Force = False,
 ) -> None:
-    """Draw test images over their reconstructions, from the posterior's mean and, of a VAE, from a draw of it.
+    """Draw what an autoencoder keeps of test images, or what lies in its latent space.
 
-    Example: mnist-guided figure reconstructions --model runs/vae --output reconstructions.png
+    reconstructions: images over their reconstructions, from the posterior's mean and, of a VAE, from a draw of it.
+    interpolation: straight lines from the latent of one image to that of another, decoded on the way. manifold: a
+    square of the plane of a two-dimensional latent, decoded at equal steps of the prior's probability. latents: where
+    images lie, one colour per class; a latent larger than 2 in the plane of its greatest variance.
+
+    Example: mnist-guided figure autoencoder --model runs/vae --show interpolation --output interpolation.png
 
     Args:
-        num_images: Images, chosen at random.
+        show: Reconstructions, interpolation, manifold, or latents.
+        num_images: Images of a row (12, on a line 10), on a side of the square (20), in latent space (5,000).
+        num_rows: Lines of an interpolation, each between random images of two classes.
     """
-    check_new_file(output, force)
-    check_range("num_images", num_images, 1, MOST_IMAGES)
+    check_figure(output, force) if show == "latents" else check_new_file(output, force)
+    least, usual, most = _COUNTS[show]
+    count = usual if num_images is None else num_images
+    check_range("num_images", count, least, most)
+    check_range("num_rows", num_rows, 1, MOST_IMAGES)
     vae = load_autoencoder(model, device)
 
-    import torch
+    from ..data.images import load_images
 
-    from ..data.posteriors import reconstruct
-    from ..figures.images import image_rows
-    from ..seeding import keyed_generator
-
-    chosen = _test_images(dataset_name, resolution, num_images, seed)
-    rows = {"image": chosen, "from the mean": reconstruct(vae, chosen)}
-    if vae.config.variational:
-        noise = torch.randn(len(chosen), *vae.latent_shape, generator=keyed_generator(seed, "posterior"))
-        rows["from a draw"] = reconstruct(vae, chosen, noise)
-    save_figure(image_rows(list(rows.values()), list(rows)), output)
-    print(f"{output}: {len(chosen)} test images and their reconstructions.")
+    if show == "manifold":
+        figure, said = _manifold(vae, count)
+    elif show == "reconstructions":
+        figure, said = _reconstructions(vae, _test_images(dataset_name, resolution, count, seed), seed)
+    elif show == "latents":
+        figure, said = _latents(vae, load_images(dataset_name, "test", max_samples=count, resolution=resolution))
+    else:
+        test = load_images(dataset_name, "test", resolution=resolution)
+        if len(test.labels.unique()) < 2:
+            raise ValueError(f"--dataset_name {dataset_name!r} has test images of one class only; two are needed.")
+        figure, said = _interpolation(vae, test, num_rows, count, seed)
+    save_figure(figure, output)
+    print(f"{output}: {said}.")
 
 
 def samples(
@@ -136,131 +156,6 @@ def samples(
     names = ["" if num_classes is None else str(row % num_classes) for row in rows]
     save_figure(image_rows(images.split(num_columns), names), output)
     print(f"{output}: {len(images)} images of a {type(network).__name__}.")
-
-
-def manifold(
-    model: Autoencoder, output: Picture, num_images: int = 20, device: Device = None, force: Force = False
-) -> None:
-    """Decode a square of the plane of a two-dimensional latent, at equal steps of the prior's probability.
-
-    Example: mnist-guided figure manifold --model runs/manifold --output manifold.png
-
-    Args:
-        num_images: Images on each side.
-    """
-    check_new_file(output, force)
-    check_range("num_images", num_images, 1, MOST_IMAGES)
-    vae = load_autoencoder(model, device)
-    check_has_prior(vae)
-    if vae.latent_shape != (2,):
-        raise ValueError(
-            f"--model has latents of shape {vae.latent_shape}; only the plane of latents of shape (2,) can be drawn. "
-            "Train one with train_vae.py --preset manifold."
-        )
-
-    import torch
-
-    from ..data.posteriors import decode_images
-    from ..figures.images import manifold as draw
-    from ..figures.images import manifold_coordinates
-
-    coordinates = manifold_coordinates(num_images)
-    line = torch.from_numpy(coordinates).float()
-    second, first = torch.meshgrid(line, line, indexing="ij")
-    images = decode_images(vae, torch.stack([first, second], dim=-1).flatten(0, 1))
-    save_figure(draw(images.unflatten(0, (num_images, num_images)).numpy(), coordinates), output)
-    print(f"{output}: {num_images} x {num_images} latents from {coordinates[0]:.2f} to {coordinates[-1]:.2f}.")
-
-
-def interpolation(
-    model: Autoencoder,
-    output: Picture,
-    num_pairs: int = 6,
-    num_steps: int = 10,
-    dataset_name: DatasetName = _MNIST,
-    resolution: Resolution = None,
-    seed: Seed = 0,
-    device: Device = None,
-    force: Force = False,
-) -> None:
-    """Walk on straight lines from the latent of one test image to that of another, and decode on the way.
-
-    Example: mnist-guided figure interpolation --model runs/vae --output interpolation.png
-
-    Args:
-        num_pairs: Lines, each between random images of two classes.
-        num_steps: Images decoded on a line, its ends among them.
-    """
-    check_new_file(output, force)
-    check_range("num_pairs", num_pairs, 1, MOST_IMAGES)
-    check_range("num_steps", num_steps, 2, MOST_IMAGES)
-    vae = load_autoencoder(model, device)
-
-    import torch
-
-    from ..data.images import load_images
-    from ..data.posteriors import decode_images, encode_latents
-    from ..figures.images import image_rows
-    from ..seeding import keyed_generator
-
-    test = load_images(dataset_name, "test", resolution=resolution)
-    rows, names = [], []
-    for pair in range(num_pairs):
-        order = torch.randperm(len(test), generator=keyed_generator(seed, "pair", pair))
-        first = order[0]
-        others = order[test.labels[order] != test.labels[first]]
-        if len(others) == 0:
-            raise ValueError(f"--dataset_name {dataset_name!r} has test images of one class only; two are needed.")
-        ends = test.images[torch.stack([first, others[0]])]
-        start, end = encode_latents(vae, ends)
-        weights = torch.linspace(0.0, 1.0, num_steps).reshape(-1, *(1,) * start.ndim)
-        between = decode_images(vae, torch.lerp(start, end, weights))
-        rows.append(torch.cat([ends[:1], between, ends[1:]]))
-        names.append(" to ".join(test.class_names[int(test.labels[index])] for index in (first, others[0])))
-    columns = ["image", *(f"{index / (num_steps - 1):.2f}" for index in range(num_steps)), "image"]
-    save_figure(image_rows(rows, names, columns), output)
-    print(f"{output}: {num_pairs} lines of {num_steps} steps between test images.")
-
-
-def latents(
-    model: Autoencoder,
-    output: Picture,
-    num_images: int = 5_000,
-    dataset_name: DatasetName = _MNIST,
-    resolution: Resolution = None,
-    device: Device = None,
-    force: Force = False,
-) -> None:
-    """Show where test images lie in latent space, one colour per class.
-
-    A latent of size 2 is shown as it is, a larger one in the plane of its greatest variance.
-
-    Example: mnist-guided figure latents --model runs/manifold --output latents.png
-
-    Args:
-        num_images: Test images, the first of the split.
-    """
-    check_figure(output, force)
-    check_range("num_images", num_images, 2)
-    vae = load_autoencoder(model, device)
-
-    from ..data.images import load_images
-    from ..data.posteriors import encode_latents
-    from ..figures.points import latent_scatter, principal_plane
-
-    test = load_images(dataset_name, "test", max_samples=num_images, resolution=resolution)
-    points = encode_latents(vae, test.images).flatten(1).numpy()
-    axis_labels = ("$z_1$", "$z_2$")
-    if points.shape[1] == 1:
-        raise ValueError("--model has a latent of size 1; a plane needs two dimensions.")
-    if points.shape[1] > 2:
-        points, parts = principal_plane(points)
-        first, second = (
-            f"principal component {index} ({part:.0%} of the variance)" for index, part in enumerate(parts, 1)
-        )
-        axis_labels = (first, second)
-    save_figure(latent_scatter(points, test.labels.numpy(), test.class_names, axis_labels), output)
-    print(f"{output}: posterior means of {len(test)} test images.")
 
 
 def loss_curves(
@@ -485,6 +380,78 @@ def sweep(metrics: Path, name: str, output: Picture, force: Force = False) -> No
     check_sweep(runs, name)
     save_figure(sweep_figure(runs), output)
     print(f"{output}: {len(runs)} runs of {name}.")
+
+
+def _reconstructions(vae: Any, images: Any, seed: int) -> tuple[Any, str]:
+    import torch
+
+    from ..data.posteriors import reconstruct
+    from ..figures.images import image_rows
+    from ..seeding import keyed_generator
+
+    rows = {"image": images, "from the mean": reconstruct(vae, images)}
+    if vae.config.variational:
+        noise = torch.randn(len(images), *vae.latent_shape, generator=keyed_generator(seed, "posterior"))
+        rows["from a draw"] = reconstruct(vae, images, noise)
+    return image_rows(list(rows.values()), list(rows)), f"{len(images)} test images and their reconstructions"
+
+
+def _interpolation(vae: Any, test: Any, num_rows: int, num_steps: int, seed: int) -> tuple[Any, str]:
+    import torch
+
+    from ..data.posteriors import decode_images, encode_latents
+    from ..figures.images import image_rows
+    from ..seeding import keyed_generator
+
+    rows, names = [], []
+    for row in range(num_rows):
+        order = torch.randperm(len(test), generator=keyed_generator(seed, "pair", row))
+        pair = torch.stack([order[0], order[test.labels[order] != test.labels[order[0]]][0]])
+        ends = test.images[pair]
+        start, end = encode_latents(vae, ends)
+        weights = torch.linspace(0.0, 1.0, num_steps).reshape(-1, *(1,) * start.ndim)
+        between = decode_images(vae, torch.lerp(start, end, weights))
+        rows.append(torch.cat([ends[:1], between, ends[1:]]))
+        names.append(" to ".join(test.class_names[label] for label in test.labels[pair].tolist()))
+    columns = ["image", *(f"{index / (num_steps - 1):.2f}" for index in range(num_steps)), "image"]
+    return image_rows(rows, names, columns), f"{num_rows} lines of {num_steps} steps between test images"
+
+
+def _manifold(vae: Any, count: int) -> tuple[Any, str]:
+    check_has_prior(vae)
+    if vae.latent_shape != (2,):
+        raise ValueError(
+            f"--model has latents of shape {vae.latent_shape}; only the plane of latents of shape (2,) can be drawn. "
+            "Train one with train_vae.py --preset manifold."
+        )
+
+    import torch
+
+    from ..data.posteriors import decode_images
+    from ..figures.images import manifold, manifold_coordinates
+
+    coordinates = manifold_coordinates(count)
+    line = torch.from_numpy(coordinates).float()
+    second, first = torch.meshgrid(line, line, indexing="ij")
+    images = decode_images(vae, torch.stack([first, second], dim=-1).flatten(0, 1)).unflatten(0, (count, count))
+    said = f"{count} x {count} latents from {coordinates[0]:.2f} to {coordinates[-1]:.2f}"
+    return manifold(images.numpy(), coordinates), said
+
+
+def _latents(vae: Any, test: Any) -> tuple[Any, str]:
+    from ..data.posteriors import encode_latents
+    from ..figures.points import latent_scatter, principal_plane
+
+    points = encode_latents(vae, test.images).flatten(1).numpy()
+    axis_labels = ("$z_1$", "$z_2$")
+    if points.shape[1] == 1:
+        raise ValueError("--model has a latent of size 1; a plane needs two dimensions.")
+    if points.shape[1] > 2:
+        points, parts = principal_plane(points)
+        first, second = (f"principal component {i} ({part:.0%} of the variance)" for i, part in enumerate(parts, 1))
+        axis_labels = (first, second)
+    figure = latent_scatter(points, test.labels.numpy(), test.class_names, axis_labels)
+    return figure, f"posterior means of {len(test)} test images"
 
 
 def _test_images(dataset_name: str, resolution: int | None, count: int, seed: int) -> Any:
