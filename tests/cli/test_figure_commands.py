@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +48,11 @@ def models(tmp_path_factory):
         ("noise_schedules", None, "--num_train_timesteps 10 20", "| squaredcos_cap_v2 | 20 |"),
     ],
 )
-def test_draws_and_says_so(models, digits_folder, tmp_path, capsys, name, model, options, said):
+def test_draws_and_says_so(models, digits_folder, tmp_path, typed, capsys, name, model, options, said):
     output = tmp_path / "figure.png"
-    given = ["--model", str(models / model)] if model else []
-    main(
-        [
-            "figure",
-            *name.split(),
-            *given,
-            *options.replace("DATA", f"--dataset_name {digits_folder}").split(),
-            "--output",
-            str(output),
-        ]
-    )
+    given = ["--model", models / model] if model else []
+    options = options.replace("DATA", f"--dataset_name {digits_folder}").split()
+    typed("figure", *name.split(), *given, *options, "--output", output)
     with Image.open(output) as picture:
         assert min(picture.size) > 100
         assert np.asarray(picture.convert("L")).std() > 5
@@ -70,11 +61,11 @@ def test_draws_and_says_so(models, digits_folder, tmp_path, capsys, name, model,
 
 
 @pytest.mark.parametrize(("name", "model"), [("samples", "plane"), ("samples", "gan")])
-def test_the_same_seed_gives_the_same_picture(models, tmp_path, name, model):
+def test_the_same_seed_gives_the_same_picture(models, tmp_path, typed, name, model):
     pictures = []
     for index, seed in enumerate((0, 0, 1)):
         output = tmp_path / f"{index}.png"
-        main(["figure", name, "--model", str(models / model), "--output", str(output), "--seed", str(seed)])
+        typed("figure", name, "--model", models / model, "--output", output, "--seed", seed)
         pictures.append(output.read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]
 

@@ -8,17 +8,11 @@ import pytest
 from PIL import Image, ImageChops
 from torchvision.transforms.functional import pil_to_tensor
 
-from mnist_guided_pipeline.cli import main
-
 
 @pytest.fixture
-def generate(tiny_pipeline_folder):
+def generate(tiny_pipeline_folder, typed):
     """Run ``generate`` with the tiny pipeline."""
-
-    def run(*options: object) -> None:
-        main(["generate", "--model", str(tiny_pipeline_folder), *map(str, options)])
-
-    return run
+    return lambda *options: typed("generate", "--model", tiny_pipeline_folder, *options)
 
 
 def open_image(file: Path) -> Image.Image:
@@ -111,17 +105,11 @@ def test_another_type_draws_nearly_the_same(generate, tmp_path):
     ("options", "message"),
     [
         (["--class_labels", "11"], "class_labels: 11 is not a class"),
-        (["--class_labels", "eleven"], "class_labels: 'eleven' is not a class name"),
         (["--num_images_per_label", "0"], "num_images_per_label must be from 1 to 250, got 0"),
         (["--num_images_per_label", "1000000000"], "num_images_per_label must be from 1 to 250"),
-        (["--num_inference_steps", "0"], "num_inference_steps must be"),
-        (["--guidance_scale", "-1"], "guidance_scale must be"),
         (["--guidance_scale", "1", "2"], "for 10 labels; give one number, or one"),
         (["--cfg_scale", "2"], "cfg_scale is 2.0, but"),
-        (
-            ["--scheduler", "NoScheduler"],
-            "scheduler NoScheduler is not supported",
-        ),
+        (["--scheduler", "NoScheduler"], "scheduler NoScheduler is not supported"),
         (["--scheduler_options", "karras"], "--scheduler_options must be JSON such as"),
         (["--scheduler_options", '{"use_karras": true}'], "use_karras"),
         (["--device", "abacus"], "--device 'abacus' cannot be used here"),

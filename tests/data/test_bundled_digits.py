@@ -23,10 +23,3 @@ def test_both_splits_read_as_mnist_does(folder):
     assert train.class_names == test.class_names == NAMES
     assert train.labels.tolist() + test.labels.tolist() == labels
     assert bytes(test.images[-1].numpy()) == images[-1].tobytes()
-
-
-def test_a_folder_with_something_in_it_is_left_alone(folder, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["digits", "--output", str(folder)])
-    assert stopped.value.code == 2
-    assert "exists; name another folder" in capsys.readouterr().err

@@ -207,24 +207,6 @@ def test_a_bad_value_is_reported_and_the_page_still_answers(page):
     page.generated(2)
 
 
-def test_two_visitors_at_once(page):
-    page.open()
-    first = page.driver.current_window_handle
-    page.driver.switch_to.new_window("tab")
-    second = page.driver.current_window_handle
-    page.open()
-    page.fill("#generate-seed input", "1")
-    page.click("#generate-button")
-    page.driver.switch_to.window(first)
-    page.click("#generate-button")
-    of_first = page.generated(8)
-    page.driver.switch_to.window(second)
-    of_second = page.generated(8)
-    page.driver.close()
-    page.driver.switch_to.window(first)
-    assert not set(of_first) & set(of_second)
-
-
 def test_a_drawn_digit_is_read(page):
     page.tab("Draw a digit")
     page.stroke(*SEVEN)

@@ -9,7 +9,6 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.evaluation.records import write_run
 from mnist_guided_pipeline.evaluation.tables import markdown_table, render_document, render_view
 from mnist_guided_pipeline.storage.atomic import IntegrityError, verify_manifest, write_manifest
@@ -208,32 +207,27 @@ class TestCommand:
         write_manifest(shutil.copytree(tiny_pipeline_folder, tmp_path / "pipeline"))
         return tmp_path
 
-    def render(self, workplace: Path, *options: str) -> None:
-        files = ["--documents", str(workplace / "README.md"), "--card", str(workplace / "pipeline")]
-        main(["render", *files, "--metrics", str(workplace / "metrics.json"), *options])
+    @pytest.fixture
+    def words(self, workplace) -> list[object]:
+        files = ["--documents", workplace / "README.md", "--card", workplace / "pipeline"]
+        return ["render", *files, "--metrics", workplace / "metrics.json"]
 
-    def test_writes_and_checks(self, workplace, capsys):
-        with pytest.raises(SystemExit):
-            self.render(workplace, "--check")
-        assert "README.md" in capsys.readouterr().err
+    def test_writes_and_checks(self, workplace, words, typed, refused, capsys):
+        assert "README.md" in refused(*words, "--check")
         assert (workplace / "README.md").read_text() == TEXT
-        self.render(workplace)
-        self.render(workplace, "--check")
+        typed(*words)
+        typed(*words, "--check")
         assert "0 of 2" in capsys.readouterr().out
         assert verify_manifest(workplace / "pipeline", ["README.md"])
         write_run(workplace / "metrics.json", "default", record(accuracy=0.91))
-        with pytest.raises(SystemExit):
-            self.render(workplace, "--check")
+        refused(*words, "--check")
 
-    def test_a_damaged_pipeline_gets_no_new_manifest(self, workplace, capsys):
+    def test_a_damaged_pipeline_gets_no_new_manifest(self, workplace, words, refused):
         weights = next((workplace / "pipeline").rglob("*.safetensors"))
         weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-        with pytest.raises(SystemExit):
-            self.render(workplace)
+        refused(*words)
         with pytest.raises(IntegrityError):
             verify_manifest(workplace / "pipeline")
 
-    def test_missing_files(self, tmp_path, capsys):
-        with pytest.raises(SystemExit):
-            main(["render", "--metrics", str(tmp_path / "metrics.json")])
-        assert "there is no file" in capsys.readouterr().err
+    def test_missing_files(self, tmp_path, refused):
+        assert "there is no file" in refused("render", "--metrics", tmp_path / "metrics.json")

@@ -125,11 +125,8 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"), [((), "has no model_index.json"), (("--space",), "leave --model out")]
     )
-    def test_bad_folders(self, tmp_path, capsys, options, message):
-        with pytest.raises(SystemExit) as stop:
-            main(["export", "--model", str(tmp_path), "--output", str(tmp_path / "out"), *options])
-        assert stop.value.code == 2
-        assert message in capsys.readouterr().err
+    def test_bad_folders(self, tmp_path, refused, options, message):
+        assert message in refused("export", "--model", tmp_path, "--output", tmp_path / "out", *options)
 
     def test_space(self, tmp_path):
         main(["export", "--space", "--output", str(tmp_path / "space")])

@@ -127,11 +127,9 @@ def test_a_gan_in_colour():
         assert mgp.GANDiscriminator(hidden_sizes=sizes, image_shape=shape)(images).logits.shape == (2,)
 
 
-def test_evaluation_refuses_what_its_judge_cannot_read(data, tmp_path, capsys):
-    command = ["evaluate", "--dataset_name", str(data[0]), "--output", str(tmp_path / "metrics.json")]
-    with pytest.raises(SystemExit):
-        main(command)
-    assert "the judge that is shipped reads those of shape (1, 28, 28): give --judge" in capsys.readouterr().err
+def test_evaluation_refuses_what_its_judge_cannot_read(data, tmp_path, refused):
+    line = refused("evaluate", "--dataset_name", data[0], "--output", tmp_path / "metrics.json")
+    assert "the judge that is shipped reads those of shape (1, 28, 28): give --judge" in line
 
 
 def test_without_a_test_split_the_last_tenth_is_held_out(digits, tmp_path, capsys):
