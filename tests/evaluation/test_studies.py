@@ -14,14 +14,9 @@ from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
 from mnist_guided_pipeline.data.posteriors import encode_images
 from mnist_guided_pipeline.evaluation.records import read_runs, write_run
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
-from mnist_guided_pipeline.evaluation.studies import (
-    check_sweep,
-    grid,
-    seconds_per_thousand,
-    sweep_lines,
-    varied_settings,
-)
-from mnist_guided_pipeline.evaluation.tables import render_document
+from mnist_guided_pipeline.evaluation.studies import grid
+from mnist_guided_pipeline.evaluation.tables import render_document, varied_settings
+from mnist_guided_pipeline.figures.curves import sweep_figure, sweep_lines
 from training_runs import SCRIPTS  # noqa: F401 - puts the training scripts on the path
 
 pytest.importorskip("matplotlib")
@@ -82,86 +77,45 @@ def scales() -> dict[str, dict]:
     }
 
 
-class TestLines:
-    def test_what_varied(self, scales):
-        assert varied_settings(scales) == ["scheduler", "guidance_scale"]
-        older = record(0.1)
-        del older["settings"]["eta"]
-        assert varied_settings({"a": older, "b": record(0.2)}) == []
-
+class TestSweep:
     def test_a_line_for_each_set_of_other_settings(self, scales):
+        assert varied_settings(scales) == ["scheduler", "guidance_scale"]
         lines = sweep_lines(dict(reversed(scales.items())), "guidance_scale")
-        assert lines.keys() == {"DDIM", "DDPM"}
+        assert lines.keys() == {"scheduler DDIM", "scheduler DDPM"}
         for line in lines.values():
             assert [run["settings"]["guidance_scale"] for run in line] == [0.0, 1.0, 4.0]
         one = sweep_lines({"a": record(0.1, num_inference_steps=5), "b": record(0.1)}, "num_inference_steps")
         assert list(one) == [""]
-
-    def test_labels_name_steps_levels_and_options(self):
-        runs = {
-            str(index): record(0.1, **settings)
-            for index, settings in enumerate(
-                [
-                    {"guidance_interval": [None, 5.0], "guidance_scale": 2.0},
-                    {"num_inference_steps": 5, "guidance_rescale": 0.7},
-                    {"scheduler_options": {"use_karras_sigmas": True}},
-                ]
-            )
-        }
-        assert list(sweep_lines(runs, "guidance_scale")) == [
-            "none, 20 steps, levels 0-5, rescale 0",
-            "none, 5 steps, all levels, rescale 0.7",
-            "use karras sigmas, 20 steps, all levels, rescale 0",
+        others = {"a": {"guidance_interval": [0.0, 5.0]}, "b": {"scheduler_options": {"use_karras_sigmas": True}}}
+        labels = sweep_lines({name: record(0.1, **settings) for name, settings in others.items()}, None)
+        assert list(labels) == [
+            "interval 0 to 5, scheduler options none",
+            "interval none, scheduler options use_karras_sigmas=True",
         ]
 
-    def test_time_is_of_a_thousand_images(self):
-        assert seconds_per_thousand(record(0.1)) == 2.5
-
-    def test_refuses_what_is_no_sweep(self, scales):
-        with pytest.raises(ValueError, match="it is one run"):
-            check_sweep({"a": record(0.1)}, "a")
-        with pytest.raises(ValueError, match="have 1000, 2000 images"):
-            check_sweep({**scales, "b": record(0.1, images=1000)}, "scales")
-        with pytest.raises(ValueError, match="'table' is not of it"):
-            check_sweep({**scales, "table": {"figures": {}, "settings": {}}}, "scales")
-
-
-class TestFigure:
-    @pytest.mark.parametrize(
-        ("varied", "titles"),
-        [
-            (
-                {"guidance_scale": [0.0, 1.0]},
-                ["Accuracy against distance, by guidance scale", "Variety against guidance scale"],
-            ),
-            ({"num_inference_steps": [5, 10]}, ["Quality against steps", "Quality against time"]),
-            ({"scheduler": ["A", "B"]}, ["Accuracy against distance", "Quality against time"]),
-            (
-                {"num_inference_steps": [5, 10], "guidance_scale": [0.0, 1.0]},
-                [
-                    "Quality against steps",
-                    "Quality against time",
-                    "Accuracy against distance, by guidance scale",
-                    "Variety against guidance scale",
-                ],
-            ),
-        ],
-    )
-    def test_axes_follow_from_what_varied(self, varied, titles):
-        from mnist_guided_pipeline.figures.curves import sweep_figure
-
-        pairs = zip(*varied.values(), strict=True)
-        runs = {f"s/{i}": record(0.1 + i, **dict(zip(varied, pair, strict=True))) for i, pair in enumerate(pairs)}
-        assert [axes.get_title(loc="left") for axes in sweep_figure(runs).axes] == titles
+    @pytest.mark.parametrize("numbers", [(), ("num_inference_steps",), ("num_inference_steps", "guidance_scale")])
+    def test_axes_follow_from_what_varied(self, numbers):
+        runs = {f"s/{i}": record(0.1 + i, scheduler="AB"[i], **dict.fromkeys(numbers, i + 1)) for i in range(2)}
+        titles = [axes.get_title(loc="left") for axes in sweep_figure(runs).axes]
+        assert len(titles) == 4 * len(numbers) or (numbers, len(titles)) == ((), 2)
+        for title in (name.rpartition("_")[2] for name in numbers):
+            assert {f"Quality against {title}", f"Variety against {title}"} <= set(titles)
 
     def test_draws_the_values(self, scales):
-        from mnist_guided_pipeline.figures.curves import sweep_figure
+        trade_off, time, _, variety = sweep_figure(scales).axes
+        lines = {line.get_label(): line for line in trade_off.get_lines()}
+        assert lines["scheduler DDPM"].get_xdata().tolist() == [0.5, 0.2, 0.6]
+        assert lines["scheduler DDPM"].get_ydata().tolist() == [0.96, 0.993, 0.999]
+        assert time.get_lines()[0].get_xdata().tolist() == [2.5] * 3  # seconds for 1,000 images
+        assert variety.get_lines()[0].get_xdata().tolist() == [0.0, 1.0, 4.0]
 
-        left, right = sweep_figure(scales).axes
-        lines = {line.get_label(): line for line in left.get_lines()}
-        assert lines["DDPM"].get_xdata().tolist() == [0.5, 0.2, 0.6]
-        assert lines["DDPM"].get_ydata().tolist() == [0.96, 0.993, 0.999]
-        assert [line.get_label() for line in right.get_lines()] == ["DDIM", "DDPM"]
+    def test_refuses_what_is_no_sweep(self, scales):
+        with pytest.raises(ValueError, match="a is one run"):
+            sweep_figure({"a": record(0.1)})
+        with pytest.raises(ValueError, match="have 1000, 2000 images"):
+            sweep_figure({**scales, "b": record(0.1, images=1000)})
+        with pytest.raises(ValueError, match="'table' is not of one"):
+            sweep_figure({**scales, "table": {"figures": {}, "settings": {}}})
 
     def test_what_cannot_be_drawn(self, scales, refused, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -42,13 +42,6 @@ from .samples import SamplingSettings, draw_gan_images, draw_images, gan_labels,
 from .scores import Reference, check_enough, floors, measured, score_images
 from .tables import render_view
 
-Runs = Mapping[str, Mapping[str, Any]]
-
-_SETTINGS = {  # of a sweep, with what they are where a record does not have them
-    name: value
-    for name, value in SamplingSettings().to_dict().items()
-    if name not in ("num_images", "seed", "class_weights")
-}
 _COLUMNS = ("accuracy", "judge_fid", "judge_precision", "judge_recall", "judge_coverage", "near_copies")
 _CHUNK = 500
 
@@ -281,47 +274,6 @@ def compare_points(pipes: Mapping[str, tuple[Any, PointSet]], num_points: int, s
     return rows
 
 
-def check_sweep(runs: Runs, name: str) -> None:
-    """Refuse what is no sweep: distances are biased by an amount that depends on the number of images.
-
-    Raises:
-        ValueError: a single run, runs without images, or with different numbers of images.
-    """
-    strangers = [run for run, record in runs.items() if "judge_fid" not in record["figures"]]
-    if len(runs) < 2 or strangers:
-        found = f"{strangers[0]!r} is not of it" if strangers else "it is one run"
-        raise ValueError(f"name {name!r} is no sweep of 'mnist-guided evaluate': {found}.")
-    counts = sorted({record["settings"]["num_images"] for record in runs.values()})
-    if len(counts) > 1:
-        raise ValueError(
-            f"The runs of {name!r} have {', '.join(map(str, counts))} images: distances compare at one number only. "
-            "Measure them with the same --num_images."
-        )
-
-
-def varied_settings(runs: Runs) -> list[str]:
-    """The settings that have more than one value among the runs."""
-    return [name for name in _SETTINGS if len({str(_setting(record, name)) for record in runs.values()}) > 1]
-
-
-def sweep_lines(runs: Runs, axis: str) -> dict[str, list[Mapping[str, Any]]]:
-    """Lines along one setting that is a number: the records that share all others, in the order of the axis.
-
-    They stand by what tells them apart, such as ``"DDIM, 20 steps"``; a single line has the label ``""``.
-    """
-    others = [setting for setting in varied_settings(runs) if setting != axis]
-    lines: dict[str, list[Mapping[str, Any]]] = {}
-    for record in runs.values():
-        label = ", ".join(_described(setting, _setting(record, setting)) for setting in others)
-        lines.setdefault(label, []).append(record)
-    return {label: sorted(line, key=lambda record: _setting(record, axis)) for label, line in lines.items()}
-
-
-def seconds_per_thousand(record: Mapping[str, Any]) -> float:
-    """Seconds of sampling for 1,000 images, on the machine that the record names."""
-    return 1000.0 / record["figures"]["images_per_second"]["value"]
-
-
 def _known_floors(
     filed: Mapping[str, Mapping[str, Any]], hashes: Mapping[str, str], class_weights: Sequence[float], with_cas: bool
 ) -> dict[int, dict[str, Any]]:
@@ -353,27 +305,8 @@ def _training_seconds(component: Any) -> float | None:
     return training_seconds(folder) if folder else None
 
 
-def _setting(record: Mapping[str, Any], name: str) -> Any:
-    return record["settings"].get(name, _SETTINGS[name])
-
-
 def _text(value: Any) -> str:
     """A value of a setting in the name of a run."""
     if isinstance(value, Mapping):
         return ",".join(name if on is True else f"{name}={on}" for name, on in value.items()) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _described(setting: str, value: Any) -> str:
-    """A value of a setting in the legend of a figure."""
-    if setting == "scheduler":
-        return value.removesuffix("Scheduler").removesuffix("Discrete")
-    if setting == "num_inference_steps":
-        return f"{value} steps"
-    if setting == "guidance_interval":
-        if value is None:
-            return "all levels"
-        low, high = value
-        return f"levels {low or 0.0:g}-{'inf' if high is None else f'{high:g}'}"
-    text = _text(value).replace("_", " ")
-    return text if isinstance(value, Mapping) else f"{setting.removeprefix('guidance_').removesuffix('_scale')} {text}"

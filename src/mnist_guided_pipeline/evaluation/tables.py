@@ -76,7 +76,7 @@ def render_view(runs: Runs, name: str, view: str = "table", columns: Sequence[st
     if view == "table":
         return _table(chosen, columns)
     if view == "provenance":
-        return _provenance(list(chosen.values()))
+        return _provenance(chosen)
     if len(chosen) > 1:
         raise ValueError(f"{view!r} needs one run; {name!r} is a group of {len(chosen)}.")
     figures = next(iter(chosen.values()))["figures"]
@@ -104,16 +104,15 @@ def _table(chosen: Runs, columns: Sequence[str]) -> str:
     """One row per run, then one per floor; names where the settings do not tell the runs apart."""
     runs = list(chosen.values())
     columns = columns or [name for name in _COLUMNS if any(name in run["figures"] for run in runs)]
-    settings = [name for name in _settings(runs) if not _shared(runs, name)]
-    described = [[_setting(run["settings"].get(name)) for name in settings] for run in runs]
+    settings = varied_settings(chosen)
+    described = [[setting_text(run["settings"].get(name)) for name in settings] for run in runs]
     if len(set(map(tuple, described))) < len(runs):
         labels = [name.rpartition("/")[2] for name in chosen]
     else:
         labels = [f"{run['settings']['num_images']:,} generated" for run in runs]
     floors = {label: runs[0]["floors"][floor] for floor, label in _FLOORS.items() if floor in runs[0]["floors"]}
     floors = {label: figures for label, figures in floors.items() if set(columns) & set(figures)}
-    titles = [re.sub("^(guidance|num_inference)_", "", name).replace("_", " ") for name in settings]
-    rows = [["", *titles, *map(_title, columns)]]
+    rows = [["", *map(setting_title, settings), *map(_title, columns)]]
     for label, values, run in zip(labels, described, runs, strict=True):
         rows.append([label, *values, *(_cell(run["figures"].get(name), name) for name in columns)])
     for label, figures in floors.items():
@@ -150,11 +149,12 @@ def _flat(row: Any, view: str) -> dict[str, Any]:
     return cells
 
 
-def _provenance(runs: list[dict[str, Any]]) -> str:
+def _provenance(chosen: Runs) -> str:
     """How the runs were measured: what they share, and the command of the first."""
+    runs, varied = list(chosen.values()), varied_settings(chosen)
     first, machine, versions = runs[0], runs[0]["machine"], runs[0]["versions"]
     others = len({run["command"] for run in runs}) - 1
-    settings = {name: _setting(first["settings"][name]) for name in _settings(runs) if _shared(runs, name)}
+    settings = {name: setting_text(value) for name, value in first["settings"].items() if name not in varied}
     parts = [f"{name} {value}" for name, value in settings.items() if value]
     for name, title in (("judge", "judge"), ("model", "networks")):
         if name in first and all(run[name] == first[name] for run in runs):
@@ -166,20 +166,24 @@ def _provenance(runs: list[dict[str, Any]]) -> str:
     )
 
 
-def _settings(runs: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for run in runs for name in run["settings"]))
+def varied_settings(runs: Runs) -> list[str]:
+    """The settings that have more than one value among the runs, in their order."""
+    settings = [run["settings"] for run in runs.values()]
+    names = dict.fromkeys(name for each in settings for name in each)
+    return [name for name in names if any(each.get(name) != settings[0].get(name) for each in settings)]
 
 
-def _shared(runs: list[dict[str, Any]], name: str) -> bool:
-    return all(run["settings"].get(name) == runs[0]["settings"].get(name) for run in runs)
+def setting_title(name: str) -> str:
+    """A setting's name, short enough for the head of a column."""
+    return re.sub("^(guidance|num_inference)_", "", name).replace("_", " ")
 
 
-def _setting(value: Any) -> str:
-    """A setting as text: numbers short, lists and options by their entries."""
+def setting_text(value: Any) -> str:
+    """A setting's value: numbers short, lists and options by their entries."""
     if isinstance(value, dict):
-        return ", ".join(f"{name}={_setting(entry)}" for name, entry in value.items())
+        return ", ".join(f"{name}={setting_text(entry)}" for name, entry in value.items())
     if isinstance(value, list):
-        return (" to " if len(value) == 2 else ", ").join(map(_setting, value))
+        return (" to " if len(value) == 2 else ", ").join(map(setting_text, value))
     if isinstance(value, float):
         return f"{value:g}"
     return "" if value is None else str(value).removesuffix("Scheduler")

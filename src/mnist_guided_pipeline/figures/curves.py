@@ -1,31 +1,20 @@
-"""Lines: a value against something else, losses over the updates, a sweep, and what a guide does.
-
-A sweep has two axes for each number that was varied:
-
-* the number of steps: judge-FID against steps, and against seconds;
-* the guidance scale, or another number: accuracy against judge-FID, the points named by the number, and coverage
-  against it;
-* nothing that is a number: accuracy against judge-FID, and judge-FID against seconds, one point per run.
-"""
+"""Lines: a value against something else, losses over the updates, a sweep, and what a guide does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.studies import seconds_per_thousand, sweep_lines, varied_settings
+from ..evaluation.tables import Runs, setting_text, setting_title, varied_settings
 from .style import COLOURS, INK, new_figure, quiet
 
 _Record = Mapping[str, Any]
 _Rows = Sequence[_Record]
-_FID, _ACCURACY, _SECONDS = "judge-FID", "accuracy of the wanted class", "seconds for 1,000 images"
-_MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _PALE = "#aaaaaa"
-_NO_NUMBERS = ("scheduler", "scheduler_options", "guidance_interval")
 
 
 class Curve(NamedTuple):
@@ -58,38 +47,53 @@ def line_panels(
     return figure
 
 
-def sweep_figure(runs: Mapping[str, _Record]) -> Figure:
-    """Two axes for each setting that was varied and is a number, or two in all; ``runs`` are two records or more."""
-    numbers: list[str | None] = [name for name in varied_settings(runs) if name not in _NO_NUMBERS]
-    numbers = numbers or [None]
-    figure = new_figure(10.0, 3.7 * len(numbers))
-    for name, (left, right) in zip(numbers, figure.subplots(len(numbers), 2, squeeze=False), strict=True):
-        if name is None:
-            lines = {_short(run): [record] for run, record in runs.items()}
-            _draw_runs(left, lines, _value("judge_fid"), _value("accuracy"))
-            quiet(left, _FID, _ACCURACY, "Accuracy against distance")
-        elif name == "num_inference_steps":
-            lines = sweep_lines(runs, name)
-            _draw_runs(left, lines, _setting(name), _value("judge_fid"))
-            quiet(left, "steps", _FID, "Quality against steps")
-            _draw_floors(left, runs)
-            steps = sorted({record["settings"][name] for record in runs.values()})
-            left.set_xscale("log")
-            left.set_xticks(steps, [str(count) for count in steps])
-            left.minorticks_off()
-        else:
-            lines, title = sweep_lines(runs, name), name.replace("_", " ")
-            _draw_runs(left, lines, _value("judge_fid"), _value("accuracy"), name)
-            quiet(left, _FID, _ACCURACY, f"Accuracy against distance, by {title}")
-            _draw_runs(right, lines, _setting(name), _value("judge_coverage"))
-            quiet(right, title, "judge-coverage", f"Variety against {title}")
-        if name in (None, "num_inference_steps"):
-            _draw_runs(right, lines, seconds_per_thousand, _value("judge_fid"), name)
-            quiet(right, _SECONDS, _FID, "Quality against time")
-            right.set_xscale("log" if name else "linear")
-        if len(lines) > 1:
-            _legend(left, 7)
+def sweep_figure(runs: Runs) -> Figure:
+    """Accuracy against distance, and distance against time; distance and variety over each number that was varied.
+
+    The runs that share all other settings are a line, in the order of that number.
+
+    Raises:
+        ValueError: a single run, runs without images, or with different numbers of images.
+    """
+    _check_sweep(runs)
+    numbers: list[str | None] = [
+        name
+        for name in varied_settings(runs)
+        if all(isinstance(record["settings"].get(name), (int, float)) for record in runs.values())
+    ]
+    figure = new_figure(16.0 if numbers else 8.0, 3.7 * max(1, len(numbers)))
+    rows = figure.subplots(max(1, len(numbers)), 4 if numbers else 2, squeeze=False)
+    for name, row in zip(numbers or [None], rows, strict=True):
+        lines = sweep_lines(runs, name)
+        panels = [
+            ("Accuracy against distance", "judge-FID", "accuracy of the wanted class", "judge_fid", "accuracy"),
+            ("Quality against time", "seconds for 1,000 images", "judge-FID", "seconds", "judge_fid"),
+        ]
+        if name is not None:
+            title = setting_title(name)
+            panels.append((f"Quality against {title}", title, "judge-FID", name, "judge_fid"))
+            panels.append((f"Variety against {title}", title, "judge-coverage", name, "judge_coverage"))
+        for axes, (title, x_label, y_label, x, y) in zip(row, panels, strict=True):
+            curves = {label: Curve(_column(line, x), _column(line, y)) for label, line in lines.items()}
+            _draw(axes, curves, legend=axes is row[0])
+            quiet(axes, x_label, y_label, title)
+            places = [place for curve in curves.values() for place in curve.x]
+            axes.set_xscale("log" if 0 < 20 * min(places) <= max(places) else "linear")
     return figure
+
+
+def sweep_lines(runs: Runs, axis: str | None) -> dict[str, list[dict[str, Any]]]:
+    """Lines along one setting: the records that share all others, in the order of it; every record alone if None.
+
+    They stand by what tells them apart, such as ``"scheduler DDIM, steps 20"``; a single line has the label ``""``.
+    """
+    others = [name for name in varied_settings(runs) if name != axis]
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for record in runs.values():
+        settings = record["settings"]
+        label = ", ".join(f"{setting_title(name)} {setting_text(settings.get(name)) or 'none'}" for name in others)
+        lines.setdefault(label, []).append(record)
+    return {label: sorted(line, key=lambda record: record["settings"].get(axis, 0)) for label, line in lines.items()}
 
 
 def guide_report_figure(
@@ -137,7 +141,7 @@ def guide_report_figure(
     _draw(hacked, {"by the judge": judge, "by the guide": guide})
     hacked.fill_between(scales, judge.y, guide.y, color=COLOURS[6], alpha=0.25, linewidth=0, label="gap")
     _legend(hacked)
-    _by_scale(hacked, scales, _ACCURACY, "Guide hacking")
+    _by_scale(hacked, scales, "accuracy of the wanted class", "Guide hacking")
     _draw(gap, {"": Curve(scales, _values(hacking, "gap"))})
     gap.axhline(0.0, color=_PALE, linewidth=1, linestyle=":")
     _by_scale(gap, scales, "guide's accuracy minus judge's", "Gap: what convinces the guide alone")
@@ -157,48 +161,18 @@ def guide_report_figure(
     return figure
 
 
-def _draw(axes: Axes, curves: Mapping[str, Curve]) -> None:
+def _draw(axes: Axes, curves: Mapping[str, Curve], legend: bool = True) -> None:
     for index, (name, curve) in enumerate(curves.items()):
         colour, marker = COLOURS[index % len(COLOURS)], "o" if len(curve.x) < 20 else None
         axes.plot(curve.x, curve.y, color=colour, linewidth=1.4, marker=marker, markersize=3.5, label=name)
         if curve.low is not None and curve.high is not None:
             axes.fill_between(np.asarray(curve.x), curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-    if len(curves) > 1:
+    if legend and len(curves) > 1:
         _legend(axes)
 
 
-def _legend(axes: Axes, size: int = 8) -> None:
-    axes.legend(frameon=False, fontsize=size, labelcolor=INK)
-
-
-def _draw_runs(
-    axes: Axes,
-    lines: Mapping[str, list[_Record]],
-    x: Callable[[_Record], float],
-    y: Callable[[_Record], float],
-    named_by: str | None = None,
-) -> None:
-    """One line per label; ``named_by`` writes that setting beside every point."""
-    for index, (label, records) in enumerate(lines.items()):
-        colour, mark = COLOURS[index % len(COLOURS)], _MARKS[index // len(COLOURS) % len(_MARKS)]
-        xs, ys = [x(record) for record in records], [y(record) for record in records]
-        axes.plot(xs, ys, marker=mark, color=colour, markersize=3.5, linewidth=1.3, label=label)
-        if named_by is not None:
-            for record, place in zip(records, zip(xs, ys, strict=True), strict=True):
-                name = f"{record['settings'][named_by]:g}"
-                axes.annotate(name, place, (3, 3), textcoords="offset points", fontsize=7, color=INK)
-
-
-def _draw_floors(axes: Axes, runs: Mapping[str, _Record]) -> None:
-    """What perfect images reach, as lines across."""
-    floors = next(iter(runs.values()))["floors"]
-    for name, label in (("vae_reconstructions", "reconstructions"), ("real_training_images", "real images")):
-        if name in floors:
-            value = floors[name]["judge_fid"]["value"]
-            axes.axhline(value, color=_PALE, linewidth=1, linestyle=":")
-            axes.annotate(
-                label, (1, value), (-2, 2), ("axes fraction", "data"), "offset points", ha="right", fontsize=7
-            )
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
 
 
 def _by_noise(axes: Axes, y_label: str, title: str, **limits: Any) -> None:
@@ -224,14 +198,24 @@ def _values(rows: _Rows, name: str) -> list[float]:
     return [row[name]["value"] for row in rows]
 
 
-def _value(name: str) -> Callable[[_Record], float]:
-    """Reads a value; where a run has none, such as the accuracy of a pipeline without labels, no point is drawn."""
-    return lambda record: record["figures"].get(name, {}).get("value", float("nan"))
+def _check_sweep(runs: Runs) -> None:
+    """Refuse what is no sweep: distances are biased by an amount that depends on the number of images."""
+    strangers = [run for run, record in runs.items() if "judge_fid" not in record["figures"]]
+    if len(runs) < 2 or strangers:
+        found = f"{strangers[0]!r} is not of one" if strangers else f"{', '.join(runs)} is one run"
+        raise ValueError(f"A figure is of a sweep by 'mnist-guided evaluate': {found}.")
+    counts = sorted({record["settings"]["num_images"] for record in runs.values()})
+    if len(counts) > 1:
+        raise ValueError(
+            f"The runs have {', '.join(map(str, counts))} images: distances compare at one number only. Measure them "
+            "with the same --num_images."
+        )
 
 
-def _setting(name: str) -> Callable[[_Record], float]:
-    return lambda record: record["settings"][name]
-
-
-def _short(run: str) -> str:
-    return run.rpartition("/")[2].removeprefix("scheduler=").removesuffix("Scheduler")
+def _column(line: list[dict[str, Any]], name: str) -> list[float]:
+    """A setting or a value of each record; NaN where it has none, as the accuracy of a pipeline without labels."""
+    if name == "seconds":
+        return [1000.0 / record["figures"]["images_per_second"]["value"] for record in line]
+    if name in line[0]["settings"]:
+        return [record["settings"][name] for record in line]
+    return [record["figures"].get(name, {}).get("value", float("nan")) for record in line]
