@@ -1,5 +1,6 @@
 """The demo's functions: watching changes nothing, visitors do not meet, and what cannot be done is said."""
 
+import asyncio
 import base64
 import shlex
 import time
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler
 from PIL import Image, ImageChops
+from transformers import ResNetConfig, ResNetForImageClassification
 
 import mnist_guided_pipeline as mgp
 import tiny
@@ -20,6 +22,7 @@ from mnist_guided_pipeline.demo.draw import like_mnist, read_canvas, read_drawin
 from mnist_guided_pipeline.demo.page import who_has_the_label
 from mnist_guided_pipeline.demo.request import LIMITS, DemoSettings, command_line, draw
 from mnist_guided_pipeline.demo.trace import fresh_pipeline
+from mnist_guided_pipeline.evaluation.judge import Judge
 from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.seeding import keyed_generator
 
@@ -67,6 +70,39 @@ def test_the_page_says_who_is_given_the_digit(pipe):
     assert who_has_the_label(told).startswith("Both know")
     told.register_modules(classifier=None)
     assert "no classifier" in who_has_the_label(told)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 16, 24)], ids=["colour", "grey"])
+def test_tabs_in_other_sizes_and_in_colour(shape):
+    pytest.importorskip("gradio")
+    from mnist_guided_pipeline.demo.page import build_demo
+
+    async def build(*parts):  # outside of a running loop, Gradio makes some that it never closes
+        return build_demo(*parts)
+
+    pipe = tiny.make(vae=mgp.MLPVAE(latent_dim=4, hidden_size=8, image_shape=shape))
+    config = ResNetConfig(num_channels=shape[0], image_size=shape[1:], embedding_size=4, hidden_sizes=[4], depths=[1])
+    config.num_labels = 10
+    judge = Judge(ResNetForImageClassification(config)).of_classes(tuple(pipe.id2label.values()))
+    reader, said = (judge, "of 2** as asked") if shape[0] == 3 else (None, "There is no judge")
+    page = asyncio.run(build(pipe, reader))
+    tabs = {function.api_name: function.fn for function in page.fns.values()}
+    sampler = (type(pipe.scheduler).__name__, 2, 1.0, 1.0)
+    gallery, verdict, _, _, _, sentence, *_ = tabs["generate"](["3"], 2, 0, *sampler)
+    assert said in verdict and "a 3" in sentence
+    picture = Image.open(BytesIO(base64.b64decode(gallery.partition("base64,")[2].partition('"')[0])))
+    assert (picture.mode, picture.size) == ("RGB" if shape[0] == 3 else "L", (shape[2], shape[1]))
+    *_, chart = tabs["compare"](["3"], 2, 0, *sampler, *sampler)
+    assert chart is not None
+    texts = "".join(str(block.value) for block in page.blocks.values() if hasattr(block, "value"))
+    assert ("read" in tabs) == (shape[0] == 1) == ("images in colour: its networks cannot read" not in texts)
+    if "read" in tabs:
+        encoded = BytesIO()
+        TestDrawing().drawing(20, 30).save(encoded, format="PNG")
+        read, *_ = tabs["read"]("data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode())
+        assert read.startswith("The classifier reads")
+    with pytest.raises(ValueError, match=r"The judge reads images of shape \(1, 28, 28\), the pipeline makes those of"):
+        build_demo(pipe, mgp.load_judge())
 
 
 class TestTracing:
@@ -223,6 +259,8 @@ class TestDrawing:
     def test_place_and_size_do_not_matter(self):
         expected = like_mnist(self.drawing(20, 30))
         assert expected.size == (28, 28)
+        _, top, _, bottom = like_mnist(self.drawing(20, 30), (56, 70)).getbbox()
+        assert bottom - top == 40
         for left, top, scale in ((0, 0, 6), (150, 100, 6), (60, 20, 12), (5, 5, 3)):
             assert like_mnist(self.drawing(left, top, scale)).tobytes() == expected.tobytes()
 

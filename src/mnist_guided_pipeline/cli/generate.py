@@ -132,6 +132,7 @@ def demo(
     host: str = "127.0.0.1",
     share: bool = False,
     device: Device = None,
+    judge: Annotated[str | None, arg(metavar="ID")] = None,
 ) -> None:
     """Serve a page to generate digits, compare settings and draw; it needs no network. Ctrl-C ends it.
 
@@ -141,16 +142,23 @@ def demo(
         port: Where the page is served.
         host: Address to listen on; 0.0.0.0 lets other machines in.
         share: Also publish the page through Gradio's servers, for a week, to everyone who knows the link.
+        judge: Folder or Hub id of an image classifier that reads the images; the one shipped with the package, for grey
+            images of 28x28, if left out.
     """
     _check_port(host, port)
     check_model(model)
+    check_model(judge, "config.json", what="judge", option="--judge")
     check_packages(("gradio", "matplotlib"), "demo")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported: nothing is reported
 
     from ..demo.look import launch_options
     from ..demo.page import build_demo
+    from ..evaluation.judge import Judge
 
-    page = build_demo(load_pipeline(model, device), model=model)
+    pipe, reader = load_pipeline(model, device), None
+    if judge is not None:
+        reader = Judge.from_pretrained(judge).of_classes(tuple(pipe.id2label.values())).to(pipe.device)
+    page = build_demo(pipe, reader, model)
     page.launch(
         server_name=host, server_port=port, share=share, quiet=True, prevent_thread_lock=True, **launch_options()
     )

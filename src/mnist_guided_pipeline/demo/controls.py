@@ -99,14 +99,18 @@ def report_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 def draw_and_judge(
     pipe: Any, judge: Any, settings: DemoSettings, on_step: Callable[[int, int], None]
 ) -> tuple[Trace, list[tuple[Image, str, bool]], str]:
-    """The trace; its images, each with what the judge reads in it and whether that is a miss; a sentence on all."""
+    """The trace; its images, each with what the judge, if any, reads in it and whether that is a miss; a sentence."""
     started = time.perf_counter()
     trace = draw(pipe, settings, on_step)
     seconds = time.perf_counter() - started
+    took = f"{len(trace.noise_shares)} steps of the networks took {seconds:.2f} s."
+    if judge is None:
+        said = "There is no judge of such images here; the option `--judge` names one."
+        return trace, [(image, "", False) for image in trace.images], f"{said} {took}"
     names = pipe.id2label
     probabilities = judge.predict(to_bytes(trace.images))
     read = probabilities.argmax(dim=1)
-    comparable = len(judge.class_names) == len(names)
+    comparable = judge.class_names == tuple(names.values())
     wanted = torch.tensor(trace.labels) if comparable else read
     shown = []
     for image, index, label, row in zip(trace.images, read.tolist(), wanted.tolist(), probabilities, strict=True):
@@ -117,4 +121,4 @@ def draw_and_judge(
     hits = int((read == wanted).sum())
     reading = f"The judge reads **{hits} of {len(shown)}** as asked" if comparable else "The judge knows other classes"
     sentence = f"{reading}; it is {confidence} sure on average."
-    return trace, shown, f"{sentence} {len(trace.noise_shares)} steps of the networks took {seconds:.2f} s."
+    return trace, shown, f"{sentence} {took}"

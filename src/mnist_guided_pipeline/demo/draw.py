@@ -2,7 +2,7 @@
 
 MNIST's digits were scaled to fit 20x20 pixels, keeping their shape, and set into 28x28 with the centre of mass in the
 middle (LeCun et al. 1998, http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf, section III.A). A drawing of another size
-or place is foreign to every network trained on them, so it is treated the same way.
+or place is foreign to every network trained on them, so it is treated the same way, in proportion to another size.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -19,9 +20,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..data.images import to_model_range
+from ..data.posteriors import encode_images
 from ..sampling.denoiser import network_levels, see
-from ..sampling.latents import normalise
 from ..sampling.noise import add_noise, noise_level
 from ..seeding import keyed_generator
 from .beliefs import plot_beliefs
@@ -77,6 +77,10 @@ watch("value", () => {
 
 def draw_tab(pipe: Any, judge: Any) -> None:
     """Fill the tab in the ``Blocks`` that is open; the pipeline must have a VAE and a classifier."""
+    channels, *size = pipe.image_shape
+    if channels != 1:
+        gr.Markdown("A drawing is grey, and this pipeline makes images in colour: its networks cannot read one.")
+        return
     names = pipe.id2label
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
@@ -111,18 +115,21 @@ def draw_tab(pipe: Any, judge: Any) -> None:
     def read(url: str | None) -> tuple[Any, ...]:
         if not url:
             return "Nothing drawn yet.", "", gr.Column(visible=False), "", None
-        image = like_mnist(read_canvas(url))
+        image = like_mnist(read_canvas(url), size)
         seen = read_drawing(pipe, image)
-        of_image, of_reconstruction = judge.predict(to_bytes([image, seen.reconstruction]))
         shown = [
             ("as MNIST would have it", [("your digit, scaled and centred", image)]),
             ("after the VAE", [("what the VAE keeps of it", seen.reconstruction)]),
             *_latent_columns(seen.latent),
         ]
-        said = (
-            f"The judge reads {_top(of_image, judge.class_names)} in your drawing, and "
-            f"{_top(of_reconstruction, judge.class_names)} in what the VAE makes of it."
-        )
+        if judge is None:
+            said = f"The classifier reads {_top(seen.beliefs[0], tuple(names.values()))} in your drawing."
+        else:
+            of_image, of_reconstruction = judge.predict(to_bytes([image, seen.reconstruction]))
+            said = (
+                f"The judge reads {_top(of_image, judge.class_names)} in your drawing, and "
+                f"{_top(of_reconstruction, judge.class_names)} in what the VAE makes of it."
+            )
         last = len(seen.noised) - 1
         steps = sorted({round(step) for step in torch.linspace(0, last, min(_SHOWN_LEVELS, last + 1)).tolist()})
         noised = [
@@ -139,7 +146,9 @@ def draw_tab(pipe: Any, judge: Any) -> None:
         label, seed = random.choice(list(names.values())), random.randrange(10_000)
         own = {name: pipe.sampling_defaults[name] for name in ("num_inference_steps", "guidance_scale", "cfg_scale")}
         settings = DemoSettings((label,), 1, type(pipe.scheduler).__name__, seed=seed, **own)
-        return data_url(draw(pipe, settings).images[0].resize((280, 280), Image.Resampling.NEAREST))
+        image = draw(pipe, settings).images[0]
+        factor = 280 // max(image.size)
+        return data_url(image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST))
 
     quiet = {"show_progress_on": verdict, "concurrency_limit": AT_ONCE, "concurrency_id": "drawing"}
     canvas.input(read, [canvas], outputs, trigger_mode="always_last", api_name="read", **quiet)
@@ -184,8 +193,8 @@ def read_canvas(url: str) -> Image.Image:
         raise ValueError("The drawing could not be read; clear it and draw again.") from error
 
 
-def like_mnist(drawing: Image.Image) -> Image.Image:
-    """Scale and centre white ink on black, grey and of any size, as MNIST did: 28x28, grey.
+def like_mnist(drawing: Image.Image, size: Sequence[int] = (28, 28)) -> Image.Image:
+    """Scale and centre white ink on black, grey and of any size, as MNIST did, in a frame of this height and width.
 
     Raises:
         ValueError: there is no ink.
@@ -194,32 +203,34 @@ def like_mnist(drawing: Image.Image) -> Image.Image:
     if box is None:
         raise ValueError("The canvas is empty; draw a digit first.")
     ink = drawing.crop(box)
-    ratio = 20 / max(ink.size)
-    size = (max(1, round(ink.width * ratio)), max(1, round(ink.height * ratio)))
-    ink = ink.resize(size, Image.Resampling.BOX if ratio < 1 else Image.Resampling.BICUBIC)
+    height, width = size
+    ratio = min(20 / 28 * height / ink.height, 20 / 28 * width / ink.width)
+    ink = ink.resize(
+        (max(1, round(ink.width * ratio)), max(1, round(ink.height * ratio))),
+        Image.Resampling.BOX if ratio < 1 else Image.Resampling.BICUBIC,
+    )
     pixels = torch.frombuffer(bytearray(ink.tobytes()), dtype=torch.uint8).reshape(ink.height, ink.width).double()
     across = (pixels.sum(dim=0) * torch.arange(ink.width)).sum() / pixels.sum().clamp_min(1)
     down = (pixels.sum(dim=1) * torch.arange(ink.height)).sum() / pixels.sum().clamp_min(1)
     left, top = (
-        min(max(round(13.5 - float(centre)), 0), 28 - side)
-        for centre, side in zip((across, down), ink.size, strict=True)
+        min(max(round((whole - 1) / 2 - float(centre)), 0), whole - side)
+        for centre, side, whole in zip((across, down), ink.size, (width, height), strict=True)
     )
-    framed = Image.new("L", (28, 28))
+    framed = Image.new("L", (width, height))
     framed.paste(ink, (left, top))
     return framed
 
 
 @torch.no_grad()
 def read_drawing(pipe: Any, image: Image.Image, seed: int = 0) -> DrawnDigit:
-    """Encode a grey image of 28x28, add more and more noise to its latent, and ask the classifier at every level.
+    """Encode a grey image of the pipeline's size, and ask the classifier as more and more noise is added to its latent.
 
     The noises are the same at all levels; the pipeline, which has a VAE and a classifier, is only read.
     """
     scheduler = pipe.make_scheduler(pipe.compatible_schedulers[0])
     scheduler.set_timesteps(_LEVELS, device="cpu")
     levels = network_levels(scheduler, dict(pipe.config.training_noise))
-    pixels = to_model_range(to_bytes([image])).to(pipe.device, pipe.vae.dtype)
-    latent = normalise(pipe.vae.encode(pixels).latent_dist.mode(), pipe.vae.config).float()
+    latent = encode_images(pipe.vae, to_bytes([image]), progress=False).mean
     noise = torch.randn(_DRAWS, *latent.shape[1:], generator=keyed_generator(seed, "drawing")).to(latent.device)
     steps, beliefs = [], []
     for index, timestep in reversed(list(enumerate(scheduler.timesteps))):
@@ -237,9 +248,8 @@ def _latent_columns(latent: Tensor) -> list[tuple[str, list[tuple[str, Image.Ima
     """One picture per channel of a latent (C, H, W), or one with a bar per number of (D,); -3 is black, 3 white."""
     grey = ((latent.clamp(-3, 3) + 3) / 6 * 255).round().to(torch.uint8).numpy()
     if latent.ndim == 1:
-        return [
-            (f"the latent, {len(latent)} numbers", [("the latent, one bar per number", Image.fromarray(grey[None]))])
-        ]
+        bars = Image.fromarray(grey[None].repeat(len(grey), axis=0))
+        return [(f"the latent, {len(latent)} numbers", [("the latent, one bar per number", bars)])]
     return [
         (f"latent channel {index + 1}", [(f"channel {index + 1} of the latent", Image.fromarray(channel))])
         for index, channel in enumerate(grey)

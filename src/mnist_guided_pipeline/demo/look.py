@@ -22,7 +22,7 @@ _CSS = """
 .pictures, .gallery { display: grid; gap: 10px; grid-template-columns: repeat(auto-fill, minmax(68px, 1fr)); }
 .gallery { grid-template-columns: repeat(4, minmax(0, 1fr)); align-content: start; }
 .pictures figure, .gallery figure { margin: 0; max-width: 140px; text-align: center; }
-.pictures img, .gallery img { width: 100%; aspect-ratio: 1; border-radius: 4px; display: block; margin: 0 0 4px;
+.pictures img, .gallery img { width: 100%; border-radius: 4px; display: block; margin: 0 0 4px;
   image-rendering: pixelated; }
 .pictures figcaption, .gallery figcaption { font-size: 12px; line-height: 1.3; white-space: pre-line;
   color: var(--body-text-color-subdued); }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import gradio as gr
@@ -39,19 +38,24 @@ def build_demo(pipe: Any | None = None, judge: Any | None = None, model: str | N
 
     Args:
         pipe: a ``ClassifierGuidedLatentPipeline`` that makes images; the shipped one if None. It is only read.
-        judge: an ``evaluation.judge.Judge``; the shipped one if None.
+        judge: an ``evaluation.judge.Judge``; the shipped one if None, where the images are of its shape.
         model: the folder or Hub id that ``pipe`` came from, for the command line that the page shows.
 
     Raises:
-        ValueError: the pipeline makes no images, or has no classes.
+        ValueError: the pipeline makes no images, or has no classes, or the judge reads others.
     """
     pipe = load_default() if pipe is None else pipe
-    judge = load_judge() if judge is None else judge
-    shape = sample_shape(pipe.denoiser)
-    if pipe.vae is None and math.prod(shape) != 28 * 28:
+    shape = pipe.image_shape
+    if shape is None:
         raise ValueError(
-            f"This pipeline has no VAE and samples of shape {shape}, so it makes no images to show; use one with a VAE."
+            f"This pipeline has no VAE and samples of shape {sample_shape(pipe.denoiser)}, so it makes no images to "
+            "show; use one with a VAE."
         )
+    if judge is None:
+        shipped = load_judge()
+        judge = shipped if shipped.image_shape == shape else None
+    elif judge.image_shape not in (None, shape):
+        raise ValueError(f"The judge reads images of shape {judge.image_shape}, the pipeline makes those of {shape}.")
     if not pipe.id2label:
         raise ValueError(
             "This pipeline has no classes to ask for; use one with a classifier or a conditional denoiser."

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
@@ -126,9 +127,9 @@ def command_line(pipe: Any, settings: DemoSettings, model: str | None = None) ->
 
 
 def to_bytes(images: list[Image]) -> torch.Tensor:
-    """Grey images of 28x28 as uint8 (N, 28, 28), what the judge takes."""
-    pixels = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(28, 28) for image in images]
-    return torch.stack(pixels)
+    """Images of one size as uint8 (N, H, W) or, in colour, (N, 3, H, W), what the judge takes."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    return pixels if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def _check(name: str, value: Any) -> None:

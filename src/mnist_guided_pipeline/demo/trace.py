@@ -27,7 +27,7 @@ class Trace:
     """B images and how they came about in T steps; tensors are on the CPU.
 
     Attributes:
-        images: B grey images.
+        images: B images, grey or in colour.
         labels: B class indices.
         noise_shares: T numbers ``sigma / (alpha + sigma)``, 1 for pure noise.
         samples: (T, B, ...), what the networks were given.
