@@ -38,17 +38,7 @@ _COUNTS = {  # of images: the least, what is usual, the most
     "manifold": (1, 20, MOST_IMAGES),
     "latents": (2, 5_000, math.inf),
 }
-_LOSSES = {
-    "loss": ("loss",),
-    "reconstruction": ("reconstruction",),
-    "KL": ("kl",),
-    "cross-entropy": ("cross_entropy",),
-    "guided denoising loss": ("score_matching",),
-    "losses of both": ("discriminator_loss", "generator_loss"),
-    "discriminator's output": ("logits_real", "logits_fake"),
-    "R1": ("r1",),
-}
-"""Title of a panel, and the logged scalars it shows; a run has those of its script."""
+_NO_LOSSES = ("step", "lr", "images_per_second")  # logged beside gradient norms, which have "norm" in their names
 
 
 def autoencoder(
@@ -173,17 +163,17 @@ def loss_curves(
     from ..training.history import read_history
 
     events = [event for event in read_history(model) if event.get("step") is not None]
-    panels: dict[str, dict[str, Any]] = {}
-    for title, names in _LOSSES.items():
+    logged = dict.fromkeys(name for event in events for name in event)
+    losses = [name for name in logged if name not in _NO_LOSSES and "/" not in name and "norm" not in name]
+    panels = {}
+    for name in losses:
         curves = {}
-        for name in names:
-            prefix = f"{name.replace('_', ' ')}, " if len(names) > 1 else ""
-            for label, key in (("training, one batch", name), ("test set", f"test/{name}")):
-                found = [(event["step"], event[key]) for event in events if key in event]
-                if any(value for _, value in found):  # a term that is off is 0 throughout
-                    curves[prefix + label] = Curve(*zip(*found, strict=True))
+        for label, key in (("training, one batch", name), ("test set", f"test/{name}")):
+            found = [(event["step"], event[key]) for event in events if key in event]
+            if any(value for _, value in found):  # a term that is off is 0 throughout
+                curves[label] = Curve(*zip(*found, strict=True))
         if curves:
-            panels[title] = curves
+            panels[name.replace("_", " ")] = curves
     if not panels:
         raise ValueError(f"--model {model!r} has no history.jsonl with losses; give a training script's output_dir.")
     save_figure(line_panels(panels, "updates"), output)
@@ -260,14 +250,14 @@ def noise_schedules(
 
     import numpy as np
 
-    from ..evaluation.tables import markdown_table
+    from ..evaluation.tables import rows_table
     from ..figures.curves import Curve, line_panels
     from ..sampling.noise import training_levels
     from ..training.config import DenoiserConfig
     from ..training.noise import MAX_TERMINAL_SIGNAL, noise_scheduler
 
     panels: dict[str, dict[str, Curve]] = {}
-    rows = [["beta_schedule", "T", "abar_T", "SNR at T", "ends in noise"]]
+    rows = []
     for steps in num_train_timesteps:
         curves = panels[f"T = {steps}"] = {}
         for schedule in ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"):
@@ -277,10 +267,10 @@ def noise_schedules(
             signal = training_levels(noise_scheduler(config)).alpha.numpy() ** 2
             curves[schedule] = Curve(np.arange(1, steps + 1) / steps, signal)
             left = float(signal[-1])
-            fits = "yes" if left <= MAX_TERMINAL_SIGNAL else "no"
-            rows.append([schedule, str(steps), f"{left:.2g}", f"{left / (1 - left):.2g}", fits])
+            rows.append({"beta schedule": schedule, "T": steps, "abar_T": left, "SNR at T": left / (1 - left)})
+            rows[-1]["ends in noise"] = "yes" if left <= MAX_TERMINAL_SIGNAL else "no"
     save_figure(line_panels(panels, "t / T", "abar_t"), output)
-    print(markdown_table(rows))
+    print(rows_table(rows))
     print(f"{output}: a schedule ends in noise where abar_T is at most {MAX_TERMINAL_SIGNAL}.")
 
 
