@@ -133,13 +133,17 @@ class TestRefusals:
             read(folder, split, **options)
 
     def test_missing_folder(self, tmp_path):
-        self.refuses(r"neither a folder nor a data set", tmp_path / "nothing")
+        self.refuses(r"is no folder, and neither the Hub", tmp_path / "nothing")
 
     def test_folder_without_data(self, tmp_path):
         self.refuses(r"must hold parquet files", tmp_path)
 
     def test_unknown_hub_id_without_a_network(self):
-        self.refuses(r"neither a folder nor a data set", "nobody/nothing")
+        self.refuses(
+            r"^dataset_name 'nobody/nothing' is no folder, and neither the Hub \(not asked, .*\) nor the local cache "
+            r"has it; give a Hub id such as 'ylecun/mnist', or a folder with the same parquet files.$",
+            "nobody/nothing",
+        )
 
     def test_missing_split(self, digits_folder):
         self.refuses(r"it has no split 'validation'; it has train, test", digits_folder, "validation")

@@ -18,10 +18,12 @@ Ranges used in this package:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -29,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from PIL import Image as PILImage
 from torch import Tensor
 
@@ -155,7 +158,8 @@ def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> An
 
     is_folder = os.path.isdir(name)
     try:
-        return load_dataset(name, config, split=split, cache_dir=cache_dir)
+        with quiet_transport():
+            return load_dataset(name, config, split=split, cache_dir=cache_dir)
     except Exception as error:
         if isinstance(error, ValueError) and "Unknown split" in str(error):
             reason = f"it has no split {split!r}; it has {', '.join(get_dataset_split_names(name, config))}."
@@ -164,14 +168,37 @@ def _open_split(name: str, split: str, config: str | None, cache_dir: Any) -> An
         elif is_folder:
             reason = "the folder must hold parquet files named train-*.parquet and test-*.parquet, as on the Hub."
         else:
-            reason = (
-                "it is neither a folder nor a data set that the Hub (or, without a network, the local cache) has. "
-                "Give a Hub id such as 'ylecun/mnist', or a folder with the same parquet files; "
-                "set HF_HUB_OFFLINE=1 to use the cache at once when there is no network."
-            )
+            raise DatasetError(
+                f"dataset_name {name!r} {is_nowhere(error)}; give a Hub id such as 'ylecun/mnist', or a folder with "
+                "the same parquet files."
+            ) from error
         raise DatasetError(
             f"Cannot read split {split!r} of dataset_name {name!r}: {reason} ({type(error).__name__}: {error})"
         ) from error
+
+
+def is_nowhere(error: BaseException) -> str:
+    """What an error of huggingface_hub or ``datasets`` says of a name that neither the disk nor the Hub has."""
+    text = f"{error!r} {error.__cause__!r}".lower()
+    hub = "the Hub"
+    if "offline" in text or "outgoing traffic has been disabled" in text:
+        hub = "the Hub (not asked, as HF_HUB_OFFLINE or local_files_only is set)"
+    elif isinstance(error, ConnectionError):
+        hub = "the Hub (which cannot be reached)"
+    elif "localentrynotfound" in text:
+        hub = f"the Hub ({str(error.__cause__).strip()})"
+    return f"is no folder, and neither {hub} nor the local cache has it"
+
+
+@contextlib.contextmanager
+def quiet_transport() -> Iterator[None]:
+    """Without huggingface_hub's lines on every try to reach a server; what comes of it is in the error."""
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
 
 
 def _check_columns(table: Any, image_column: str, label_column: str) -> None:

@@ -17,6 +17,7 @@ from diffusers.utils import logging
 from huggingface_hub import create_repo, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from ..data.images import is_nowhere, quiet_transport
 from ..sampling import pipeline as sampling
 from ..weights import DEFAULT_FOLDER
 from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, write_manifest
@@ -222,12 +223,10 @@ def _download(repo_id: str, variant: str | None = None, **options: Any) -> str:
     """
     patterns = ["*.json", "*.safetensors"] if variant else ["*.json", "*model.safetensors", "*-of-?????.safetensors"]
     try:
-        return snapshot_download(repo_id, allow_patterns=patterns, **options)
+        with quiet_transport():
+            return snapshot_download(repo_id, allow_patterns=patterns, **options)
     except LocalEntryNotFoundError as error:
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        raise LocalEntryNotFoundError(
-            f"{repo_id!r} cannot be had whole from the Hub, nor from the cache: {error}{cause}"
-        ) from error
+        raise LocalEntryNotFoundError(f"{repo_id!r} {is_nowhere(error)}; give a folder or another Hub id.") from error
     except (OSError, ValueError):
         raise  # of huggingface_hub, which names the repository and the revision
     except Exception as error:  # of its HTTP library, which changes between versions
