@@ -3,9 +3,9 @@
     python training/run_study.py targets --dataset_name ylecun/mnist --output_dir runs/studies/targets
 
 Everything that a study does not vary is the same: data, seed, order of the images, number of updates, network, and the
-noise of every image that is drawn. Denoisers are small and class-conditional, so no classifier takes part. Each variant
-trains in ``output_dir/variants`` by the scripts of this folder. What has finished with the same settings is kept, so
-the same command continues an interrupted study.
+noise of every image that is drawn. Denoisers are small; most are class-conditional, so that no classifier takes part.
+Each variant trains in ``output_dir/variants`` by the scripts of this folder. What has finished with the same settings
+is kept, so the same command continues an interrupted study.
 """
 
 import dataclasses
@@ -18,18 +18,27 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+import train_classifier
 import train_denoiser
+import train_judge
 import train_vae
-from mnist_guided_pipeline import ClassifierGuidedLatentPipeline
+from mnist_guided_pipeline import ClassifierGuidedLatentPipeline, CleanClassifierGuide
 from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
 from mnist_guided_pipeline.cli.options import save_figure
+from mnist_guided_pipeline.evaluation.judge import Judge
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.scores import floors
 from mnist_guided_pipeline.evaluation.studies import compare_systems, draw_system, file_tables
 from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.storage.assemble import training_scheduler
 from mnist_guided_pipeline.storage.pipelines import load_network
-from mnist_guided_pipeline.training.config import DenoiserConfig, TrainingConfig, VAEConfig
+from mnist_guided_pipeline.training.config import (
+    ClassifierConfig,
+    DenoiserConfig,
+    JudgeConfig,
+    TrainingConfig,
+    VAEConfig,
+)
 from mnist_guided_pipeline.training.history import training_seconds
 from mnist_guided_pipeline.training.launch import make_accelerator, plain_errors
 from mnist_guided_pipeline.weights import DEFAULT_FOLDER
@@ -40,11 +49,15 @@ _TWENTY_STEPS: _Drawings = {"": {"scheduler": "DPMSolverMultistepScheduler", "nu
 
 
 class Variant(NamedTuple):
-    """One trained system: its denoiser, an autoencoder of its own if any, and settings of the sampling by row name."""
+    """One trained system: its denoiser, an autoencoder and a guide of its own if any, and how it samples, by row name.
+
+    A guide that is trained like the judge reads clean images.
+    """
 
     denoiser: DenoiserConfig
     vae: VAEConfig | None = None
     drawings: _Drawings = _TWENTY_STEPS
+    guide: ClassifierConfig | JudgeConfig | None = None
 
 
 class Study(NamedTuple):
@@ -85,6 +98,21 @@ def _all_steps(timesteps: int) -> _Drawings:
         "DDIM in 20 steps": {"scheduler": "DDIMScheduler", "num_inference_steps": 20},
     }
 
+
+def _guided(*settings: tuple[float, int]) -> _Drawings:
+    """Scales and numbers of steps."""
+    return {
+        f"s = {scale:g} in {steps} steps": {**_TWENTY_STEPS[""], "guidance_scale": scale, "num_inference_steps": steps}
+        for scale, steps in settings
+    }
+
+
+_NOISE_AWARE = ClassifierConfig("", network_config='{"hidden_size": 256, "num_layers": 3, "condition_dim": 64}')
+_NOISE_AWARE = dataclasses.replace(
+    _NOISE_AWARE, train_batch_size=256, max_train_steps=2_000, learning_rate=2e-3, score_matching_weight=20.0
+)
+_CLEAN = JudgeConfig("", network_config='{"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1]}')
+_CLEAN = dataclasses.replace(_CLEAN, train_batch_size=256, max_train_steps=500)
 
 _DDPM: _Drawings = {"": {"scheduler": "DDPMScheduler", "num_inference_steps": 100}}
 
@@ -130,6 +158,19 @@ STUDIES = {
             "plain": Variant(_unconditional("ResidualMLPDenoiser")),
             "K=10": Variant(_unconditional("GatedResidualMLPDenoiser", num_components=10)),
             "K=40": Variant(_unconditional("GatedResidualMLPDenoiser", num_components=40)),
+        },
+    ),
+    "clean-guide": Study(
+        "A guide that reads noisy latents beside one that reads the clean image that the denoiser predicts, on an "
+        "unconditional denoiser. A step calls two networks with the first, and four with the second: denoiser, "
+        "denoiser and decoder within the guide, and classifier.",
+        {
+            "noise-aware": Variant(
+                _unconditional("ResidualMLPDenoiser"), None, _guided((1, 20), (2, 20), (4, 20)), _NOISE_AWARE
+            ),
+            "clean": Variant(
+                _unconditional("ResidualMLPDenoiser"), None, _guided((1, 10), (2, 10), (4, 10), (4, 20)), _CLEAN
+            ),
         },
     ),
     "patch-size": Study(
@@ -202,7 +243,15 @@ def trained(
     if variant.vae is not None:
         vae_path = train_once(train_vae, variant.vae, folder / "vae", **changes)
     denoiser = train_once(train_denoiser, variant.denoiser, folder / "denoiser", vae_path=vae_path, **changes)
-    return make_pipeline(vae_path, denoiser, None, id2label), training_seconds(denoiser)
+    guide = None
+    if isinstance(variant.guide, ClassifierConfig):
+        paths = {"vae_path": vae_path, "denoiser_path": denoiser}
+        guide = train_once(train_classifier, variant.guide, folder / "guide", **paths, **changes)
+    pipe = make_pipeline(vae_path, denoiser, guide, id2label)
+    if isinstance(variant.guide, JudgeConfig):
+        judge = Judge.from_pretrained(train_once(train_judge, variant.guide, folder / "guide", **changes))
+        pipe.register_modules(classifier=CleanClassifierGuide(judge.model, pipe.denoiser, pipe.vae, pipe.scheduler))
+    return pipe, training_seconds(denoiser)
 
 
 def train_once(module: ModuleType, settings: TrainingConfig, folder: Path, **changes: Any) -> str:
