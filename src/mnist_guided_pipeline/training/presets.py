@@ -75,7 +75,7 @@ _CLASSIFIER = ClassifierConfig(
     score_matching_weight=20.0,
     random_label_share=0.5,
 )
-_PAIR = PairConfig("", max_train_steps=6_000, validation_steps=1_000)
+_PAIR = PairConfig("", max_train_steps=9_000, validation_steps=1_000)
 _TOLD = {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 10}
 _LAPTOP = Preset(
     "The networks of default, trained for a few minutes.",
@@ -84,7 +84,7 @@ _LAPTOP = Preset(
     replace(_DECODER, num_train_epochs=1),
     replace(_CLASSIFIER, num_train_epochs=3),
     replace(_PAIR, max_train_steps=900),
-    {"guidance_scale": 1.3, "cfg_scale": 0.0, "num_inference_steps": 10},
+    {"guidance_scale": 1.25, "cfg_scale": 0.0, "num_inference_steps": 10},
 )
 _IMAGES = _LAPTOP._replace(pair=None, sampling_defaults=_TOLD)  # networks that train_pair.py does not know
 _IMAGE_DENOISER = replace(_DENOISER, num_train_epochs=8, mixed_precision="no")  # of spatial latents
