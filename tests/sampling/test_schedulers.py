@@ -12,10 +12,8 @@ from diffusers import (
     DDPMScheduler,
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     SASolverScheduler,
-    SchedulerMixin,
 )
 
 import mnist_guided_pipeline as mgp
@@ -174,12 +172,6 @@ def test_compatible_classes_are_those_that_fit_and_are_built_with_nothing_droppe
 
 
 class TestBuild:
-    def test_options_arrive(self):
-        scheduler = build_scheduler(
-            EulerDiscreteScheduler, noise_of("v_prediction"), use_karras_sigmas=True, timestep_spacing="linspace"
-        )
-        assert scheduler.config.use_karras_sigmas and scheduler.config.timestep_spacing == "linspace"
-
     def test_a_preserving_network_may_run_on_flow_sigmas(self):
         scheduler = build_scheduler(DPMSolverMultistepScheduler, noise_of("epsilon"), use_flow_sigmas=True)
         assert scheduler_schedule(scheduler) == "flow" and scheduler.config.prediction_type == "flow_prediction"
@@ -270,14 +262,6 @@ class TestSwap:
         pipe = tiny_pipe(DDPMScheduler(prediction_type="sample", clip_sample=False))
         with pytest.raises(ValueError, match=f"{name} does not work with prediction_type 'sample'"):
             pipe.make_scheduler(getattr(diffusers, name))
-
-    def test_every_compatible_class_runs(self):
-        pipe = tiny_pipe(DDPMScheduler(clip_sample=False))
-        assert all(issubclass(found, SchedulerMixin) for found in pipe.compatible_schedulers)
-        for found in pipe.compatible_schedulers:
-            pipe.scheduler = pipe.make_scheduler(found)
-            images = pipe([0, 1], num_inference_steps=4, output_type="latent").images
-            assert images.shape == (2, 2) and torch.isfinite(images).all(), found
 
 
 @pytest.mark.parametrize(
