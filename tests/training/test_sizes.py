@@ -1,11 +1,13 @@
 """Laws of the sizes: grey and colour images of other sizes than MNIST's go from a data set to drawn images."""
 
 import importlib
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from datasets import Features, Image, Value
+from diffusers import AutoencoderKL, UNet2DModel
 from PIL import Image as PILImage
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
@@ -14,6 +16,7 @@ import tiny
 from conftest import write_split
 from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.data.images import load_images
+from mnist_guided_pipeline.data.posteriors import encode_images
 from mnist_guided_pipeline.evaluation.accuracy_score import classification_accuracy_score
 from mnist_guided_pipeline.evaluation.judge import Judge
 from mnist_guided_pipeline.evaluation.records import read_runs
@@ -117,6 +120,54 @@ def test_figures_of_colour(data, tmp_path, show):
 def test_sizes_that_cannot_be_halved(network):
     with pytest.raises(ValueError, match=r"image_shape must be .* in multiples of 4, got \(1, 28, 30\)"):
         network(image_shape=(1, 28, 30))
+
+
+@pytest.mark.parametrize("network", ["UNetDenoiser", "DiTDenoiser", "FiLMConvDenoiser", "ConvClassifier"])
+def test_networks_of_images_in_sizes_that_they_can_cut_and_halve(network):
+    make = getattr(mgp, network)
+    for shape in ((3, 16, 16), (1, 32, 64), (3, 64, 64)):
+        output = make(sample_shape=shape)(torch.zeros(1, *shape), torch.tensor(5), return_dict=False)[0]
+        assert output.shape == ((1, 10) if network == "ConvClassifier" else (1, *shape))
+    with pytest.raises(ValueError, match=r"sample_shape \(1, 28, 30\) does not fit patch_size 4"):
+        make(sample_shape=(1, 28, 30), patch_size=4)
+    if network in ("UNetDenoiser", "ConvClassifier"):
+        make(sample_shape=(1, 28, 20), patch_size=4, block_channels=(8, 8, 8, 8))  # 5, 3, 2, 1
+        with pytest.raises(ValueError, match=r"in patches of 4 cannot be halved 3 times: give fewer block_channels"):
+            make(sample_shape=(1, 28, 16), patch_size=4, block_channels=(8, 8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"vae": None, "denoiser": partial(UNet2DModel, 28, 1, 1, block_out_channels=(32,) * 4)},
+            "UNet2DModel of 4 levels has sample_size 28, but height and width must be multiples of 8",
+        ),
+        (
+            {"vae": partial(AutoencoderKL, 1, 1, block_out_channels=(4,), norm_num_groups=4, latent_channels=2)},
+            r"the denoiser works on samples of shape \(4,\), the vae on \(2, 'height', 'width'\)",
+        ),
+        ({"vae": partial(mgp.MLPVAE, 5, 8)}, r"works on samples of shape \(4,\), the vae on \(5,\)"),
+        ({"classifier": partial(mgp.MLPClassifier, (5,), hidden_size=8)}, r"\(4,\), the classifier on \(5,\)"),
+        ({"weak_denoiser": partial(mgp.MLPDenoiser, (5,), hidden_size=8)}, r"\(4,\), the weak_denoiser on \(5,\)"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_any_network_runs(monkeypatch, parts, message):
+    pipe = tiny.make(**{name: part and part() for name, part in parts.items()})
+    monkeypatch.setattr(torch.nn.Module, "__call__", lambda *_, **__: pytest.fail("a network was called"))
+    with pytest.raises(ValueError, match=message):
+        pipe([3])
+
+
+@pytest.mark.parametrize(("channels", "side"), [(3, 16), (1, 18)])
+def test_images_that_an_autoencoder_of_diffusers_does_not_take(channels, side):
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    vae = AutoencoderKL(1, 1, block_out_channels=(4, 4, 4), norm_num_groups=4, latent_channels=2, **blocks).eval()
+    images = torch.zeros(1, 3, side, side).byte()[:, :channels].squeeze(1)
+    with pytest.raises(
+        ValueError, match=rf"images have the shape \({channels}, {side}, .*the AutoencoderKL is for \(1, 16"
+    ):
+        encode_images(vae, images)
 
 
 def test_a_gan_in_colour():

@@ -75,7 +75,7 @@ class ConvClassifier(Network):
         noise_schedule: dict[str, Any] | None = None,
     ):
         super().__init__()
-        check_patches(sample_shape, patch_size)
+        check_patches(sample_shape, patch_size, len(block_channels))
         if not block_channels or min(block_channels) < 1:
             raise ValueError(f"block_channels must be positive numbers, one per level, got {tuple(block_channels)}.")
         self.gate = None if noise_schedule is None else SignalGate(noise_schedule)

@@ -185,8 +185,8 @@ def check_image_shape(image_shape: Sequence[int], multiple: int = 1) -> tuple[in
     return shape[0], shape[1], shape[2]
 
 
-def check_patches(sample_shape: Sequence[int], patch_size: int) -> None:
-    """Images (channels, height, width) that can be cut into patches.
+def check_patches(sample_shape: Sequence[int], patch_size: int, levels: int = 1) -> None:
+    """Images (channels, height, width) that can be cut into patches, whose rows can be halved ``levels - 1`` times.
 
     Raises:
         ValueError: the shape does not fit.
@@ -195,6 +195,11 @@ def check_patches(sample_shape: Sequence[int], patch_size: int) -> None:
         raise ValueError(
             f"sample_shape {tuple(sample_shape)} does not fit patch_size {patch_size}: it must be "
             "(channels, height, width) with a height and width that patch_size divides."
+        )
+    if levels > 1 and min(sample_shape[1:]) // patch_size <= 2 ** (levels - 2):
+        raise ValueError(
+            f"sample_shape {tuple(sample_shape)} in patches of {patch_size} cannot be halved {levels - 1} times: give "
+            "fewer block_channels or a smaller patch_size."
         )
 
 

@@ -96,7 +96,7 @@ class UNetDenoiser(Denoiser):
         num_classes: int | None = None,
     ):
         super().__init__()
-        check_patches(sample_shape, patch_size)
+        check_patches(sample_shape, patch_size, len(block_channels))
         if not block_channels or any(channels % _GROUPS for channels in block_channels):
             raise ValueError(f"block_channels must be multiples of {_GROUPS}, got {tuple(block_channels)}.")
         folded = sample_shape[0] * patch_size**2

@@ -36,6 +36,7 @@ from .guidance import (
     rescaled_prediction,
 )
 from .networks import (
+    check_space,
     describe_classes,
     is_conditional,
     needs_posterior,
@@ -125,6 +126,8 @@ class GuidedDenoiser(nn.Module):
         noise = dict(training_noise or describe_noise(scheduler))
         check_scheduler(scheduler, noise)
         self.denoiser, self.classifier, self.weak_denoiser = denoiser, classifier, weak_denoiser
+        check_space("classifier", classifier, denoiser)
+        check_space("weak_denoiser", weak_denoiser, denoiser)
         if classifier is not None:
             describe_classes(denoiser, num_classes(classifier) or 0)
         self.scheduler = scheduler

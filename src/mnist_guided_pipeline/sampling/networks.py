@@ -28,7 +28,7 @@ def sample_shape(denoiser: Any) -> tuple[int, ...]:
     """The shape of one sample, (D,) or (channels, height, width).
 
     Raises:
-        ValueError: the network's config has neither interface.
+        ValueError: the network's config has neither interface, or a size that it cannot halve or cut into patches.
     """
     shape = _setting(denoiser, "sample_shape")
     if shape is not None:
@@ -40,7 +40,42 @@ def sample_shape(denoiser: Any) -> tuple[int, ...]:
             "in_channels and sample_size, as UNet2DModel has them; register_to_config(sample_shape=...) adds it."
         )
     height, width = (size, size) if isinstance(size, int) else size
+    levels = len(_setting(denoiser, "block_out_channels") or (1,))
+    multiple = (_setting(denoiser, "patch_size") or 1) * 2 ** (levels - 1)
+    if height % multiple or width % multiple:
+        raise ValueError(
+            f"{type(denoiser).__name__} of {levels} levels has sample_size {size}, but height and width must be "
+            f"multiples of {multiple} for it to halve or cut them: give another sample_size, or fewer levels."
+        )
     return int(channels), int(height), int(width)
+
+
+def check_space(name: str, network: Any, denoiser: Any) -> None:
+    """Refuse a network in another space than the denoiser's; one that does not say its own passes.
+
+    Args:
+        name: what the error calls the network.
+        network: classifier, other denoiser or autoencoder; that of diffusers says its channels alone.
+        denoiser: the denoiser.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    wanted = _said_shape(denoiser)
+    own = _setting(network, "sample_shape") if name == "classifier" else _said_shape(network)
+    if hasattr(network, "decode") and wanted is not None:
+        channels = _setting(network, "latent_channels")
+        own = getattr(network, "latent_shape", channels and (channels, *(wanted[1:] or ("height", "width"))))
+    if own is not None and wanted is not None and tuple(own) != wanted:
+        raise ValueError(
+            f"the denoiser works on samples of shape {wanted}, the {name} on {tuple(own)}; train denoiser and "
+            "classifier on the latents of the same VAE."
+        )
+
+
+def _said_shape(network: Any) -> tuple[int, ...] | None:
+    says = any(_setting(network, size) is not None for size in ("sample_shape", "sample_size"))
+    return sample_shape(network) if says and not hasattr(network, "decode") else None
 
 
 def num_classes(network: Any) -> int | None:

@@ -31,7 +31,7 @@ from .clean_guide import CleanClassifierGuide  # noqa: F401 - an export is fetch
 from .denoiser import GuidedDenoiser
 from .guidance import classifier_score  # noqa: F401 - as above
 from .latents import denormalise
-from .networks import describe_classes, is_conditional, num_classes, sample_shape
+from .networks import check_space, describe_classes, is_conditional, num_classes, sample_shape
 from .noise import NoiseLevel  # noqa: F401 - as above
 from .particle_call import ParticleCall, check_particles
 from .particles import Particles  # noqa: F401 - as above
@@ -442,6 +442,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         self, batch_size: int, generator: Any, latents: Tensor | None, output_type: str, num_particles: int = 1
     ) -> None:
         """One generator per sample, latents of the samples' shape, and images only where samples are images."""
+        check_space("vae", self.vae, self.denoiser)
         num_samples = batch_size // num_particles
         if isinstance(generator, list) and len(generator) != num_samples:
             raise ValueError(f"generator is a list of {len(generator)}, but {num_samples} samples are drawn.")

@@ -24,7 +24,7 @@ from diffusers.utils import logging
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ..sampling.networks import num_classes, sample_shape
+from ..sampling.networks import check_space, num_classes
 from ..sampling.schedulers import check_scheduler, preserving_table
 from .atomic import IntegrityError, verify_manifest
 
@@ -135,7 +135,7 @@ def check_fit(components: Mapping[str, Any], training_noise: Mapping[str, Any], 
     for name, network in networks.items():
         check_role(name, network)
         if "denoiser" in networks:
-            _check_shape(name, network, sample_shape(networks["denoiser"]))
+            check_space(name, network, networks["denoiser"])
         count = num_classes(network)
         if count is not None and count != len(id2label):
             raise ValueError(f"id2label has {len(id2label)} names for the {name}'s {count} classes; name each one.")
@@ -146,21 +146,6 @@ def check_fit(components: Mapping[str, Any], training_noise: Mapping[str, Any], 
         tables = preserving_table(dict(gate)), preserving_table(dict(training_noise))
         if tables[0].shape != tables[1].shape or not torch.allclose(*tables, rtol=1e-3, atol=1e-6):
             raise ValueError("the classifier's noise_schedule is not the training_noise of the pipeline.")
-
-
-def _check_shape(name: str, network: Any, wanted: tuple[int, ...]) -> None:
-    """A network must be of samples of the denoiser's shape, a VAE of diffusers of its channels."""
-    if hasattr(network, "latent_shape"):
-        shape = tuple(network.latent_shape)
-    elif hasattr(network, "decode"):
-        shape = (int(network.config.latent_channels), *wanted[1:])
-    else:
-        shape = sample_shape(network)
-    if shape != wanted:
-        raise ValueError(
-            f"the denoiser works on samples of shape {wanted}, the {name} on {shape}; train denoiser and classifier on "
-            "the latents of the same VAE."
-        )
 
 
 def check_role(name: str, network: Any, place: str = "") -> None:
