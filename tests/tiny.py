@@ -37,6 +37,10 @@ def seeds(*values: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(value) for value in values]
 
 
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=seeds(seed)[0], dtype=dtype)
+
+
 def shaken(network: torch.nn.Module) -> torch.nn.Module:
     """All weights random, so that no zero initialisation hides a path."""
     generator = torch.Generator().manual_seed(0)

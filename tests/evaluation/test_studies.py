@@ -17,13 +17,10 @@ from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.studies import grid
 from mnist_guided_pipeline.evaluation.tables import render_document, varied_settings
 from mnist_guided_pipeline.figures.curves import sweep_figure, sweep_lines
+from tiny import noise
 from training_runs import SCRIPTS  # noqa: F401 - puts the training scripts on the path
 
 pytest.importorskip("matplotlib")
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 class TestGrid:

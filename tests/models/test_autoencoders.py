@@ -9,6 +9,7 @@ from mnist_guided_pipeline import MLPVAE, ConvVAE
 from mnist_guided_pipeline.data.posteriors import PosteriorTable, encode_images, latent_statistics
 from mnist_guided_pipeline.models.autoencoders import LatentGaussian
 from mnist_guided_pipeline.sampling.latents import denormalise, normalise
+from tiny import noise
 
 AUTOENCODERS = {
     "vector": (MLPVAE, {"latent_dim": 5, "hidden_size": 32}, (5,)),
@@ -28,10 +29,6 @@ def vae_and_shape(request):
 def images(digits) -> torch.Tensor:
     """uint8 (500, 28, 28)."""
     return torch.from_numpy(np.stack([np.asarray(image) for image in digits[0][:500]]))
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 class TestInterface:

@@ -8,6 +8,7 @@ from torch import nn
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.models.dit import patchify, unpatchify
+from tiny import noise
 
 RESIDUAL = {"hidden_size": 16, "num_layers": 2, "condition_dim": 8}
 OF_VECTORS = {"MLPDenoiser": {"hidden_size": 16}, "ResidualMLPDenoiser": RESIDUAL, "PointDenoiser": {"hidden_size": 16}}
@@ -33,10 +34,6 @@ def make(name: str, **arguments) -> nn.Module:
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return network
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def out(network: nn.Module, *inputs) -> torch.Tensor:
@@ -238,11 +235,6 @@ class TestGate:
         assert torch.allclose(gated(x, t).logits, plain(x * alpha[t][:, None, None, None], t).logits, atol=1e-5)
         between = 0.5 * (alpha[300] + alpha[301])
         assert torch.allclose(gated(x, 300.5).logits, plain(x * between, 300.5).logits, atol=1e-5)
-
-    def test_of_a_flow(self):
-        gated = make("ConvClassifier", noise_schedule={"law": "flow", "num_train_timesteps": 100})
-        x = noise(2, *LATENT)
-        assert torch.allclose(gated(x, 25).logits, make("ConvClassifier")(0.75 * x, 25).logits, atol=1e-5)
 
     def test_the_gradient_vanishes_with_the_signal(self):
         network = make("ConvClassifier", noise_schedule=NOISE_SCHEDULE)

@@ -1,12 +1,14 @@
 """The guidance rule against independent formulas for the score, and the classifier's gradient against its limit."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from diffusers import EDMEulerScheduler
 
 import mnist_guided_pipeline as mgp
+import tiny
 from mnist_guided_pipeline.evaluation.oracle import LINEAR, PLANE, exact_pipeline
 from mnist_guided_pipeline.sampling.arguments import excluded_classes
 from mnist_guided_pipeline.sampling.guidance import (
@@ -25,8 +27,7 @@ from mnist_guided_pipeline.training.losses import guided_denoising_loss
 A, B = 0.6, 0.8
 
 
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+noise = partial(tiny.noise, dtype=torch.float64)
 
 
 SCORES = {  # score of x = a x0 + b eps that a prediction p implies

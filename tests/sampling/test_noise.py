@@ -2,12 +2,14 @@
 
 import inspect
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, IPNDMScheduler
 
+import tiny
 from mnist_guided_pipeline.evaluation.oracle import COSINE, LINEAR, make_scheduler
 from mnist_guided_pipeline.sampling.noise import (
     PREDICTION_TYPES,
@@ -28,8 +30,7 @@ from mnist_guided_pipeline.sampling.schedulers import SUPPORTED, scheduler_famil
 LEVELS = [(0.6, 0.8), (0.05, math.sqrt(1 - 0.05**2)), (0.3, 0.7), (0.2, 1.4)]
 
 
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+noise = partial(tiny.noise, dtype=torch.float64)
 
 
 class TestPredictions:

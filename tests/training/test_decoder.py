@@ -1,6 +1,5 @@
 """Sharpening a decoder: the latents stay, bit for bit, and the decoder learns from both of its losses."""
 
-import dataclasses
 import json
 
 import pytest
@@ -87,10 +86,3 @@ def test_both_recipes_stay_beside_it(vae_folder, sharpened, tiny_pipeline_folder
     assert kept["vae_path"] == vae_folder.name and kept["reconstruction_weight"] == 300.0
     assert json.loads((tmp_path / "pipeline" / "vae" / "vae_train_config.json").read_text()) == {"kl_weight": 0.25}
     assert verify_manifest(tmp_path / "pipeline", ["vae/train_config.json", "vae/vae_train_config.json"])
-
-
-def test_a_dry_run_writes_nothing(vae_folder, digits_folder, tmp_path):
-    config = make_config("decoder", digits_folder, tmp_path / "dry", vae_path=str(vae_folder))
-    with pytest.raises(SystemExit):
-        train("decoder", dataclasses.replace(config, dry_run=True))
-    assert not (tmp_path / "dry").exists()

@@ -60,28 +60,12 @@ def test_a_conditional_denoiser_draws_as_many_of_each_class_in_order():
     assert not torch.equal(found, validation_samples(*networks(), noise, 20, seed=0))
 
 
-@pytest.mark.parametrize("count", [0, 3])
-def test_training_logs_them_with_every_validation(digits_folder, tmp_path, count):
-    changes = {
-        "report_to": "tensorboard",
-        "num_validation_images": count,
-        "max_train_steps": 4,
-        "validation_steps": 2,
-        "lr_warmup_steps": 0,
-    }
-    train("denoiser", make_config("denoiser", digits_folder, tmp_path, **changes, checkpointing_steps=None))
-    assert logged(tmp_path) == ([2, 4] if count else [])
-
-
-def test_points_are_no_images(tmp_path):
-    settings = {"network": "PointDenoiser", "network_config": '{"hidden_size": 8}'}
-    settings |= {
-        "report_to": "tensorboard",
-        "max_train_steps": 2,
-        "validation_steps": 1,
-        "snr_gamma": None,
-        "lr_warmup_steps": 0,
-    }
-    train("denoiser", make_config("denoiser", "points:moons", tmp_path, **settings, checkpointing_steps=None))
-    assert logged(tmp_path) == []
-    assert (tmp_path / "config.json").exists()
+@pytest.mark.parametrize(("count", "points"), [(3, False), (0, False), (10, True)])
+def test_training_logs_them_with_every_validation(digits_folder, tmp_path, count, points):
+    """Of images, where some are wanted; points are no images."""
+    changes = {"report_to": "tensorboard", "num_validation_images": count, "max_train_steps": 4}
+    changes |= {"validation_steps": 2, "lr_warmup_steps": 0, "checkpointing_steps": None}
+    if points:
+        changes |= {"network": "PointDenoiser", "network_config": '{"hidden_size": 8}', "snr_gamma": None}
+    train("denoiser", make_config("denoiser", "points:moons" if points else digits_folder, tmp_path, **changes))
+    assert logged(tmp_path) == ([2, 4] if count and not points else [])
