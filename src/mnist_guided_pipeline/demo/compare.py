@@ -6,13 +6,11 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
-from matplotlib.figure import Figure
 
 from .beliefs import plot_belief_in
-from .controls import AT_ONCE, digit_picker, draw_and_judge, number_box, report_errors, sampler_controls
+from .controls import AT_ONCE, belief_chart, digit_picker, draw_and_judge, number_box, report_errors, sampler_controls
 from .look import picture_gallery
 from .request import DemoSettings
-from .trace import Trace
 
 
 def compare_tab(pipe: Any, judge: Any) -> None:
@@ -41,11 +39,7 @@ def compare_tab(pipe: Any, judge: Any) -> None:
             with gr.Column(min_width=280):
                 gr.Markdown(f"### Settings of {side}")
                 sides.append(sampler_controls(pipe, f"compare-{side.lower()}", scale))
-    if pipe.classifier is not None:
-        gr.Markdown("### The guide's belief in what was asked for, averaged over the images")
-    chart = gr.Plot(
-        show_label=False, visible=pipe.classifier is not None, elem_id="compare-beliefs", elem_classes="chart"
-    )
+    chart = belief_chart(pipe, "The guide's belief in what was asked for, averaged over the images", "compare")
 
     @report_errors
     def compare(
@@ -71,13 +65,14 @@ def compare_tab(pipe: Any, judge: Any) -> None:
         def on_step(side: str, done: int, total: int) -> None:
             progress((done, total), desc=f"removing noise, side {side}")
 
-        traces, said, shown = [], [], []
+        paths, said, shown = [], [], []
         for side, settings in zip("AB", both, strict=True):
             trace, images, sentence = draw_and_judge(pipe, judge, settings, partial(on_step, side))
-            traces.append(trace)
+            if trace.beliefs is not None:
+                paths.append((side, trace.beliefs[:, range(len(trace.labels)), trace.labels].mean(dim=1)))
             shown.append(picture_gallery(images))
             said.append(sentence)
-        return *shown, *said, _chart(traces)
+        return *shown, *said, plot_belief_in(paths) if paths else None
 
     gr.on(
         [button.click, seed.submit, count.submit],
@@ -88,13 +83,3 @@ def compare_tab(pipe: Any, judge: Any) -> None:
         show_progress_on=galleries,
         api_name="compare",
     )
-
-
-def _chart(traces: list[Trace]) -> Figure | None:
-    """The mean belief in each image's own class along both paths."""
-    paths = []
-    for side, trace in zip("AB", traces, strict=True):
-        if trace.beliefs is not None:
-            own = trace.beliefs[:, range(len(trace.labels)), trace.labels]
-            paths.append((side, own.mean(dim=1)))
-    return plot_belief_in(paths) if paths else None

@@ -36,6 +36,13 @@ def number_box(limit: str, value: int, info: str, name: str) -> gr.Number:
     return gr.Number(value, label=limit.capitalize(), info=info, elem_id=name, min_width=120)
 
 
+def belief_chart(pipe: Any, title: str, name: str) -> gr.Plot:
+    """A title and the place of a chart under it, where there is a classifier that believes something."""
+    shown = pipe.classifier is not None
+    gr.Markdown(f"### {title}", visible=shown)
+    return gr.Plot(show_label=False, visible=shown, elem_id=f"{name}-beliefs", elem_classes="chart")
+
+
 def sampler_controls(pipe: Any, name: str, guidance_scale: float | None = None) -> list[Any]:
     """Scheduler, steps, guidance scale and classifier-free weight, in the order of ``DemoSettings``.
 

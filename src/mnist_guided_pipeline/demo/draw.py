@@ -25,10 +25,10 @@ from ..sampling.denoiser import network_levels, see
 from ..sampling.noise import add_noise, noise_level
 from ..seeding import keyed_generator
 from .beliefs import plot_beliefs
-from .controls import AT_ONCE, report_errors
+from .controls import AT_ONCE, belief_chart, report_errors
 from .look import data_url, percent, picture_columns
 from .request import DemoSettings, draw, to_bytes
-from .trace import believed, noise_share
+from .trace import believed, noise_share, spread
 
 _LEVELS, _DRAWS = 24, 32  # noise levels of the chart, and noises averaged at each
 _LARGEST, _LONGEST = 1024, 400_000  # pixels on a side; characters, of which a canvas of 280x280 takes a few thousand
@@ -107,8 +107,7 @@ def draw_tab(pipe: Any, judge: Any) -> None:
             elem_classes="hint",
         )
         strip = gr.HTML(elem_id="draw-strip")
-        gr.Markdown("### What the guide believes, averaged over noises")
-        chart = gr.Plot(show_label=False, elem_id="draw-beliefs", elem_classes="chart")
+        chart = belief_chart(pipe, "What the guide believes, averaged over noises", "draw")
     outputs = [verdict, pictures, noise_box, strip, chart]
 
     @report_errors
@@ -130,11 +129,9 @@ def draw_tab(pipe: Any, judge: Any) -> None:
                 f"The judge reads {_top(of_image, judge.class_names)} in your drawing, and "
                 f"{_top(of_reconstruction, judge.class_names)} in what the VAE makes of it."
             )
-        last = len(seen.noised) - 1
-        steps = sorted({round(step) for step in torch.linspace(0, last, min(_SHOWN_LEVELS, last + 1)).tolist()})
         noised = [
             (f"{100 * seen.noise_shares[step]:.0f}\u00a0% noise", [("the noisy latent, decoded", seen.noised[step])])
-            for step in steps
+            for step in spread(_SHOWN_LEVELS, len(seen.noised) - 1)
         ]
         figure = plot_beliefs(
             seen.beliefs, [100 * share for share in seen.noise_shares], list(names.values()), None, "noise, %"

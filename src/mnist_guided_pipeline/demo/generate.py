@@ -9,10 +9,10 @@ import torch
 from matplotlib.figure import Figure
 
 from .beliefs import plot_beliefs
-from .controls import AT_ONCE, digit_picker, draw_and_judge, number_box, report_errors, sampler_controls
+from .controls import AT_ONCE, belief_chart, digit_picker, draw_and_judge, number_box, report_errors, sampler_controls
 from .look import picture_columns, picture_gallery
 from .request import DemoSettings, command_line
-from .trace import Trace
+from .trace import Trace, spread
 
 _SHOWN_STEPS = 8
 _SELECT = """
@@ -55,14 +55,7 @@ def generate_tab(pipe: Any, judge: Any, model: str | None) -> None:
                 gr.Markdown("### How it came about")
                 chosen = gr.Markdown(elem_classes="hint", elem_id="generate-chosen")
                 strip = gr.HTML(elem_id="generate-path")
-                if pipe.classifier is not None:
-                    gr.Markdown("### What the guide believes at each step")
-                chart = gr.Plot(
-                    show_label=False,
-                    visible=pipe.classifier is not None,
-                    elem_id="generate-beliefs",
-                    elem_classes="chart",
-                )
+                chart = belief_chart(pipe, "What the guide believes at each step", "generate")
 
     @report_errors
     def generate(
@@ -106,7 +99,7 @@ def generate_tab(pipe: Any, judge: Any, model: str | None) -> None:
 def _path(pipe: Any, trace: Trace, index: int, names: dict[int, str]) -> tuple[str, str, Figure | None]:
     """A sentence, the denoising path of one image as pictures, and the chart of beliefs."""
     last = len(trace.noise_shares) - 1
-    steps = sorted({round(step) for step in torch.linspace(0, last, min(_SHOWN_STEPS, last + 1)).tolist()})
+    steps = spread(_SHOWN_STEPS, last)
     with torch.no_grad():
         seen = pipe.decode_latents(trace.samples[steps, index].to(pipe.device), "pil")
         aims = pipe.decode_latents(trace.clean[steps, index].to(pipe.device), "pil")

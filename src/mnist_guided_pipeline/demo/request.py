@@ -56,11 +56,9 @@ class DemoSettings:
     def __post_init__(self) -> None:
         if not self.class_labels:
             raise ValueError("Choose at least one digit.")
-        _check("images of each", self.num_images)
-        _check("steps", self.num_inference_steps)
-        _check("seed", self.seed)
-        _check("guidance scale", self.guidance_scale)
-        _check("classifier-free weight", self.cfg_scale)
+        values = self.num_images, self.num_inference_steps, self.seed, self.guidance_scale, self.cfg_scale
+        for name, value in zip(LIMITS, values, strict=True):
+            _check(name, value)
         if len(self.class_labels) * self.num_images > _MOST_IMAGES:
             raise ValueError(
                 f"{len(self.class_labels)} digits with {self.num_images} images of each are more than {_MOST_IMAGES} "

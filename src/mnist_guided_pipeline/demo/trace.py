@@ -110,6 +110,11 @@ def noise_share(seen: Seen) -> float:
     return seen.level.sigma / (seen.level.alpha + seen.level.sigma)
 
 
+def spread(count: int, last: int) -> list[int]:
+    """``count`` whole numbers or fewer from 0 to ``last``, evenly spread."""
+    return sorted({round(index) for index in torch.linspace(0, last, min(count, last + 1)).tolist()})
+
+
 def _predicted_clean(scheduler: Any, prediction: Tensor, given: Tensor, seen: Seen) -> Tensor:
     """The clean sample of a prediction as the scheduler takes it, from what the scheduler gave (B, ...)."""
     if scheduler_family(scheduler) == "edm":
