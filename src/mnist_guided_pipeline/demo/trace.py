@@ -93,8 +93,9 @@ class Tracer:
 
 def fresh_pipeline(pipe: Any, scheduler: Any | None = None) -> Any:
     """A pipeline over the same networks with a scheduler of its own: a copy of the pipeline's if None."""
-    scheduler = copy.deepcopy(pipe.scheduler) if scheduler is None else scheduler
-    fresh = type(pipe).from_pipe(pipe, scheduler=scheduler, torch_dtype=pipe.dtype)
+    own = {name: pipe.config[name] for name in ("id2label", "training_noise", "sampling_defaults")}
+    own["scheduler"] = copy.deepcopy(pipe.scheduler) if scheduler is None else scheduler
+    fresh = type(pipe)(**{**pipe.components, **own})
     fresh.set_progress_bar_config(disable=True)
     return fresh
 
