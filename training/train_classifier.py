@@ -28,7 +28,7 @@ from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, predicti
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import ClassifierConfig
-from mnist_guided_pipeline.training.launch import launch, load_splits, make_network
+from mnist_guided_pipeline.training.launch import launch, load_fitting, load_splits, make_network
 from mnist_guided_pipeline.training.losses import guided_denoising_loss
 from mnist_guided_pipeline.training.noise import TrainingNoise
 from mnist_guided_pipeline.training.run import Run
@@ -61,16 +61,16 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights and the scheduler."""
     device = accelerator.device
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
-    denoiser = load_network(config.denoiser_path, "denoiser").to(device) if config.denoiser_path else None
     train, test = load_splits(config, accelerator)
-    num_classes = len(train.class_names)
+    num_classes, noise_schedule, denoiser = len(train.class_names), TrainingNoise(config), None
+    if config.denoiser_path:
+        denoiser = load_fitting(config, "denoiser", train, vae, noise_schedule.scheduler).to(device)
     if config.random_label_share > 0 and denoiser is not None and classes_of(denoiser) != num_classes:
         raise ValueError(
             f"random_label_share {config.random_label_share} needs a denoiser that knows the {num_classes} classes of "
             f"the data set, but {config.denoiser_path!r} has num_classes {classes_of(denoiser)}: train one with "
             "num_classes in its network_config, or leave out random_label_share."
         )
-    noise_schedule = TrainingNoise(config)
     network_class = getattr(mgp, config.network)
     arguments = {"sample_shape": sample_shape_of(train, vae), "num_classes": num_classes}
     arguments |= noise_schedule.arguments_of(network_class)

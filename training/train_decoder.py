@@ -55,6 +55,8 @@ def as_images(logits: Tensor) -> Tensor:
 def main(config: DecoderConfig, accelerator: Accelerator) -> None:
     """Train, then save the VAE with the decoder's averaged weights, and the discriminator."""
     vae = load_network(config.vae_path, "vae").to(accelerator.device)
+    if not hasattr(vae, "decode_logits"):
+        raise ValueError(f"vae_path {config.vae_path!r} holds a {type(vae).__name__}; give a ConvVAE or an MLPVAE.")
     train, test = load_splits(config, accelerator)
     sample_shape = sample_shape_of(train, vae)
     vae.requires_grad_(False)

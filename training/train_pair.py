@@ -26,7 +26,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples, note_latents
+from mnist_guided_pipeline.data.posteriors import LATENTS_OF, PosteriorTable, autoencoder_fingerprint, clean_samples
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.sampling.schedulers import describe_noise
 from mnist_guided_pipeline.seeding import keyed_generator
@@ -34,7 +34,7 @@ from mnist_guided_pipeline.storage.atomic import atomic_write
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.checkpoints import averaged_weights
 from mnist_guided_pipeline.training.config import PairConfig
-from mnist_guided_pipeline.training.launch import launch, load_splits
+from mnist_guided_pipeline.training.launch import launch, load_fitting, load_splits
 from mnist_guided_pipeline.training.losses import denoising_loss, guided_denoising_loss
 from mnist_guided_pipeline.training.noise import TrainingNoise
 from mnist_guided_pipeline.training.rollouts import VisitedStates, roll_out
@@ -85,26 +85,22 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights of both networks, each with the scheduler."""
     device = accelerator.device
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
-    teacher = load_network(config.denoiser_path, "denoiser").to(device).float().requires_grad_(False)
-    classifier = load_network(config.classifier_path, "classifier").float()
+    train, test = load_splits(config, accelerator)
+    noise_schedule = TrainingNoise(config)
+    teacher, classifier = (
+        load_fitting(config, name, train, vae, noise_schedule.scheduler) for name in ("denoiser", "classifier")
+    )
+    teacher.to(device).requires_grad_(False)
     if not isinstance(teacher, mgp.ResidualMLPDenoiser) or teacher.config.num_classes is None:
         raise ValueError(
             f"denoiser_path {config.denoiser_path!r} holds a {type(teacher).__name__} with num_classes "
             f"{teacher.config.num_classes}; train_pair.py starts from a ResidualMLPDenoiser that knows the classes."
         )
-    train, test = load_splits(config, accelerator)
-    for name, network in (("denoiser_path", teacher), ("classifier_path", classifier)):
-        if network.config.num_classes != len(train.class_names):
-            raise ValueError(
-                f"{name} {getattr(config, name)!r} knows {network.config.num_classes} classes, the data set has "
-                f"{len(train.class_names)}."
-            )
-    noise_schedule = TrainingNoise(config)
-
     denoiser = mgp.PosteriorResidualMLPDenoiser.from_config(teacher.config)
     denoiser.load_state_dict(teacher.state_dict())
-    note_latents(denoiser, vae, f"denoiser_path {config.denoiser_path!r}")
-    note_latents(classifier, vae, f"classifier_path {config.classifier_path!r}")
+    if vae is not None:
+        for network in (denoiser, classifier):
+            network.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(vae)})
     visited = VisitedStates(config.visited_size, denoiser.config.sample_shape)
     pair = torch.nn.ModuleDict({"denoiser": denoiser, "classifier": classifier, "visited": visited})
     objective = Objective(denoiser, classifier, config)

@@ -3,9 +3,11 @@
 A public name is imported from its module when it is first used, so that ``mnist-guided --help`` and the checks of the
 command line do not wait for diffusers, which takes seconds to import. With the first of them the package's classes
 become known to diffusers, so that a saved pipeline names ``mnist_guided_pipeline`` in its ``model_index.json`` and
-``from_pretrained`` finds the classes here, whatever module defines them.
+``from_pretrained`` finds the classes here, whatever module defines them. Where diffusers is imported already, that is
+at once: ``DiffusionPipeline.from_pretrained`` then loads a saved pipeline too.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -49,3 +51,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if "diffusers" in sys.modules:
+    import_module(".storage.pipelines", __name__)

@@ -500,6 +500,14 @@ def test_a_way_that_does_not_fall_from_noise_to_sample_is_refused(way):
         assert calls == []
 
 
+def test_images_that_overflow_are_an_error_and_no_images():
+    pipe = tiny(vae=True)
+    with torch.no_grad():
+        next(pipe.vae.decoder.parameters()).fill_(math.inf)
+    with pytest.raises(ValueError, match="images overflowed in the VAE, which computes in torch.float32"):
+        draw(pipe, output_type="pt")
+
+
 def test_samples_that_overflow_are_an_error_and_no_images():
     pipe = tiny()
     with torch.no_grad():

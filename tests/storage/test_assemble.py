@@ -95,8 +95,10 @@ def test_another_autoencoder_than_that_of_the_training_is_refused(folders):
     pipe.denoiser.save_pretrained(folders["denoiser"])
     assert assemble_pipeline(**folders).denoiser.config[LATENTS_OF] == made
     make(seed=1).vae.save_pretrained(folders["vae"])
-    with pytest.raises(ValueError, match=f"denoiser .* latents of another VAE .fingerprint {made}. than .*vae"):
+    with pytest.raises(ValueError, match=f"denoiser .* a VAE .fingerprint {made}., here are those of another"):
         assemble_pipeline(**folders)
+    with pytest.raises(ValueError, match="denoiser .* here are none"):
+        assemble_pipeline(**{**folders, "vae": None})
 
 
 def test_parts_that_do_not_fit_are_refused_before_anything_is_written(folders):

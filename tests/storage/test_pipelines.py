@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DiffusionPipeline
 
 import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.data.posteriors import LATENTS_OF, autoencoder_fingerprint
 from mnist_guided_pipeline.storage.atomic import IntegrityError, read_manifest, write_manifest
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.storage.strict import weight_files
@@ -45,6 +46,18 @@ class TestLoading:
         assert torch.equal(images(loaded), images(pipe))
         for network in (loaded.denoiser, loaded.classifier, load_network(tmp_path / "pipe", "denoiser")):
             assert {weight.data_ptr() % 64 for weight in network.parameters()} == {0}
+
+    def test_diffusers_finds_the_class_that_the_folder_names(self, folder):
+        pipe = DiffusionPipeline.from_pretrained(folder)
+        assert type(pipe) is Pipeline and torch.equal(images(pipe), images(make()))
+
+    def test_networks_of_another_vae_are_refused(self, tmp_path):
+        pipe = make()
+        pipe.denoiser.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(make(1).vae)})
+        pipe.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="The denoiser of '.*' was trained on the latents of .* another VAE"):
+            Pipeline.from_pretrained(tmp_path)
+        assert Pipeline.from_pretrained(tmp_path, vae=make(1).vae).vae is not None
 
     def test_variant(self, tmp_path):
         pipe = make()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.data.posteriors import LATENTS_OF, autoencoder_fingerprint
 from mnist_guided_pipeline.storage.pipelines import load_network
 from tiny import make
 from training_runs import make_config, train
@@ -83,7 +84,7 @@ def test_weights_of_other_classes_or_latents_are_refused(pipeline, digits_folder
     train("denoiser", config("denoiser", digits_folder, tmp_path / "run", pipeline))
     make(1).save_pretrained(tmp_path / "other")
     changes = {"init_from": str(tmp_path / "run"), "vae_path": str(tmp_path / "other")}
-    with pytest.raises(ValueError, match="init_from '.*' was trained on the latents of .* this is .* another"):
+    with pytest.raises(ValueError, match="init_from '.*' was trained on the latents of .* here are .* another"):
         train("denoiser", config("denoiser", digits_folder, tmp_path / "again", pipeline, **changes))
     mgp.MLPDenoiser((4,), hidden_size=8, num_classes=9).save_pretrained(tmp_path / "nine")
     with pytest.raises(ValueError, match="init_from '.*' has num_classes 9, the data set has 10 classes"):
@@ -93,9 +94,45 @@ def test_weights_of_other_classes_or_latents_are_refused(pipeline, digits_folder
         config("denoiser", digits_folder, tmp_path / "again", pipeline, init_from="nowhere")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_train_timesteps": 500}, "are of different noise .num_train_timesteps 1000 and 500.*"),
+        ({"prediction_type": "sample"}, "are of different noise .prediction_type 'v_prediction' and 'sample'"),
+        ({"vae_path": None}, r"works on samples of shape \(4,\), this run on \(1, 28, 28\)"),
+        ({"vae_path": "other"}, "was trained on the latents of .* here are those of another VAE"),
+        ({"denoiser_path": "nine"}, "knows 9 classes, the data set has 10"),
+    ],
+)
+def test_a_denoiser_of_another_training_guides_no_classifier(pipeline, digits_folder, tmp_path, changes, message):
+    make(1).save_pretrained(tmp_path / "other")
+    mgp.MLPDenoiser((4,), hidden_size=8, num_classes=9).save_pretrained(tmp_path / "nine")
+    denoiser = load_network(pipeline, "denoiser")
+    denoiser.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(load_network(pipeline, "vae"))})
+    make(denoiser=denoiser).save_pretrained(tmp_path / "whole")
+    paths = {name: str(tmp_path / place) for name, place in changes.items() if place in ("other", "nine")}
+    settings = {"denoiser_path": str(tmp_path / "whole"), "init_from": None, "score_matching_weight": 1.0}
+    run = config("classifier", digits_folder, tmp_path / "run", pipeline, **settings | changes | paths)
+    with pytest.raises(ValueError, match=f"denoiser_path '.*' .*{message}"):
+        train("classifier", run)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize(("text", "message"), NETWORK_CONFIGS)
 def test_network_configs_that_make_no_network(digits_folder, tmp_path, text, message):
     with pytest.raises(ValueError, match=f"network_config '{{.*{message}"):
         train("denoiser", make_config("denoiser", digits_folder, tmp_path / "denoiser", network_config=text))
     assert not (tmp_path / "denoiser").exists()
+
+
+def test_a_pair_begins_with_networks_that_fit(digits_folder, tmp_path):
+    small = {"sample_shape": (1, 28, 28), "hidden_size": 8, "num_layers": 1, "condition_dim": 8, "num_classes": 10}
+    mgp.ResidualMLPDenoiser(**small).save_pretrained(tmp_path / "teacher")
+    mgp.ResidualMLPClassifier(**{**small, "num_classes": 9}).save_pretrained(tmp_path / "guide")
+    paths = {"denoiser_path": str(tmp_path / "teacher"), "classifier_path": str(tmp_path / "guide")}
+    with pytest.raises(ValueError, match="classifier_path '.*' knows 9 classes, the data set has 10"):
+        train("pair", make_config("pair", digits_folder, tmp_path / "run", **paths, **STILL))
+    mgp.ResidualMLPClassifier(**small).save_pretrained(tmp_path / "guide")
+    train("pair", make_config("pair", digits_folder, tmp_path / "run", **paths, **STILL))
+    assert same(load_network(tmp_path / "guide"), load_network(tmp_path / "run"))

@@ -54,27 +54,26 @@ def autoencoder_fingerprint(vae: Any) -> str:
     return fingerprint(*encoder, *latent_scale(torch.zeros(1, 1), vae.config))
 
 
-def note_latents(network: Any, vae: Any | None, name: str) -> None:
-    """Note in a network's config whose latents it is trained on.
+def check_latents(network: Any, vae: Any | None, name: str) -> None:
+    """Refuse a network that was trained on the latents of another VAE; those of earlier versions do not say of which.
 
     Args:
         network: denoiser or classifier.
-        vae: the autoencoder; None where there is none.
+        vae: the autoencoder; None where there is none. In bfloat16 it cannot be told from others.
         name: what the error calls the network.
 
     Raises:
-        ValueError: its config says another one; those of earlier versions say none.
+        ValueError: naming both fingerprints.
     """
-    made = None if vae is None else autoencoder_fingerprint(vae)
     seen = network.config.get(LATENTS_OF)
-    if seen not in (None, made):
-        here = "pixels" if made is None else f"the latents of another VAE (fingerprint {made})"
+    if seen is None or (vae is not None and vae.dtype == torch.bfloat16):
+        return
+    made = None if vae is None else autoencoder_fingerprint(vae)
+    if seen != made:
+        here = "here are none" if made is None else f"here are those of another VAE (fingerprint {made})"
         raise ValueError(
-            f"{name} was trained on the latents of a VAE (fingerprint {seen}), this is {here}: give the VAE of its "
-            "vae_path."
+            f"{name} was trained on the latents of a VAE (fingerprint {seen}), {here}: give the VAE of its vae_path."
         )
-    if made is not None:
-        network.register_to_config(**{LATENTS_OF: made})
 
 
 def posterior_draw(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:

@@ -571,6 +571,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         else:
             decoded = denormalise(latents, self.vae.config).to(self.vae.dtype).split(_DECODE_BATCH)
             images = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in decoded])
+            if not bool(images.isfinite().all()):
+                raise ValueError(
+                    f"The images overflowed in the VAE, which computes in {self.vae.dtype}: there are none. Give it a "
+                    "wider type, as in pipe.vae.to(torch.float32)."
+                )
         return self.image_processor.postprocess(images.float(), output_type=output_type)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers import ModelMixin, SchedulerMixin
 
-from ..data.posteriors import LATENTS_OF, autoencoder_fingerprint
+from ..data.posteriors import check_latents
 from ..sampling.schedulers import describe_noise
 from .atomic import write_listed
 from .pipelines import ClassifierGuidedLatentPipeline, load_network
@@ -47,10 +47,11 @@ def assemble_pipeline(
         name: None if folder is None else _loaded(name, folder) for name, folder in folders.items()
     }
     scheduler = training_scheduler(denoiser)
+    names = {name: f"the {name} {os.fspath(folder)!r}" for name, folder in folders.items() if folder is not None}
     if classifier is not None:
-        _check_same_noise(scheduler, training_scheduler(classifier), denoiser, classifier)
-    if vae is not None:
-        _check_same_latents(networks, folders)
+        check_same_noise(scheduler, training_scheduler(classifier), names["denoiser"], names["classifier"])
+    for name in [name for name in names if name != "vae"]:
+        check_latents(networks[name], networks["vae"], names[name])
     id2label = None if class_names is None else dict(enumerate(class_names))
     pipe = ClassifierGuidedLatentPipeline(**networks, scheduler=scheduler, id2label=id2label)
     check_fit(pipe.components, pipe.config.training_noise, pipe.id2label)
@@ -101,29 +102,27 @@ def training_scheduler(folder: Folder) -> SchedulerMixin:
     return scheduler_class.from_pretrained(file.parent)
 
 
-def _check_same_latents(networks: Mapping[str, Any], folders: Mapping[str, Any]) -> None:
-    """The other networks must have been trained on the latents of this VAE; those of earlier versions do not say."""
-    made = autoencoder_fingerprint(networks["vae"])
-    for name in ("denoiser", "classifier"):
-        network = networks[name]
-        seen = None if network is None else network.config.get(LATENTS_OF)
-        if seen not in (None, made):
-            raise ValueError(
-                f"The {name} {os.fspath(folders[name])!r} was trained on the latents of another VAE (fingerprint "
-                f"{seen}) than {os.fspath(folders['vae'])!r} ({made}). Give the VAE of its vae_path."
-            )
+def check_same_noise(first: SchedulerMixin, second: SchedulerMixin, *names: str, predicting: bool = False) -> None:
+    """Two networks must have seen the same noise.
 
+    Args:
+        first: scheduler of the one.
+        second: scheduler of the other.
+        names: what the error calls the two.
+        predicting: they must predict the same, too.
 
-def _check_same_noise(ours: SchedulerMixin, theirs: SchedulerMixin, denoiser: Folder, classifier: Folder) -> None:
-    """The classifier must have seen the noise that the denoiser removes."""
-    first, second = describe_noise(ours), describe_noise(theirs)
+    Raises:
+        ValueError: naming what differs.
+    """
+    ours, theirs = describe_noise(first), describe_noise(second)
+    compared = (ours.keys() | theirs.keys()) - (set() if predicting else {"prediction_type"})
     differences = [
-        f"{name} {first.get(name)!r} and {second.get(name)!r}"
-        for name in sorted((first.keys() | second.keys()) - {"prediction_type"})
-        if first.get(name) != second.get(name)
+        f"{name} {ours.get(name)!r} and {theirs.get(name)!r}"
+        for name in sorted(compared)
+        if ours.get(name) != theirs.get(name)
     ]
     if differences:
         raise ValueError(
-            f"The denoiser {os.fspath(denoiser)!r} and the classifier {os.fspath(classifier)!r} were trained on "
-            f"different noise ({'; '.join(differences)}). Train both with the same settings."
+            f"{' and '.join(names)} are of different noise ({'; '.join(differences)}). Train both with the same "
+            "settings."
         )

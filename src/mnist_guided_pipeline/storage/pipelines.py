@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import diffusers
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from diffusers.utils import logging
@@ -18,6 +19,7 @@ from huggingface_hub import create_repo, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ..data.images import is_nowhere, quiet_transport
+from ..data.posteriors import check_latents
 from ..sampling import pipeline as sampling
 from ..weights import DEFAULT_FOLDER
 from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, write_manifest
@@ -59,7 +61,8 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
 
         Raises:
             IntegrityError: a file is missing, damaged or does not fit the others; the message names it.
-            ValueError: pickled weights are asked for; only safetensors are read.
+            ValueError: pickled weights are asked for, and only safetensors are read; or a network was trained on the
+                latents of another VAE.
         """
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise ValueError("use_safetensors must be True: pickled weights can run code, so they are not read.")
@@ -80,6 +83,9 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
             if isinstance(component, ModelMixin) and all(component is not given for given in kwargs.values()):
                 _copy_out(component)
         pipe.register_to_config(_name_or_path=name)
+        for part in ("denoiser", "classifier") if pipe.vae is not None else ():
+            if isinstance(network := getattr(pipe, part), ModelMixin):
+                check_latents(network, pipe.vae, f"The {part} of {name!r}")
         return pipe
 
     @classmethod
@@ -158,6 +164,10 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
             self.push_to_hub(repo_id, variant=variant, **hub_options, **commit_options)
 
 
+# where ``DiffusionPipeline.from_pretrained`` looks for the class that a pipeline's folder names; it makes no checks
+diffusers.ClassifierGuidedLatentPipeline = ClassifierGuidedLatentPipeline
+
+
 def load_default(**options: Any) -> ClassifierGuidedLatentPipeline:
     """The pipeline that the package ships, trained on all of MNIST; the weights, stored in half precision, are widened.
 
@@ -185,10 +195,7 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
         ValueError: the network has another role than ``component``.
     """
     variant = options.get("variant")
-    root = find_folder(path)
-    if root is None:
-        hub_options = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
-        root = Path(_download(os.fspath(path), variant, **hub_options))
+    root = fetched(path, variant, **{name: options.pop(name) for name in _HUB_OPTIONS if name in options})
     subfolder = options.pop("subfolder", None)
     if component is not None and ((root / "model_index.json").is_file() or (root / component).is_dir()):
         subfolder = component
@@ -205,6 +212,11 @@ def load_network(path: str | os.PathLike[str], component: str | None = None, **o
     if variant and f".{variant}" not in files[0].name:
         options.pop("variant")  # this network has none, as in a pipeline where only some have
     return _copy_out(network_class.from_pretrained(folder, use_safetensors=True, **options))
+
+
+def fetched(path: str | os.PathLike[str], variant: str | None = None, **hub_options: Any) -> Path:
+    """The folder of that name, or the copy in the cache of what the Hub has under it; see :func:`load_network`."""
+    return find_folder(path) or Path(_download(os.fspath(path), variant, **hub_options))
 
 
 def _copy_out(network: ModelMixin) -> ModelMixin:

@@ -21,9 +21,10 @@ from tqdm.auto import tqdm
 
 from ..data.images import DatasetError, LabelledImages, load_images
 from ..data.points import PointSet, is_point_set, load_points
-from ..data.posteriors import note_latents
-from ..sampling.networks import describe_classes, num_classes
-from ..storage.pipelines import load_network
+from ..data.posteriors import LATENTS_OF, autoencoder_fingerprint, check_latents, sample_shape_of
+from ..sampling.networks import describe_classes, num_classes, sample_shape
+from ..storage.assemble import check_same_noise, training_scheduler
+from ..storage.pipelines import fetched, load_network
 from ..storage.push import start_push
 from .checkpoints import NonFiniteError
 from .config import AdversarialConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
@@ -230,7 +231,43 @@ def make_network(
             f"{source} num_classes {num_classes(network)}, the data set has {len(data.class_names)} classes: give "
             "that number, or leave it out."
         )
-    note_latents(network, vae, f"init_from {init_from!r}")
+    check_latents(network, vae, f"init_from {init_from!r}")
+    if vae is not None:
+        network.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(vae)})
+    return network
+
+
+def load_fitting(
+    config: LatentTrainingConfig, component: str, data: LabelledImages | PointSet, vae: Any | None, scheduler: Any
+) -> ModelMixin:
+    """The network that ``denoiser_path`` or ``classifier_path`` names, in float32, once it is known to fit a run.
+
+    Args:
+        config: the run's settings.
+        component: ``"denoiser"`` or ``"classifier"``.
+        data: the training set.
+        vae: whose latents the run trains on, if any.
+        scheduler: with the run's noise.
+
+    Raises:
+        ValueError: its classes, its samples, its VAE or its noise are not those of the run, or its role is another.
+        OSError: it cannot be read.
+    """
+    path = getattr(config, f"{component}_path")
+    network, text = load_network(path, component).float(), f"{component}_path {path!r}"
+    if num_classes(network) not in (None, len(data.class_names)):
+        raise ValueError(f"{text} knows {num_classes(network)} classes, the data set has {len(data.class_names)}.")
+    wanted = sample_shape_of(data, vae)
+    if sample_shape(network) != wanted:
+        raise ValueError(
+            f"{text} works on samples of shape {sample_shape(network)}, this run on {wanted}: give the VAE of its "
+            "vae_path."
+        )
+    check_latents(network, vae, text)
+    with contextlib.suppress(FileNotFoundError):  # a network alone does not say what noise it was trained on
+        check_same_noise(
+            training_scheduler(fetched(path)), scheduler, text, "this run", predicting=component == "denoiser"
+        )
     return network
 
 
