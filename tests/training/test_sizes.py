@@ -15,6 +15,7 @@ import mnist_guided_pipeline as mgp
 import tiny
 from conftest import write_split
 from mnist_guided_pipeline.cli import main
+from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
 from mnist_guided_pipeline.data.images import load_images
 from mnist_guided_pipeline.data.posteriors import encode_images
 from mnist_guided_pipeline.evaluation.accuracy_score import classification_accuracy_score
@@ -101,10 +102,13 @@ def test_a_whole_pipeline_in_colour_is_measured_by_a_judge_of_transformers(tmp_p
     assert classification_accuracy_score(test.images, test.labels, test, num_updates=1)["num_images"] == 36
 
 
-@pytest.mark.parametrize("show", ["reconstructions", "interpolation", "latents", None])
+@pytest.mark.parametrize("show", ["reconstructions", "reconstructions of diffusers", "interpolation", "latents", None])
 def test_figures_of_colour(data, tmp_path, show):
     folder, shape = data
-    vae = mgp.MLPVAE(4, 8, image_shape=(len(shape[2:]) * 2 + 1, 16, 16))
+    channels = 3 if len(shape) == 3 else 1
+    vae = mgp.MLPVAE(4, 8, image_shape=(channels, 16, 16))
+    if show == "reconstructions of diffusers":
+        show, vae = "reconstructions", AutoencoderKL(channels, channels, block_out_channels=(4,), norm_num_groups=4)
     vae.save_pretrained(tmp_path / "model")
     if show is None:
         tiny.make(vae=vae).save_pretrained(tmp_path / "model")
@@ -183,7 +187,7 @@ def test_evaluation_refuses_what_its_judge_cannot_read(data, tmp_path, refused):
     assert "the judge that is shipped reads those of shape (1, 28, 28): give --judge" in line
 
 
-def test_without_a_test_split_the_last_tenth_is_held_out(digits, tmp_path, capsys):
+def test_without_a_test_split_the_last_tenth_is_held_out(digits, tmp_path, caplog):
     images, labels = digits
     write_split(tmp_path / "data", "train", images[:200], labels[:200])
     settings = {"max_train_steps": 2, "max_train_samples": None, "max_eval_samples": None, "lr_warmup_steps": 0}
@@ -193,4 +197,8 @@ def test_without_a_test_split_the_last_tenth_is_held_out(digits, tmp_path, capsy
     whole = load_images(tmp_path / "data", "train")
     assert torch.equal(torch.cat([train_split.images, test_split.images]), whole.images)
     train("vae", config)
-    assert "the last tenth of the training split is held out" in capsys.readouterr().out
+    assert "the last tenth of the training split is held out" in caplog.text
+    data, picture = str(tmp_path / "data"), str(tmp_path / "latents.png")
+    words = ["figure", "autoencoder", "--show", "latents", "--model", str(tmp_path / "vae"), "--output", picture]
+    main([*words, "--dataset_name", data])
+    assert len(MeasuringOptions(num_images=100, dataset_name=data).reference().test) == 20

@@ -66,21 +66,17 @@ class MeasuringOptions:
 
     def reference(self) -> Reference:
         """Real images and the judge on its device; under a launcher one process reads the data first."""
-        from ..data.images import load_images
+        from ..data.images import load_image_splits
         from ..evaluation.judge import Judge, load_judge
         from ..evaluation.samples import start_processes
         from ..evaluation.scores import Reference, check_enough
 
         with start_processes().main_process_first():
-            train, test = (
-                load_images(
-                    self.dataset_name,
-                    split,
-                    image_column=self.image_column,
-                    label_column=self.label_column,
-                    resolution=self.resolution,
-                )
-                for split in ("train", "test")
+            train, test = load_image_splits(
+                self.dataset_name,
+                image_column=self.image_column,
+                label_column=self.label_column,
+                resolution=self.resolution,
             )
         check_enough(self.num_images, len(test.class_names))
         judge = load_judge() if self.judge is None else Judge.from_pretrained(self.judge).of_classes(test.class_names)

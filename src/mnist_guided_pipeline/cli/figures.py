@@ -74,16 +74,16 @@ def autoencoder(
     check_range("num_rows", num_rows, 1, MOST_IMAGES)
     vae = load_autoencoder(model, device)
 
-    from ..data.images import load_images
+    from ..data.images import load_test_images
 
     if show == "manifold":
         figure, said = _manifold(vae, count)
     elif show == "reconstructions":
         figure, said = _reconstructions(vae, _test_images(dataset_name, resolution, count, seed), seed)
     elif show == "latents":
-        figure, said = _latents(vae, load_images(dataset_name, "test", max_samples=count, resolution=resolution))
+        figure, said = _latents(vae, load_test_images(dataset_name, max_samples=count, resolution=resolution)[0])
     else:
-        test = load_images(dataset_name, "test", resolution=resolution)
+        test, _ = load_test_images(dataset_name, resolution=resolution)
         if len(test.labels.unique()) < 2:
             raise ValueError(f"--dataset_name {dataset_name!r} has test images of one class only; two are needed.")
         figure, said = _interpolation(vae, test, num_rows, count, seed)
@@ -373,14 +373,15 @@ def sweep(metrics: Path, name: str, output: Picture, force: Force = False) -> No
 def _reconstructions(vae: Any, images: Any, seed: int) -> tuple[Any, str]:
     import torch
 
-    from ..data.posteriors import reconstruct
+    from ..data.posteriors import encode_latents, reconstruct
     from ..figures.images import image_rows
     from ..seeding import keyed_generator
 
     rows = {"image": images, "from the mean": reconstruct(vae, images)}
-    if vae.config.variational:
-        noise = torch.randn(len(images), *vae.latent_shape, generator=keyed_generator(seed, "posterior"))
-        rows["from a draw"] = reconstruct(vae, images, noise)
+    noise = torch.randn(encode_latents(vae, images).shape, generator=keyed_generator(seed, "posterior"))
+    drawn = reconstruct(vae, images, noise)
+    if not torch.equal(drawn, rows["from the mean"]):  # an autoencoder of distributions
+        rows["from a draw"] = drawn
     return image_rows(list(rows.values()), list(rows)), f"{len(images)} test images and their reconstructions"
 
 
@@ -446,19 +447,19 @@ def _test_images(dataset_name: str, resolution: int | None, count: int, seed: in
     """Test images chosen at random, uint8 (N, H, W) or (N, 3, H, W)."""
     import torch
 
-    from ..data.images import load_images
+    from ..data.images import load_test_images
     from ..seeding import keyed_generator
 
-    images = load_images(dataset_name, "test", resolution=resolution).images
+    images = load_test_images(dataset_name, resolution=resolution)[0].images
     return images[torch.randperm(len(images), generator=keyed_generator(seed, "choice"))[:count]]
 
 
 def check_has_prior(vae: Any) -> None:
-    """Refuse a plain autoencoder where latents are drawn from N(0, I)."""
-    if not vae.config.variational:
+    """Refuse an autoencoder that was not held to N(0, I) where latents are drawn from that."""
+    if not vae.config.get("variational"):
         raise ValueError(
-            "--model is a plain autoencoder (variational is false in its config): it has no prior to draw from. "
-            "Give a variational one."
+            "--model is a plain autoencoder or one of diffusers (variational is not true in its config): it has no "
+            "prior to draw from. Give a variational one of this package."
         )
 
 

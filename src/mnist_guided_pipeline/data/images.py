@@ -136,6 +136,41 @@ def load_images(
     return LabelledImages(_decoded(table, image_column, resolution), labels, class_names)
 
 
+def load_image_splits(
+    dataset_name: str | os.PathLike[str],
+    max_train_samples: int | None = None,
+    max_test_samples: int | None = None,
+    **options: Any,
+) -> tuple[LabelledImages, LabelledImages]:
+    """The training and the test split, where there is one (:func:`load_test_images`); ``options`` of ``load_images``.
+
+    Raises:
+        DatasetError: the one is of another size or colour than the other; else as ``load_images``.
+    """
+    test, rest = load_test_images(dataset_name, max_samples=max_test_samples, **options)
+    train = load_images(dataset_name, rest, max_samples=max_train_samples, **options)
+    if train.image_shape != test.image_shape:
+        raise DatasetError(
+            f"Images of the training split have the shape {train.image_shape}, of the test split {test.image_shape}; "
+            "they must be of one size and all grey or all in colour. Give a resolution for one size."
+        )
+    return train, test
+
+
+def load_test_images(dataset_name: str | os.PathLike[str], **options: Any) -> tuple[LabelledImages, str]:
+    """The test split, and the name of what is trained on; ``options`` of ``load_images``.
+
+    Of a data set without a test split the last tenth of the training split is held out, which is logged.
+    """
+    try:
+        return load_images(dataset_name, "test", **options), "train"
+    except DatasetError as error:
+        if "has no split 'test'" not in str(error):
+            raise
+        logger.warning("There is no test split: the last tenth of the training split is held out.")
+        return load_images(dataset_name, "train[90%:]", **options), "train[:90%]"
+
+
 def to_unit_range(images: Tensor) -> Tensor:
     """uint8 (B, H, W) or (B, C, H, W) to float32 (B, C, H, W) in [0, 1]."""
     return (images if images.ndim == 4 else images.unsqueeze(1)).to(torch.float32) / 255.0

@@ -19,7 +19,7 @@ from accelerate.utils.environment import parse_flag_from_env
 from diffusers import ModelMixin
 from tqdm.auto import tqdm
 
-from ..data.images import DatasetError, LabelledImages, load_images
+from ..data.images import LabelledImages, load_image_splits
 from ..data.points import PointSet, is_point_set, load_points
 from ..data.posteriors import LATENTS_OF, autoencoder_fingerprint, check_latents, sample_shape_of
 from ..sampling.networks import describe_classes, num_classes, sample_shape
@@ -142,42 +142,24 @@ def load_splits(
 def load_splits(
     config: TrainingConfig, accelerator: Accelerator | PartialState
 ) -> tuple[LabelledImages | PointSet, LabelledImages | PointSet]:
-    """The training and test split; the main process decodes images, the others read its cache.
-
-    Of a data set without a test split the last tenth of the training split is held out, and a line says so.
-    """
-
-    def load(split: str, max_samples: int | None) -> LabelledImages | PointSet:
+    """The training and test split; the main process decodes images, the others read its cache."""
+    counts = (config.max_train_samples, config.max_eval_samples)
+    with accelerator.main_process_first():
         if is_point_set(config.dataset_name):
-            return load_points(config.dataset_name, split, max_samples=max_samples)
-        return load_images(
+            train, test = (
+                load_points(config.dataset_name, split, max_samples=count)
+                for split, count in zip(("train", "test"), counts, strict=True)
+            )
+            return train, test
+        return load_image_splits(
             config.dataset_name,
-            split,
+            *counts,
             dataset_config_name=config.dataset_config_name,
             image_column=config.image_column,
             label_column=config.label_column,
-            max_samples=max_samples,
             resolution=config.resolution,
             cache_dir=config.cache_dir,
         )
-
-    with accelerator.main_process_first():
-        try:
-            rest, test = "train", load("test", config.max_eval_samples)
-        except DatasetError as error:
-            if "has no split 'test'" not in str(error):
-                raise
-            accelerator.print(
-                "There is no test split: the last tenth of the training split is held out to validate on."
-            )
-            rest, test = "train[:90%]", load("train[90%:]", config.max_eval_samples)
-        train = load(rest, config.max_train_samples)
-    if isinstance(train, LabelledImages) and isinstance(test, LabelledImages) and train.image_shape != test.image_shape:
-        raise DatasetError(
-            f"Images of the training split have the shape {train.image_shape}, of the test split {test.image_shape}; "
-            "they must be of one size and all grey or all in colour. Give a resolution for one size."
-        )
-    return train, test
 
 
 def make_network(
