@@ -17,7 +17,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 import pytest  # noqa: E402 - the Hugging Face libraries read the environment when they are imported
 import torch  # noqa: E402
 from datasets import ClassLabel, Dataset, Features, Image  # noqa: E402
-from diffusers import DDPMScheduler  # noqa: E402
+from diffusers import DDPMScheduler, DiffusionPipeline  # noqa: E402
 from diffusers.utils import logging as diffusers_logging  # noqa: E402
 from PIL import Image as PILImage  # noqa: E402
 
@@ -26,6 +26,7 @@ from mnist_guided_pipeline.data.digits import bundled_digits  # noqa: E402
 
 pytest_plugins = ["judged"]
 diffusers_logging.disable_progress_bar()
+DiffusionPipeline._progress_bar_config = {"disable": True}  # of pipelines that say nothing else
 CLASS_NAMES = [str(digit) for digit in range(10)]
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=CLASS_NAMES)})
 

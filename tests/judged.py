@@ -24,9 +24,7 @@ def part(images: LabelledImages, start: int, stop: int) -> LabelledImages:
 
 @pytest.fixture
 def tiny(tiny_pipeline_folder) -> mgp.ClassifierGuidedLatentPipeline:
-    pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tiny_pipeline_folder)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return mgp.ClassifierGuidedLatentPipeline.from_pretrained(tiny_pipeline_folder)
 
 
 @pytest.fixture(scope="session")

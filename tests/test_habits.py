@@ -24,9 +24,7 @@ def pipe(tiny_pipeline_folder):
 
 
 def load(folder, **options):
-    pipe = Pipeline.from_pretrained(folder, **options)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return Pipeline.from_pretrained(folder, **options)
 
 
 def draw(pipe, **arguments):
@@ -105,7 +103,6 @@ class TestComponents:
     @pytest.mark.parametrize("again", [lambda pipe: Pipeline(**pipe.components), Pipeline.from_pipe], ids=str)
     def test_reuse_shares_networks_and_keeps_settings(self, pipe, again):
         other = again(pipe)
-        other.set_progress_bar_config(disable=True)
         assert all(getattr(other, name) is getattr(pipe, name) for name in NETWORKS)
         for setting in ("id2label", "training_noise", "sampling_defaults"):
             assert other.config[setting] == pipe.config[setting]

@@ -29,7 +29,6 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", ["pipeline", "exported"])
 def test_pipelines_draw_the_same_images(name, folders):
     pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folders[name])
-    pipe.set_progress_bar_config(disable=True)
     expected = load_file(BEFORE / "expected.safetensors")
     for key, output_type in (("latents", "latent"), ("images", "pt")):
         generators = [torch.Generator().manual_seed(seed) for seed in range(2)]

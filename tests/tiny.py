@@ -56,7 +56,6 @@ def unet(channels: int = 1, size: int = 8, **options) -> UNet2DModel:
 
 
 def images(pipe: Pipeline) -> torch.Tensor:
-    pipe.set_progress_bar_config(disable=True)
     return pipe([3, 7], generator=seeds(0)[0], output_type="pt").images
 
 

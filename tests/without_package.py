@@ -18,7 +18,6 @@ from diffusers import DiffusionPipeline  # noqa: E402
 
 for source, output in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
     pipe = DiffusionPipeline.from_pretrained(source, trust_remote_code=True)
-    pipe.set_progress_bar_config(disable=True)
     images = pipe([3, 7], generator=torch.Generator().manual_seed(0), output_type="pt").images
     assert type(pipe).__module__.startswith("diffusers_modules")
     torch.save(images, output)

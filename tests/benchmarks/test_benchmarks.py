@@ -48,7 +48,6 @@ def test_plain_loop_is_the_same_sampler():
     pipe = sampling.small_networks()
     scheduler = DDPMScheduler(20, beta_end=0.3, beta_schedule="linear", variance_type="fixed_large", clip_sample=False)
     pipe = mgp.ClassifierGuidedLatentPipeline(pipe.vae, pipe.denoiser, pipe.classifier, scheduler)
-    pipe.set_progress_bar_config(disable=True)
     labels = torch.arange(10)
     torch.manual_seed(1)
     ours = pipe(labels, guidance_scale=2.0, num_inference_steps=20, output_type="pt").images

@@ -68,7 +68,6 @@ class TestTraining:
 
     def test_a_class_is_where_its_name_says(self, runs):
         pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(runs["mixture"])
-        pipe.set_progress_bar_config(disable=True)
         data = load_points("points:mixture")
         samples = pipe(["N", "SW"], 200, output_type="latent", generator=torch.Generator().manual_seed(0)).images
         north, south_west = (part.mean(dim=0) for part in data.to_data_units(samples).split(200))

@@ -48,17 +48,13 @@ def pixels(images: list[Image.Image]) -> list[bytes]:
 @pytest.fixture(scope="module")
 def pipe():
     """The shipped pipeline, without a progress bar."""
-    loaded = mgp.load_default()
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
+    return mgp.load_default()
 
 
 @pytest.fixture(scope="module")
 def edm_pipe():
     """Untrained networks under Karras preconditioning."""
-    made = tiny.make(classifier=mgp.MLPClassifier(sample_shape=(4,), hidden_size=16), scheduler=EDMEulerScheduler())
-    made.set_progress_bar_config(disable=True)
-    return made
+    return tiny.make(classifier=mgp.MLPClassifier(sample_shape=(4,), hidden_size=16), scheduler=EDMEulerScheduler())
 
 
 def test_the_page_says_who_is_given_the_digit(pipe):

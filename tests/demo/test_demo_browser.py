@@ -179,7 +179,6 @@ def test_a_click_generates_what_the_pipeline_generates(page):
     page.click("#generate-button")
     shown = page.generated(8)
     pipe = mgp.load_default()
-    pipe.set_progress_bar_config(disable=True)
     expected = pipe("3", 8, generator=[keyed_generator(0, 0, i) for i in range(8)]).images
     for url, image in zip(shown, expected, strict=True):
         difference = max(abs(a - b) for a, b in zip(picture(url).tobytes(), image.tobytes(), strict=True))

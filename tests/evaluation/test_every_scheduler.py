@@ -23,7 +23,6 @@ def test_ten_steps_by_every_scheduler_at_its_defaults_and_with_each_of_its_spaci
     pytest.importorskip("scipy")
     pytest.importorskip("torchsde")
     pipe, judge = mgp.load_default(), load_judge()
-    pipe.set_progress_bar_config(disable=True)
     poor, refused = {}, set()
     for scheduler in pipe.compatible_schedulers:
         has = inspect.signature(scheduler.__init__).parameters

@@ -148,9 +148,7 @@ def gaussian_pipeline(prediction_type: str) -> mgp.ClassifierGuidedLatentPipelin
     """Standard Gaussian data in the plane, with the exact denoiser."""
     scheduler = DDPMScheduler(prediction_type=prediction_type, clip_sample=False, timestep_spacing="trailing")
     denoiser = mgp.MixtureDenoiser([1.0], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]], [0], prediction_type)
-    pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser, None, scheduler)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return mgp.ClassifierGuidedLatentPipeline(None, denoiser, None, scheduler)
 
 
 def test_a_data_set_of_other_classes_is_refused(tmp_path):

@@ -88,7 +88,6 @@ def test_it_guides_by_any_image_classifier(kind, reads, channels):
     scheduler, denoiser = DDIMScheduler(clip_sample=False), unet(channels)
     guide = mgp.CleanClassifierGuide(image_classifier(kind, reads), denoiser, None, scheduler)
     pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser, guide, scheduler)
-    pipe.set_progress_bar_config(disable=True)
     start = torch.randn(3, channels, 8, 8, generator=seeds(0)[0])
     call = {"latents": start, "num_inference_steps": 2, "output_type": "latent"}
     guided, plain = (pipe([0, 1, 2], guidance_scale=scale, **call).images for scale in (20.0, 0.0))

@@ -58,7 +58,6 @@ def test_pipelines_of_diffusers_draw_the_exact_conditional(pipeline, steps, kind
     unet, classifier, scheduler = AsImages(exact.denoiser), AsImages(exact.classifier), exact.scheduler
     guided = GuidedDenoiser(unet, classifier, scheduler, [label] * 2000)
     pipe = pipeline(unet=guided, scheduler=scheduler)
-    pipe.set_progress_bar_config(disable=True)
     kept, step = [], pipe.scheduler.step
     pipe.scheduler.step = lambda *args, **kwargs: kept.append(step(*args, **kwargs)) or kept[-1]
     pipe(batch_size=2000, num_inference_steps=steps, generator=seeds(0)[0], output_type="np")

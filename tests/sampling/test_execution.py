@@ -25,7 +25,6 @@ def pipe():
     scheduler = DDPMScheduler(**SCHEDULE, prediction_type="v_prediction", clip_sample=False)
     pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser.eval(), classifier.eval(), scheduler)
     pipe.scheduler = pipe.make_scheduler(DDIMScheduler)
-    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 

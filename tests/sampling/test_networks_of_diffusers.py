@@ -46,9 +46,7 @@ def classifier(*shape, classes=3):
 
 def pipeline(denoiser, vae=None, classes=3, **options):
     guide = classifier(*sample_shape(denoiser), classes=classes)
-    pipe = mgp.ClassifierGuidedLatentPipeline(vae, denoiser, guide, DDIMScheduler(**NOISE), **options)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return mgp.ClassifierGuidedLatentPipeline(vae, denoiser, guide, DDIMScheduler(**NOISE), **options)
 
 
 def draw(pipe, labels=(0, 1, 2), **call):
@@ -236,5 +234,4 @@ def test_ours_are_run_by_pipelines_of_diffusers(name, tmp_path):
     network.save_pretrained(tmp_path)
     for pipeline_class, scheduler in ((DDPMPipeline, DDPMScheduler(**NOISE)), (DDIMPipeline, DDIMScheduler(**NOISE))):
         pipe = pipeline_class(unet=type(network).from_pretrained(tmp_path), scheduler=scheduler)
-        pipe.set_progress_bar_config(disable=True)
         assert pipe(batch_size=2, num_inference_steps=2, output_type="np").images.shape == (2, 8, 16, 3)

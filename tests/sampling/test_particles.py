@@ -32,7 +32,6 @@ def pipeline(name="DDPMScheduler", options=(), kind="v_prediction", **more):
     pipe = exact_pipeline(
         PLANE, name, kind if name != "EulerAncestralDiscreteScheduler" else "epsilon", **dict(options), **more
     )
-    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 

@@ -45,9 +45,7 @@ def tiny(
             for parameter in network.parameters():
                 parameter.mul_(3)  # so that labels and scales are seen in the samples
     names = {index: f"digit {index}" for index in range(10)}
-    pipe = mgp.ClassifierGuidedLatentPipeline(**{**made, **components}, id2label=names)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return mgp.ClassifierGuidedLatentPipeline(**{**made, **components}, id2label=names)
 
 
 def draw(pipe, class_labels=3, **arguments) -> torch.Tensor:

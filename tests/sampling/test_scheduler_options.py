@@ -82,9 +82,7 @@ def exact_networks(name: str) -> mgp.ClassifierGuidedLatentPipeline:
     denoiser = MixtureDenoiser(**PLANE.parameters, **noise, prediction_type=kind).double()
     classifier = MixtureClassifier(**PLANE.parameters, **noise).double()
     scheduler = make_scheduler("DDPMScheduler", kind, COSINE)
-    pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser, classifier, scheduler)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return mgp.ClassifierGuidedLatentPipeline(None, denoiser, classifier, scheduler)
 
 
 @pytest.mark.parametrize("name", SUPPORTED)

@@ -201,7 +201,6 @@ def tiny_pipe(scheduler) -> mgp.ClassifierGuidedLatentPipeline:
         classifier=mgp.MLPClassifier(sample_shape=(2,), num_classes=3, hidden_size=8),
         scheduler=scheduler,
     )
-    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 

@@ -55,7 +55,6 @@ def test_from_data_to_images(data, tmp_path):
     parts = [text for name, path in folders.items() for text in (f"--{name}", str(path))]
     main(["assemble", *parts, "--output", str(tmp_path / "pipeline")])
     pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path / "pipeline")
-    pipe.set_progress_bar_config(disable=True)
     assert tuple(pipe.denoiser.config.sample_shape) == pipe.vae.latent_shape == (2, shape[0] // 4, shape[1] // 4)
     (image,) = pipe([3], num_inference_steps=2).images
     assert (image.mode, image.size) == ("RGB" if len(shape) == 3 else "L", (shape[1], shape[0]))

@@ -103,7 +103,6 @@ class TestWholePipeline:
         with own_signals():
             script.main(config)
         pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(tmp_path / "pipeline")
-        pipe.set_progress_bar_config(disable=True)
         assert len(pipe([3, "7"], num_inference_steps=2).images) == 2
         assert list((tmp_path / "pipeline").rglob("events.out.tfevents*"))  # TensorBoard is the default tracker
         weights = load_file(tmp_path / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")
