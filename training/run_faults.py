@@ -35,6 +35,7 @@ from mnist_guided_pipeline.evaluation.oracle import oracle_error
 from mnist_guided_pipeline.evaluation.samples import draw_samples
 from mnist_guided_pipeline.evaluation.scores import score_images
 from mnist_guided_pipeline.evaluation.studies import file_tables
+from mnist_guided_pipeline.evaluation.tables import column_title
 from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.sampling.noise import noise_level
 from mnist_guided_pipeline.storage.atomic import write_manifest
@@ -47,13 +48,7 @@ from run_study import make_pipeline, train_once
 Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 _PRESET = "notebook"
-_COLUMNS = {
-    "accuracy": "accuracy",
-    "judge_fid": "judge-FID",
-    "judge_precision": "precision",
-    "judge_recall": "recall",
-    "judge_coverage": "coverage",
-}
+_COLUMNS = ("accuracy", "judge_fid", "judge_precision", "judge_recall", "judge_coverage")
 
 
 @dataclass
@@ -162,7 +157,7 @@ def main(config: FaultsConfig) -> None:
     measure("latents as they are", pipes["unnormalised"], 0.0)
     rows = {
         fault: {
-            "shows in": _COLUMNS[column],
+            "shows in": column_title(column),
             "right": shown_as(column, systems[good][column]),
             "with the fault": shown_as(column, systems[bad][column]),
         }

@@ -20,17 +20,16 @@ Key = TypeVar("Key")
 
 
 class Timing(NamedTuple):
-    """Seconds of several rounds: the median to quote, the fastest, the slowest, and how many."""
+    """Seconds of several rounds: the median to quote, the fastest and the slowest."""
 
     median: float
     low: float
     high: float
-    rounds: int
 
     @classmethod
     def of(cls, seconds: list[float]) -> Timing:
         """Summarise rounds."""
-        return cls(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
+        return cls(statistics.median(seconds), min(seconds), max(seconds))
 
 
 def time_rounds(tasks: Mapping[Key, Callable[[], object]], rounds: int = 5, warm_up: int = 1) -> dict[Key, Timing]:
@@ -48,7 +47,8 @@ def time_rounds(tasks: Mapping[Key, Callable[[], object]], rounds: int = 5, warm
         for name, task in tasks.items():
             started = time.perf_counter()
             task()
-            _wait()
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()  # work may still be queued
             if round_index >= warm_up:
                 seconds[name].append(time.perf_counter() - started)
     return {name: Timing.of(values) for name, values in seconds.items()}
@@ -79,9 +79,3 @@ class _FlopCounter(TorchDispatchMode):
         if func.overloadpacket in flop_registry:
             self.total += int(flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result))
         return result
-
-
-def _wait() -> None:
-    """Wait for work that an accelerator still has queued."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()

@@ -216,18 +216,14 @@ def training_settings(model: str) -> dict[str, Any]:
 
 
 def save_figure(figure: Any, output: Path) -> None:
-    """Write a figure of matplotlib, drawn without a display, or a picture of Pillow; whole, in the suffix's format."""
+    """Write a figure of matplotlib, which needs no display, or a picture of Pillow; whole, in the suffix's format."""
     from PIL import Image
 
     from ..storage.atomic import atomic_write
 
     if not isinstance(figure, Image.Image):
-        import numpy as np
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        figure = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        figure.savefig(drawn := BytesIO(), format="png")
+        figure = Image.open(drawn).convert("RGB")
     encoded = BytesIO()
     figure.save(encoded, format=_PICTURES[output.suffix.lower()])
     atomic_write(output, encoded.getvalue())

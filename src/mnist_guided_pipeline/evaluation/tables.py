@@ -112,7 +112,7 @@ def _table(chosen: Runs, columns: Sequence[str]) -> str:
         labels = [f"{run['settings']['num_images']:,} generated" for run in runs]
     floors = {label: runs[0]["floors"][floor] for floor, label in _FLOORS.items() if floor in runs[0]["floors"]}
     floors = {label: figures for label, figures in floors.items() if set(columns) & set(figures)}
-    rows = [["", *map(setting_title, settings), *map(_title, columns)]]
+    rows = [["", *map(setting_title, settings), *map(column_title, columns)]]
     for label, values, run in zip(labels, described, runs, strict=True):
         rows.append([label, *values, *(_cell(run["figures"].get(name), name) for name in columns)])
     for label, figures in floors.items():
@@ -134,7 +134,8 @@ def rows_table(found: Any, columns: Sequence[str] = (), name: str = "value") -> 
     labelled = [(label, row) for label, rows in named for row in (rows if isinstance(rows, list) else [rows])]
     flat = [(label, _flat(row, name)) for label, row in labelled]
     columns = columns or list(dict.fromkeys(column for _, row in flat for column in row))
-    table = [["", *map(_title, columns)], *([label, *(_cell(row.get(c), c) for c in columns)] for label, row in flat)]
+    rows = [[label, *(_cell(row.get(column), column) for column in columns)] for label, row in flat]
+    table = [["", *map(column_title, columns)], *rows]
     return markdown_table(table if isinstance(found, dict) else [row[1:] for row in table])
 
 
@@ -189,7 +190,8 @@ def setting_text(value: Any) -> str:
     return "" if value is None else str(value).removesuffix("Scheduler")
 
 
-def _title(name: str) -> str:
+def column_title(name: str) -> str:
+    """A value's name at the head of its column."""
     base, comma, rest = name.partition(", ")
     return (_COLUMNS[base][0] if base in _COLUMNS else base.replace("_", " ")) + comma + rest
 
