@@ -1,5 +1,6 @@
 """Benchmarks: what is compared is the same work, counted exactly, and filed as it was measured. No speed is tested."""
 
+import dataclasses
 import json
 import math
 from functools import partial
@@ -10,10 +11,13 @@ from diffusers import DDPMScheduler
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.benchmarks import sampling
+from mnist_guided_pipeline.benchmarks import training as training_benchmark
 from mnist_guided_pipeline.benchmarks.loops import plain_sampling
 from mnist_guided_pipeline.benchmarks.timing import Timing, matrix_product, time_rounds
 from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.tables import render_view
+from mnist_guided_pipeline.training.history import read_history, training_seconds
+from training_runs import train
 
 
 @pytest.fixture
@@ -89,3 +93,21 @@ def test_sampling_is_filed(few, typed, tmp_path, tiny_pipeline_folder, capsys):
     assert table.count("\n") == len(rows) + 1
     timed = render_view(read_runs(file), "benchmark-sampling", "provenance")
     assert record["command"] in timed and "rounds 1" in timed and torch.__version__ in timed
+
+
+def test_scripts_and_loops_are_scored_alike(digits_folder, tmp_path, monkeypatch):
+    """The loss of a script's network is that of its own validation, and the ratios are of the seconds beside them."""
+
+    def run(scripts, name, config, folder):
+        train(name, dataclasses.replace(config, output_dir=str(folder), checkpointing_steps=None))
+        return {"seconds": training_seconds(folder), "whole_seconds": 1.0}
+
+    monkeypatch.setattr(training_benchmark, "_run_script", run)
+    monkeypatch.setattr(training_benchmark, "_DRAWS", 300)
+    rows = training_benchmark.benchmark_training(tmp_path, str(digits_folder), 2, 1, tmp_path)["rows"]
+    assert rows.keys() == {"vae", "denoiser", "classifier"}
+    for row in rows.values():
+        assert row["times_faster"] == pytest.approx(row["plain_seconds"] / row["seconds"])
+        assert row["whole_times_faster"] == pytest.approx(row["plain_seconds"])
+    validated = [line for line in read_history(tmp_path / "denoiser") if "test/loss" in line][-1]["test/loss"]
+    assert rows["denoiser"]["loss"] == pytest.approx(validated, rel=0.05)

@@ -49,10 +49,9 @@ def plain_sampling(
 def plain_vae_training(
     vae: MLPVAE, images: Tensor, labels: Tensor, epochs: int, batch_size: int, kl_weight: float
 ) -> Iterator[float]:
-    """Train a VAE by squared error and KL, as a notebook does: Adam over a shuffled DataLoader of images and labels.
+    """Train a VAE as a notebook does: Adam over a shuffled DataLoader of images and labels, which are not used.
 
-    Its two plain networks are called, without the classes around them; images are (N, 1, 28, 28) in [0, 1], labels are
-    loaded and not used. Yields the mean loss per image after every epoch.
+    Yields the mean loss per image after every epoch.
     """
     loader = DataLoader(TensorDataset(images, labels), batch_size=batch_size, shuffle=True)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
@@ -60,15 +59,24 @@ def plain_vae_training(
         total = 0.0
         for x, _labels in loader:
             optimizer.zero_grad()
-            mean, logvar = vae.encoder(x).chunk(2, dim=1)
-            z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
-            shown = torch.sigmoid(vae.decoder(z)).view(-1, 1, 28, 28)
-            kl = -0.5 * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
-            loss = F.mse_loss(shown, x, reduction="sum") + kl_weight * kl
+            loss = vae_loss(vae, x, x, kl_weight)
             loss.backward()
             optimizer.step()
             total += loss.item()
         yield total / len(images)
+
+
+def vae_loss(vae: MLPVAE, shown: Tensor, images: Tensor, kl_weight: float) -> Tensor:
+    """Squared error and KL, summed over images (B, 1, 28, 28) in [0, 1], from a draw of each posterior.
+
+    The two plain networks are called, without the classes around them; ``shown`` are the images as the encoder is used
+    to them.
+    """
+    mean, logvar = vae.encoder(shown).chunk(2, dim=1)
+    z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+    copies = torch.sigmoid(vae.decoder(z)).view(-1, 1, 28, 28)
+    kl = -0.5 * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
+    return F.mse_loss(copies, images, reduction="sum") + kl_weight * kl
 
 
 def plain_latent_training(
@@ -76,18 +84,14 @@ def plain_latent_training(
 ) -> Iterator[float]:
     """Train an epsilon denoiser or a classifier on latents (N, d) and their labels (N,), as a notebook does.
 
-    Yields:
-        After every epoch its mean squared error, or its mean cross-entropy.
+    Yields :func:`latent_loss` after every epoch, in its mean.
     """
-    reads = isinstance(network, MLPClassifier)
     loader = DataLoader(TensorDataset(latents, labels), batch_size=batch_size, shuffle=True)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3 if reads else 2e-4)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3 if isinstance(network, MLPClassifier) else 2e-4)
     for _ in range(epochs):
         total = 0.0
         for z0, y in loader:
-            times, noisy, noise = _noised(z0, alphas_cumprod)
-            output = network(noisy, times, return_dict=False)[0]
-            loss = F.cross_entropy(output, y) if reads else F.mse_loss(output, noise)
+            loss = latent_loss(network, z0, y, alphas_cumprod)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -95,9 +99,10 @@ def plain_latent_training(
         yield total / len(latents)
 
 
-def _noised(z0: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Random timesteps, the latents at them, and the noise in these."""
-    times = torch.randint(len(alphas_cumprod), (len(z0),))
-    noise = torch.randn_like(z0)
+def latent_loss(network: ModelMixin, latents: Tensor, labels: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """Mean squared error of a denoiser's epsilon, or cross-entropy of a classifier, at random timesteps."""
+    times = torch.randint(len(alphas_cumprod), (len(latents),))
+    noise = torch.randn_like(latents)
     kept = alphas_cumprod[times].unsqueeze(1)
-    return times, kept.sqrt() * z0 + (1 - kept).sqrt() * noise, noise
+    output = network(kept.sqrt() * latents + (1 - kept).sqrt() * noise, times, return_dict=False)[0]
+    return F.cross_entropy(output, labels) if isinstance(network, MLPClassifier) else F.mse_loss(output, noise)

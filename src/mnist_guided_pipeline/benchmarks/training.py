@@ -1,19 +1,18 @@
-"""Speed of training: the scripts beside a notebook's loops, with the same networks, data, batch size and epochs.
+"""Time to a notebook's own loss: the training scripts beside a notebook's loops, with the same networks and data.
 
-The scripts train by the preset ``notebook``, whose optimizer is the loops' own. They do what the loops do, and watch
-for values that are not finite, log and validate besides.
+The loops train as the preset ``notebook`` says; the scripts by the preset ``notebook-tuned``, which has other batches,
+rates and numbers of epochs. What counts is the loss on the test set that each ends at, and the time it took.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,120 +24,104 @@ from ..data.posteriors import encode_images
 from ..models.autoencoders import MLPVAE
 from ..models.mlp import MLPClassifier, MLPDenoiser
 from ..training.config import TrainingConfig
-from ..training.history import read_history
+from ..training.history import training_seconds
 from ..training.noise import noise_scheduler
 from ..training.presets import PRESETS
-from .loops import plain_latent_training, plain_vae_training
+from .loops import latent_loss, plain_latent_training, plain_vae_training, vae_loss
 
-_PRESET = "notebook"
-_BATCH = 128
+_NETWORKS = {"vae": MLPVAE, "denoiser": MLPDenoiser, "classifier": MLPClassifier}
 _KL_WEIGHT = 0.1
-_LOGGED_AT_ONCE = 50  # the scripts log the mean speed of this many updates
+_DRAWS = 10  # of noise per test image
 
 
 def benchmark_training(
     scripts: Path, dataset_name: str, epochs: int | None, rounds: int, folder: Path
 ) -> dict[str, Any]:
-    """Train the networks of the preset both ways, in turn, round after round; the scripts write in ``folder``.
+    """Train each network both ways, in turn, round after round; the scripts write in ``folder``.
 
     Returns:
-        ``rows``, one per network, of medians: images per second of both ways and their ratio, the ratio of the
-        wall-clock times when all that a script does counts (its start, reading data, encoding, validation), the loss of
-        the last epoch of both ways, and the largest memory of the script's process in bytes.
+        ``rows``, one per network, of medians: ``loss`` on the test set, ``seconds`` of the updates, ``whole_seconds``
+        with the script's start, reading data, encoding and validation, and the largest memory of its process in bytes;
+        ``plain_loss`` and ``plain_seconds`` of the loop; ``times_faster``, the ratio of the seconds, and
+        ``whole_times_faster``, with the whole run's.
 
     Raises:
         RuntimeError: a script failed; its last lines are in the message.
     """
-    data = load_images(dataset_name, "train")
-    images, labels = to_unit_range(data.images), data.labels
-    vae_path = str(folder / "vae")
-    ways = _ways(vae_path, str(folder / "denoiser"))
-    table = noise_scheduler(PRESETS[_PRESET].denoiser).alphas_cumprod
+    plain, tuned = PRESETS["notebook"], PRESETS["notebook-tuned"]
+    train, test = (load_images(dataset_name, split) for split in ("train", "test"))
+    images = to_unit_range(train.images)
+    table = noise_scheduler(plain.denoiser).alphas_cumprod
     latents: list[Tensor] = []
 
-    def plainly(network: str, epochs: int) -> Iterator[float]:
-        if network == "vae":
-            return plain_vae_training(MLPVAE(latent_dim=16), images, labels, epochs, _BATCH, _KL_WEIGHT)
-        if not latents:
-            posteriors = encode_images(MLPVAE.from_pretrained(vae_path), data.images, progress=False)
-            latents.append(posteriors.draw(torch.arange(len(data)), torch.randn(posteriors.mean.shape)))
-        trained = MLPDenoiser((16,)) if network == "denoiser" else MLPClassifier((16,))
-        return plain_latent_training(trained, latents[0], labels, table, epochs, _BATCH)
+    def test_loss(network: str, trained: Any, by_hand: bool = False) -> float:
+        """With the same noise for every network of a kind; a notebook's encoder sees [0, 1], a script's [-1, 1]."""
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            if network == "vae":
+                unit = to_unit_range(test.images)
+                return vae_loss(trained, unit if by_hand else 2 * unit - 1, unit, _KL_WEIGHT).item() / len(test)
+            return latent_loss(trained, latents[1].repeat(_DRAWS, 1), test.labels.repeat(_DRAWS), table).item()
 
-    runs: dict[str, list[dict[str, float]]] = {name: [] for configs in ways.values() for name in configs}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in _NETWORKS}
     for _ in range(rounds):
-        for network, configs in ways.items():
-            count = epochs or configs[network].num_train_epochs
-            changes: dict[str, Any] = {"num_train_epochs": count, "dataset_name": dataset_name, "report_to": "none"}
-            ours = {
-                name: _run_script(scripts, network, dataclasses.replace(config, **changes), folder / name)
-                for name, config in configs.items()
-            }
-            plain = _run_loop(plainly(network, count), len(data))
-            for name, run in ours.items():
-                runs[name].append(
-                    run
-                    | {f"plain_{value}": plain[value] for value in plain}
-                    | {"speed_ratio": run["images_per_second"] / plain["images_per_second"]}
-                    | {"wall_clock_ratio": plain["seconds"] / run["seconds"]}
-                )
+        for name, network_class in _NETWORKS.items():
+            config: TrainingConfig = getattr(tuned, name)
+            changes: dict[str, Any] = {"dataset_name": dataset_name, "report_to": "none"}
+            changes["num_train_epochs"] = epochs or config.num_train_epochs
+            if name != "vae":
+                changes["vae_path"] = str(folder / "vae")
+            found = _run_script(scripts, name, dataclasses.replace(config, **changes), folder / name)
+            if name == "denoiser":
+                vae = MLPVAE.from_pretrained(folder / "vae")
+                latents[:] = (_one_draw(vae, data.images) for data in (train, test))
+            found["loss"] = test_loss(name, network_class.from_pretrained(folder / name))
+
+            count, batch_size = epochs or getattr(plain, name).num_train_epochs, getattr(plain, name).train_batch_size
+            by_hand = MLPVAE(latent_dim=16) if name == "vae" else network_class((16,))
+            if name == "vae":
+                loop = plain_vae_training(by_hand, images, train.labels, count, batch_size, _KL_WEIGHT)
+            else:
+                loop = plain_latent_training(by_hand, latents[0], train.labels, table, count, batch_size)
+            started = time.perf_counter()
+            for _loss in loop:
+                pass
+            seconds = time.perf_counter() - started
+            found |= {"plain_loss": test_loss(name, by_hand, by_hand=True), "plain_seconds": seconds}
+            found |= {"times_faster": seconds / found["seconds"]}
+            runs[name].append(found | {"whole_times_faster": seconds / found["whole_seconds"]})
     return {
         "rows": {
             name: {value: statistics.median(run[value] for run in found) for value in found[0]}
             for name, found in runs.items()
         },
-        "batch_size": _BATCH,
         "threads": torch.get_num_threads(),
     }
 
 
-def _ways(vae_path: str, denoiser_path: str) -> dict[str, dict[str, TrainingConfig]]:
-    """The trainings of the preset by network, and of the VAE in float32 and in bfloat16."""
-    preset = PRESETS[_PRESET]
-    if preset.vae is None or preset.classifier is None:
-        raise ValueError(f"preset {_PRESET!r} must have a VAE and a classifier.")
-    classifier = dataclasses.replace(preset.classifier, vae_path=vae_path, denoiser_path=denoiser_path)
-    return {
-        "vae": {"vae": dataclasses.replace(preset.vae, mixed_precision="no"), "vae-bf16": preset.vae},
-        "denoiser": {"denoiser": dataclasses.replace(preset.denoiser, vae_path=vae_path)},
-        "classifier": {"classifier": classifier},
-    }
-
-
-def _run_loop(losses: Iterator[float], num_images: int) -> dict[str, float]:
-    """Run a notebook's loop: its speed in the median epoch, the loss of the last epoch, and seconds in all."""
-    times, of_epochs = [time.perf_counter()], []
-    for loss in losses:
-        times.append(time.perf_counter())
-        of_epochs.append(loss)
-    epochs = [end - start for start, end in pairwise(times)]
-    return {
-        "images_per_second": num_images / statistics.median(epochs),
-        "loss": of_epochs[-1],
-        "seconds": times[-1] - times[0],
-    }
+def _one_draw(vae: MLPVAE, images: Tensor) -> Tensor:
+    """A latent (N, d) of each image, from its posterior."""
+    posteriors = encode_images(vae, images, progress=False)
+    return posteriors.draw(torch.arange(len(images)), torch.randn(posteriors.mean.shape))
 
 
 def _run_script(scripts: Path, name: str, config: TrainingConfig, folder: Path) -> dict[str, float]:
-    """Run a training script afresh: its median speed and mean loss of the last epoch, from its history, and memory."""
+    """Run a training script afresh: the seconds of its updates and of all, and its largest memory."""
     folder.mkdir(parents=True, exist_ok=True)
     settings, log = folder.with_suffix(".json"), folder.with_suffix(".log")
     settings.write_text(config.to_json(), encoding="utf-8")
     script = scripts / f"train_{name}.py"
     started = time.perf_counter()
     with open(log, "w", encoding="utf-8") as output:
-        command = [sys.executable, str(script), "--config", str(settings), "--output_dir", str(folder)]
+        command = [sys.executable, str(script), "--config", str(settings), "--output_dir", str(folder), "--force"]
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{script.name} failed: {' '.join(log.read_text(encoding='utf-8').splitlines()[-3:])}")
-    events = [event for event in read_history(folder) if "images_per_second" in event]
-    last = events[-max(1, 60_000 // _BATCH // _LOGGED_AT_ONCE) :]
     return {
-        "images_per_second": statistics.median(event["images_per_second"] for event in events),
-        "loss": statistics.fmean(event["loss"] for event in last),
-        "seconds": seconds,
+        "seconds": training_seconds(folder) or math.nan,
+        "whole_seconds": seconds,
         "peak_memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
     }

@@ -311,8 +311,8 @@ def benchmark(
     """Time one thing beside what it is compared with, and file it.
 
     sampling: a pipeline beside a hand-written loop, diffusers' pixel-space pipeline and a matrix product. training: the
-    scripts beside a notebook's loops with the same networks and optimizer. All are timed in turn, round after round.
-    Run it while nothing else does.
+    scripts beside a notebook's loops, with the same networks, until the loss is the same. All are timed in turn, round
+    after round. Run it while nothing else does.
 
     Example: mnist-guided benchmark sampling --output metrics.json
 
