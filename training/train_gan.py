@@ -1,4 +1,4 @@
-"""Train a generator against a discriminator, on 28x28 grey images.
+"""Train a generator against a discriminator, on small images.
 
     python training/train_gan.py --dataset_name ylecun/mnist --preset default --output_dir runs/gan
     python training/train_gan.py --dataset_name ylecun/mnist --preset notebook --output_dir runs/gan-notebook

@@ -42,8 +42,9 @@ def systems(
     """Compare kinds of generative models: quality, variety, speed of sampling, parameters and training time.
 
     The pipeline that is shipped with the package stands beside them where none of them is a pipeline with an
-    autoencoder. The time of a training is read from its history, and is that of the machine it ran on. Pipelines of
-    points in the plane have a table of their own: the distance is that of figure points, num_images counts points.
+    autoencoder, and the data are of its size. The time of a training is read from its history, and is that of the
+    machine it ran on. Pipelines of points in the plane have a table of their own: the distance is that of figure
+    points, num_images counts points.
 
     Example: mnist-guided study systems --model runs/vae runs/gan runs/pixel-unet --figure systems.png
 
@@ -55,6 +56,7 @@ def systems(
         if not Path(path, "config.json").is_file():
             check_model(path)
 
+    from ..data.images import IMAGE_SIZE
     from ..data.points import is_point_set
     from ..evaluation.samples import SamplingSettings
     from ..evaluation.studies import compare_points, compare_systems, draw_system, file_tables
@@ -74,7 +76,8 @@ def systems(
     reference = options.reference()
     sampling = SamplingSettings(count, seed, reference.class_weights)
     drawn: dict[str, Any] = {}
-    sources: list[str | None] = [*model, None]
+    with_shipped = reference.test.image_shape == (1, IMAGE_SIZE, IMAGE_SIZE)
+    sources: list[str | None] = [*model, None] if with_shipped else [*model]
     for source in sources:
         if source is None and any(system.kind == "latent diffusion" for system in drawn.values()):
             continue

@@ -39,7 +39,7 @@ from ..seeding import fingerprint
 
 DEFAULT_DATASET = "ylecun/mnist"
 IMAGE_SIZE = 28
-"""Height and width of the images that the judge reads."""
+"""Height and width of MNIST's images, which what is shipped makes and reads."""
 SMALLEST, LARGEST = 8, 64
 """Bounds of the height and the width of images."""
 

@@ -145,7 +145,7 @@ def check_has_likelihood(vae: Any, reconstruction: str | None) -> None:
 
 
 def binarise(images: Tensor, how: str, seed: int = 0) -> Tensor:
-    """What counts as x: images uint8 (N, 28, 28) as float32 (N, 1, 28, 28) in unit range, one of :data:`BINARISATIONS`.
+    """What counts as x: uint8 images as float32 (N, C, H, W) in unit range, by one of :data:`BINARISATIONS`.
 
     A draw of ``"stochastic"`` depends on the seed and the image's place alone.
 
@@ -170,7 +170,7 @@ def image_likelihood(vae: Any, images: Tensor, num_importance_samples: int, seed
 
     Args:
         vae: variational, with ``encode``, ``decode_logits`` and ``latent_shape``; computed in its own dtype.
-        images: float (N, 1, 28, 28) in unit range, as :func:`binarise` gives them.
+        images: float (N, C, H, W) in unit range, as :func:`binarise` gives them.
         num_importance_samples: K, at least 1; 200 to 5,000 are usual.
         seed: of the draws.
 
@@ -200,7 +200,7 @@ def image_likelihood(vae: Any, images: Tensor, num_importance_samples: int, seed
 def measure_likelihood(
     vae: Any, images: Tensor, how: str, num_importance_samples: int, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """``negative_elbo`` and ``negative_log_likelihood`` of images uint8 (N, 28, 28), binarised as ``how`` says.
+    """``negative_elbo`` and ``negative_log_likelihood`` of uint8 images, binarised as ``how`` says.
 
     Each is a mean in nats per image, with the standard error that the choice of N images leaves.
     """

@@ -77,7 +77,7 @@ class Reference:
         if isinstance(model, DiffusionPipeline):
             num_classes, image_shape = len(model.id2label), model.image_shape
         else:
-            num_classes, image_shape = model.config.get("num_classes"), tuple(model.config.image_shape)
+            num_classes, image_shape = model.config.get("num_classes"), tuple(model.config.get("image_shape") or ())
         if num_classes and num_classes != len(self.test.class_names):
             raise ValueError(
                 f"The model has {num_classes} classes, the data set {len(self.test.class_names)}: give the data set "

@@ -180,7 +180,7 @@ class SystemImages:
 
     Attributes:
         kind: of the model.
-        images: uint8 (N, 28, 28).
+        images: uint8 (N, H, W) or (N, 3, H, W).
         labels: wanted classes int64 (N,), or None for a model that takes none.
         seconds: of the drawing alone, without loading and fitting.
         num_parameters: of the networks that draw; encoders and discriminators are left out.

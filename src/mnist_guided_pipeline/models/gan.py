@@ -1,14 +1,14 @@
-r"""A generator and a discriminator of 28x28 grey images, for generative adversarial training.
+r"""A generator and a discriminator of small images, for generative adversarial training.
 
 The generator G maps noise z ~ N(0, I) to an image in one pass; the discriminator D gives every image a logit, high
 where it takes it for real (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, section 3). ``losses.py`` has what
 they are trained with.
 
-Both have either two convolutional levels, 7x7 and 14x14 (Radford et al. 2016, https://arxiv.org/abs/1511.06434), or
-with ``hidden_sizes`` plain layers. With ``num_classes`` both see the class: the generator beside the noise, and the
-discriminator through an inner product with its features (Miyato and Koyama 2018, https://arxiv.org/abs/1802.05637,
-equation 3). The generator normalises each image by itself and the discriminator none, so an image does not depend on
-the others of its batch.
+Both have either two convolutional levels, at a quarter and half of each side (Radford et al. 2016,
+https://arxiv.org/abs/1511.06434), or with ``hidden_sizes`` plain layers. With ``num_classes`` both see the class: the
+generator beside the noise, and the discriminator through an inner product with its features (Miyato and Koyama 2018,
+https://arxiv.org/abs/1802.05637, equation 3). The generator normalises each image by itself and the discriminator
+none, so an image does not depend on the others of its batch.
 
 Images are in model range [-1, 1].
 """
