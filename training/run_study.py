@@ -28,7 +28,7 @@ from mnist_guided_pipeline.cli.options import save_figure
 from mnist_guided_pipeline.evaluation.judge import Judge
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.scores import floors
-from mnist_guided_pipeline.evaluation.studies import compare_systems, draw_system, file_tables
+from mnist_guided_pipeline.evaluation.studies import file_tables, measure_system, real_images_row
 from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.storage.assemble import training_scheduler
 from mnist_guided_pipeline.storage.pipelines import load_network
@@ -208,25 +208,27 @@ def main(config: StudyConfig) -> None:
     options.check(figure=figure)
     reference = options.reference()
     print(study.description)
-    systems, copies, pipes = {}, {}, []
+    rows, pictures, pipes = {}, [], []
     for name, variant in study.variants.items():
         pipe, seconds = trained(config, name, variant, study.on_pixels, reference.test.id2label)
         pipes.append(pipe)
         for drawing, call in variant.drawings.items():
             label = ", ".join(filter(None, (name.replace(",", ", "), drawing)))
             settings = SamplingSettings(options.num_images, options.seed, reference.class_weights, **call)
-            drawn = draw_system(pipe, settings, reference, options.cache_dir or f"{config.output_dir}/samples")
-            systems[label] = dataclasses.replace(drawn, training_seconds=seconds)
+            cache = options.cache_dir or f"{config.output_dir}/samples"
+            _, images, rows[label] = measure_system(pipe, settings, reference, cache)
+            pictures.append(images[:20].numpy())
+            if seconds is not None:
+                rows[label]["training_minutes"] = seconds / 60.0
             if variant.vae is not None:
-                copies[label] = floors(reference, pipe.vae, options.num_images)["vae_reconstructions"]["judge_fid"]
-    rows = compare_systems(systems, reference)
-    for label, distance in copies.items():
-        rows[label]["judge-FID of reconstructions"] = distance
+                copies = floors(reference, pipe.vae, options.num_images)["vae_reconstructions"]
+                rows[label]["judge-FID of reconstructions"] = copies["judge_fid"]
+    titles = [f"{label}: FID {row['judge_fid']['value']:.2f}" for label, row in rows.items()]
+    rows["real training images"] = real_images_row(reference, options.num_images)
     settings_of_all = {"num_images": options.num_images, "seed": options.seed, "description": study.description}
     name = f"study-{config.name}"
     file_tables(options.output, name, {"rows": rows}, settings_of_all, pipes, reference, pipe.device)
-    titles = [f"{label}: FID {rows[label]['judge_fid']['value']:.2f}" for label in systems]
-    save_figure(image_rows([system.images[:20].numpy() for system in systems.values()], titles), figure)
+    save_figure(image_rows(pictures, titles), figure)
     print(f"{figure}: a row of samples of each, of the same noise.")
 
 

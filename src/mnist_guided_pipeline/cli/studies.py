@@ -59,7 +59,7 @@ def systems(
     from ..data.images import IMAGE_SIZE
     from ..data.points import is_point_set
     from ..evaluation.samples import SamplingSettings
-    from ..evaluation.studies import compare_points, compare_systems, draw_system, file_tables
+    from ..evaluation.studies import compare_points, file_tables, measure_system, real_images_row
     from ..figures.images import image_rows
 
     device, count, seed = options.own_device(), options.num_images, options.seed
@@ -76,20 +76,21 @@ def systems(
     reference = options.reference()
     sampling = SamplingSettings(count, seed, reference.class_weights)
     drawn: dict[str, Any] = {}
+    rows = {}
     with_shipped = reference.test.image_shape == (1, IMAGE_SIZE, IMAGE_SIZE)
     sources: list[str | None] = [*model, None] if with_shipped else [*model]
     for source in sources:
-        if source is None and any(system.kind == "latent diffusion" for system in drawn.values()):
+        if source is None and any(name.startswith("latent diffusion") for name in drawn):
             continue
         is_network = source is not None and Path(source, "config.json").is_file()
         found = load_image_maker(str(source), device) if is_network else load_pipeline(source, device)
-        system = draw_system(found, sampling, reference, options.cache_dir)
-        drawn[f"{system.kind} {'as shipped' if source is None else public_name(source)}"] = system
-    rows = compare_systems(drawn, reference)
-    images = [system.images for system in drawn.values()]
-    file_tables(options.output, "study-systems", {"rows": rows}, settings, images, reference, device)
+        kind, images, row = measure_system(found, sampling, reference, options.cache_dir)
+        name = f"{kind} {'as shipped' if source is None else public_name(source)}"
+        drawn[name], rows[name] = images, row
+    rows["real training images"] = real_images_row(reference, count)
+    file_tables(options.output, "study-systems", {"rows": rows}, settings, drawn.values(), reference, device)
     if figure is not None:
-        pictures = [each[:_SHOWN].numpy() for each in (*images, reference.test.images)]
+        pictures = [each[:_SHOWN].numpy() for each in (*drawn.values(), reference.test.images)]
         save_figure(image_rows(pictures, [*drawn, "test images"]), figure)
         print(f"{figure}: a row of samples of each.")
 

@@ -12,7 +12,7 @@ import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -174,34 +174,18 @@ def file_tables(
         print(rendered if isinstance(found, (dict, list)) else f"{view}: {rendered}")
 
 
-@dataclass(frozen=True)
-class SystemImages:
-    """What one model has drawn.
-
-    Attributes:
-        kind: of the model.
-        images: uint8 (N, H, W) or (N, 3, H, W).
-        labels: wanted classes int64 (N,), or None for a model that takes none.
-        seconds: of the drawing alone, without loading and fitting.
-        num_parameters: of the networks that draw; encoders and discriminators are left out.
-        drawn: how, in a few words.
-        training_seconds: of the updates of its training, None where they are not known.
-    """
-
-    kind: str
-    images: Tensor
-    labels: Tensor | None
-    seconds: float
-    num_parameters: int
-    drawn: str
-    training_seconds: float | None
-
-
-def draw_system(model: Any, settings: SamplingSettings, reference: Reference, cache_dir: Any = None) -> SystemImages:
-    """Images of a diffusion pipeline, of a GAN's generator, or of an autoencoder.
+def measure_system(
+    model: Any, settings: SamplingSettings, reference: Reference, cache_dir: Any = None
+) -> tuple[str, Tensor, dict[str, Any]]:
+    """Draw by a diffusion pipeline, a GAN's generator or an autoencoder, and score what it made.
 
     A pipeline's images that are in the cache keep the seconds that they took. An autoencoder's are of its prior where
     it is variational, else of a Gaussian fitted afterwards.
+
+    Returns:
+        The kind of the model, its images uint8 (N, H, W) or (N, 3, H, W), and a row of a table: how they were
+        ``drawn``, ``accuracy`` where classes were wanted, values of quality and variety, ``images_per_second`` without
+        loading and fitting, ``parameters`` of the networks that draw, and ``training_minutes`` where they are known.
     """
     reference.check_fits(model)
     count, seed, labels = settings.num_images, settings.seed, None
@@ -226,32 +210,21 @@ def draw_system(model: Any, settings: SamplingSettings, reference: Reference, ca
         images = decode_images(model, prior_draws(model, count, seed) if fitted is None else fitted)
         seconds = time.perf_counter() - started
     parameters = sum(parameter.numel() for network in filter(None, networks) for parameter in network.parameters())
-    return SystemImages(kind, images, labels, seconds, parameters, how, _training_seconds(model))
+    scores, trained = score_images(images.split(_CHUNK), labels, reference), _training_seconds(model)
+    row = {
+        "drawn": how,
+        **{column: scores[column] for column in _COLUMNS if column in scores},
+        "images_per_second": measured(count / seconds, count),
+        "parameters": parameters,
+        **({} if trained is None else {"training_minutes": trained / 60.0}),
+    }
+    return kind, images, row
 
 
-def compare_systems(systems: Mapping[str, SystemImages], reference: Reference) -> dict[str, dict[str, Any]]:
-    """A table of generative models of different kinds.
-
-    Returns:
-        Rows by name, the last one of real training images: ``drawn``, ``accuracy`` where classes were wanted, values
-        of quality and variety, ``images_per_second``, ``parameters`` and ``training_minutes`` where they are known.
-    """
-    rows: dict[str, dict[str, Any]] = {}
-    count = 0
-    for name, system in systems.items():
-        count = len(system.images)
-        figures = score_images(system.images.split(_CHUNK), system.labels, reference)
-        rows[name] = {
-            "drawn": system.drawn,
-            **{column: figures[column] for column in _COLUMNS if column in figures},
-            "images_per_second": measured(count / system.seconds, count),
-            "parameters": system.num_parameters,
-        }
-        if system.training_seconds is not None:
-            rows[name]["training_minutes"] = system.training_seconds / 60
-    real = floors(reference, None, count)["real_training_images"]
-    rows["real training images"] = {column: real[column] for column in _COLUMNS if column in real}
-    return rows
+def real_images_row(reference: Reference, num_images: int) -> dict[str, Any]:
+    """The same values of as many real training images."""
+    real = floors(reference, None, num_images)["real_training_images"]
+    return {column: real[column] for column in _COLUMNS if column in real}
 
 
 def compare_points(pipes: Mapping[str, tuple[Any, PointSet]], num_points: int, seed: int = 0) -> dict[str, Any]:
