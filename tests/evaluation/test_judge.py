@@ -123,6 +123,17 @@ class TestAnyImageClassifier:
             with pytest.raises(ValueError, match="the classes cat, dog, owl, the data set .*(cow|d): give a judge"):
                 vit.of_classes(names)
 
+    def test_without_a_processor_images_must_be_of_its_shape_in_model_range(self, vit, tmp_path, caplog):
+        vit.model.save_pretrained(tmp_path)
+        bare, images = Judge.from_pretrained(tmp_path), torch.zeros(1, 3, 16, 16).byte()
+        assert "has no image processor: it is shown images in [-1, 1]" in caplog.text
+        assert bare.image_shape == (3, 16, 16) and vit.image_shape is None
+        with torch.no_grad():
+            expected = vit.model(torch.full((1, 3, 16, 16), -1.0)).logits.softmax(dim=1)
+        assert torch.allclose(bare.predict(images), expected)
+        with pytest.raises(ValueError, match=r"images must be uint8 \(N, 3, 16, 16\)"):
+            bare(images[..., :8])
+
     def test_refuses_a_model_without_a_linear_head(self, vit):
         vit.model.classifier = torch.nn.Identity()
         with pytest.raises(ValueError, match="ViTForImageClassification without a linear layer of 3 outputs"):

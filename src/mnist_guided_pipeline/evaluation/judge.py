@@ -21,7 +21,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    ResNetForImageClassification,
+)
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
 from ..data.images import IMAGE_SIZE, to_model_range
@@ -73,6 +78,8 @@ class Judge:
         """Load an image classifier and, where it has one, its processor, from a folder or a Hub id."""
         model = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True)
         has_processor = cached_file(folder, IMAGE_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False)
+        if not has_processor and type(model) is not ResNetForImageClassification:  # what train_judge.py makes
+            logger.warning("The judge %s has no image processor: it is shown images in [-1, 1].", folder)
         return cls(model, AutoImageProcessor.from_pretrained(folder) if has_processor else None)
 
     def of_classes(self, class_names: Sequence[str]) -> Judge:
