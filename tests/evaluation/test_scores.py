@@ -313,6 +313,7 @@ class TestCommand:
             (["--scheduler_options", "karras"], "--scheduler_options must be JSON"),
             (["--guidance_scale", "-1"], "guidance_scale must be"),
             (["--chunk_size", "0"], "chunk_size must be"),
+            (["--device", "abacus"], "--device 'abacus' cannot be used here"),
             (["--name", "two words"], "name must be letters"),
             (["--judge", "nowhere"], "--judge 'nowhere' is neither a folder nor a Hub id"),
             (["--judge", "."], "--judge '.' has no config.json: it is not the folder of a judge"),

@@ -16,6 +16,7 @@ from .options import (
     check_packages,
     load_pipeline,
     scheduler_settings,
+    usable_device,
 )
 
 if TYPE_CHECKING:
@@ -90,14 +91,10 @@ class MeasuringOptions:
 
     def own_device(self) -> str:
         """The device asked for; else that of this process."""
-        import torch
-
         from ..evaluation.samples import start_processes
 
         state = start_processes()
-        if self.device is not None or state.num_processes == 1:
-            return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return str(state.device)
+        return usable_device(str(state.device) if self.device is None and state.num_processes > 1 else self.device)
 
 
 def evaluate(

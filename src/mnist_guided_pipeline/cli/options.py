@@ -116,7 +116,7 @@ def check_model(model: str | None, *holds: str, what: str = "pipeline", option: 
 def load_pipeline(model: str | None, device: str | None, dtype: DataType = "float32") -> Any:
     """The pipeline on its device and in its type; the progress of sampling shows at a terminal only."""
     check_model(model)
-    device = _usable(device)
+    device = usable_device(device)
     if dtype == "float16" and device.startswith("cpu"):
         raise ValueError(f"--dtype {dtype} is for GPUs, and this runs on --device {device}; give bfloat16 or float32.")
 
@@ -157,7 +157,7 @@ def load_autoencoder(model: str, device: str | None = None) -> Any:
     from ..storage.pipelines import load_network
 
     logging.disable_progress_bar()
-    return load_network(model, "vae").to(_usable(device))
+    return load_network(model, "vae").to(usable_device(device))
 
 
 def load_image_maker(model: str, device: str | None = None) -> Any:
@@ -169,7 +169,7 @@ def load_image_maker(model: str, device: str | None = None) -> Any:
     from ..models.gan import GANGenerator
     from ..storage.pipelines import load_network
 
-    network = load_network(model).to(_usable(device))
+    network = load_network(model).to(usable_device(device))
     if not (isinstance(network, GANGenerator) or hasattr(network, "decode")):
         raise ValueError(f"--model {model!r} holds a {type(network).__name__}, which draws no images by itself.")
     return network
@@ -229,7 +229,7 @@ def save_figure(figure: Any, output: Path) -> None:
     atomic_write(output, encoded.getvalue())
 
 
-def _usable(device: str | None) -> str:
+def usable_device(device: str | None) -> str:
     """The device asked for, if it can be used here; a CUDA device where there is one, else the CPU."""
     import torch
 

@@ -278,12 +278,6 @@ def draw_images(
     )
 
 
-def gan_labels(generator: GANGenerator, num_images: int, class_weights: Sequence[float] = ()) -> Tensor | None:
-    """:func:`wanted_classes` int64 (num_images,); None for a generator that does not take a class."""
-    num_classes = generator.config.num_classes
-    return None if num_classes is None else wanted_classes(num_images, num_classes, class_weights)[0]
-
-
 @torch.no_grad()
 def generate_images(generator: GANGenerator, latents: Tensor, labels: Tensor | None = None) -> Tensor:
     """One pass of a generator over latents (N, latent_dim) and classes int64 (N,): uint8 images on the CPU."""
@@ -297,20 +291,22 @@ def draw_gan_images(
     seed: int = 0,
     class_weights: Sequence[float] = (),
     chunk_size: int = _BATCH,
-) -> Iterator[Tensor]:
-    """Images of a generator, uint8 and ``num_images`` in all, a chunk at a time; more of them change no image.
+) -> tuple[Tensor, Tensor | None]:
+    """Images of a generator uint8, and their classes int64 (num_images,) where it takes them; more change no image.
 
-    The noise of an image depends on the seed and its number alone; classes are those of :func:`gan_labels`.
+    The noise of an image depends on the seed and its number alone; classes are :func:`wanted_classes`.
 
     Raises:
         ValueError: a number below 1.
     """
     check_count("num_images", num_images)
     check_count("chunk_size", chunk_size)
-    labels = gan_labels(generator, num_images, class_weights)
+    classes, images = generator.config.num_classes, []
+    labels = None if classes is None else wanted_classes(num_images, classes, class_weights)[0]
     for numbers in torch.arange(num_images).split(chunk_size):
         noise = [torch.randn(generator.config.latent_dim, generator=keyed_generator(seed, int(i))) for i in numbers]
-        yield generate_images(generator, torch.stack(noise), None if labels is None else labels[numbers])
+        images.append(generate_images(generator, torch.stack(noise), None if labels is None else labels[numbers]))
+    return torch.cat(images), labels
 
 
 def _key(pipe: Any, scheduler: Any, settings: SamplingSettings) -> str:

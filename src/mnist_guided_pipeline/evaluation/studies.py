@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -38,7 +37,7 @@ from .records import (
     versions,
     write_run,
 )
-from .samples import SamplingSettings, draw_gan_images, draw_images, gan_labels, start_processes
+from .samples import SamplingSettings, draw_gan_images, draw_images, start_processes
 from .scores import Reference, check_enough, floors, measured, score_images
 from .tables import render_view
 
@@ -199,9 +198,8 @@ def measure_system(
     elif isinstance(model, GANGenerator):
         kind, how, networks = "GAN", "one pass", [model]
         started = time.perf_counter()
-        images = torch.cat(list(draw_gan_images(model, count, seed, settings.class_weights, _CHUNK)))
+        images, labels = draw_gan_images(model, count, seed, settings.class_weights)
         seconds = time.perf_counter() - started
-        labels = gan_labels(model, count, settings.class_weights)
     else:
         variational, networks = model.config.variational, [model.decoder]
         kind, how = ("VAE", "N(0, I)") if variational else ("autoencoder", "fitted Gaussian")
