@@ -25,6 +25,7 @@ from mnist_guided_pipeline.demo.trace import fresh_pipeline
 from mnist_guided_pipeline.evaluation.judge import Judge
 from mnist_guided_pipeline.figures.images import image_rows
 from mnist_guided_pipeline.seeding import keyed_generator
+from mnist_guided_pipeline.weights import JUDGE_FOLDER
 
 GOOD = {
     "class_labels": ("3", "7"),
@@ -99,6 +100,23 @@ def test_tabs_in_other_sizes_and_in_colour(shape):
         assert read.startswith("The classifier reads")
     with pytest.raises(ValueError, match=r"The judge reads images of shape \(1, 28, 28\), the pipeline makes those of"):
         build_demo(pipe, mgp.load_judge())
+
+
+def test_the_command_takes_a_judge(monkeypatch, capsys):
+    pytest.importorskip("gradio")
+    given = []
+
+    def build(pipe, judge, model):
+        given.append(judge)
+        raise ValueError("that is all")
+
+    monkeypatch.setattr("mnist_guided_pipeline.demo.page.build_demo", build)
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    for judge, said in ((str(JUDGE_FOLDER), "that is all"), ("nowhere", "--judge 'nowhere' is neither a folder nor")):
+        with pytest.raises(SystemExit):
+            main(["demo", "--port", "7861", "--judge", judge])
+        assert said in capsys.readouterr().err
+    assert [judge.class_names for judge in given] == [tuple("0123456789")]
 
 
 class TestTracing:
