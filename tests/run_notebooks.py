@@ -33,6 +33,7 @@ def run_notebook(file: Path, seconds: float, **environment: str) -> nbformat.Not
 
     Raises:
         CellExecutionError: a cell failed.
+        RuntimeError: one whose outputs are captured did.
         CellTimeoutError: the time is up.
     """
     notebook = nbformat.read(file, as_version=4)
@@ -46,6 +47,9 @@ def run_notebook(file: Path, seconds: float, **environment: str) -> nbformat.Not
         resources={"metadata": {"path": str(file.parent)}},
     )
     client.execute(env={**os.environ, **environment})
+    for output in [output for cell in notebook.cells for output in cell.get("outputs", [])]:
+        if output.output_type == "error":  # under %%capture, the cell counts as done
+            raise RuntimeError("\n".join(output.traceback))
     return notebook
 
 

@@ -137,6 +137,9 @@ def test_only_the_model_is_uploaded(found, folders):
 def test_an_exported_pipeline_runs_without_the_package(found, folders):
     expected = images(mgp.ClassifierGuidedLatentPipeline.from_pretrained(folders["new"]))
     assert all(torch.equal(pictures, expected) for pictures in found["alone"])
+    for name in ("alone.pt.saved", "alone-local.pt.saved"):
+        saved_again = mgp.ClassifierGuidedLatentPipeline.from_pretrained(folders["cache"] / name)
+        assert torch.equal(images(saved_again), expected)
 
 
 @pytest.mark.parametrize("model", ["nowhere", "{}", "{}/file"])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import math
+import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +32,7 @@ from .arguments import (
 )
 from .clean_guide import CleanClassifierGuide  # noqa: F401 - an export is fetched file by file, those that this file names
 from .denoiser import GuidedDenoiser
+from .exported import exported_code, is_exported, share_classes
 from .guidance import classifier_score  # noqa: F401 - as above
 from .latents import denormalise
 from .networks import check_space, describe_classes, is_conditional, num_classes, sample_shape
@@ -120,6 +124,22 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         self.image_processor = VaeImageProcessor(do_resize=False)
         if isinstance(denoiser, torch.nn.Module):
             _PIPELINE_OF[denoiser] = weakref.ref(self)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *arguments: Any, **options: Any) -> None:
+        """As in ``DiffusionPipeline``; an exported pipeline takes its code along."""
+        sources, entries = exported_code(self) if is_exported(self) else ({}, {})
+        super().save_pretrained(save_directory, *arguments, **options)
+        for name, source in sources.items():
+            Path(save_directory, name).write_text(source, encoding="utf-8")
+        if entries:
+            index = Path(save_directory, "model_index.json")
+            named = {**json.loads(index.read_text(encoding="utf-8")), **entries}
+            index.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            Path(save_directory, "manifest.json").unlink(missing_ok=True)  # of what was there before
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        share_classes(self)
+        return object.__reduce_ex__(self, protocol)
 
     def _settings_of_the_same_parts(self) -> dict[str, Any]:
         """Those of a living pipeline with these very components: ``Pipeline(**pipe.components)`` is its equal."""
