@@ -22,8 +22,8 @@ from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples, sample_shape_of
-from mnist_guided_pipeline.sampling.networks import check_space, predict
 from mnist_guided_pipeline.sampling.networks import num_classes as classes_of
+from mnist_guided_pipeline.sampling.networks import predict
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.pipelines import load_network
@@ -77,7 +77,6 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     classifier = make_network(
         config, network_class, train, arguments, vae=vae, init_from=config.init_from, component="classifier"
     )
-    check_space("classifier", classifier, denoiser)
     run = Run(config, accelerator, train, {"classifier": classifier}, {"classifier": Objective(classifier)})
     samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
     test_samples = clean_samples(test, vae, progress=False).to(device)
