@@ -85,22 +85,33 @@ def test_at_scale_one_they_are_the_rows_of_the_unweighted_sampler_bit_for_bit(na
     assert torch.equal(rows[-1], plain)
 
 
+@pytest.fixture
+def one_group(monkeypatch):
+    """Draw one sample; the mean and covariance error of all its particles by their weights, as one number."""
+    ends, picked = [], particle_call.ParticleCall.picked
+    kept = lambda self, latents: ends.append((self.log_weights, latents)) or picked(self, latents)  # noqa: E731
+    monkeypatch.setattr(particle_call.ParticleCall, "picked", kept)
+
+    def run(scale, steps, count, seed):
+        generator = seeds(seed)[0]
+        draw(pipeline(), [1], count, guidance_scale=scale, num_inference_steps=steps, generator=generator)
+        log_weights, latents = ends.pop()
+        return math.hypot(*errors(latents, scale, weights=torch.softmax(log_weights.double().flatten(), 0)))
+
+    return run
+
+
 @pytest.mark.parametrize(
     "cases", [[(5, 4000), (10, 4000), (20, 4000)], [(40, 64), (40, 4000)]], ids=["steps", "particles"]
 )
-def test_the_error_falls_with_more_of(cases, monkeypatch):
-    ends, picked = [], particle_call.ParticleCall.picked
-
-    def kept(particles, latents):
-        ends.append(errors(latents, 4.0, weights=torch.softmax(particles.log_weights.double().flatten(), 0)))
-        return picked(particles, latents)
-
-    monkeypatch.setattr(particle_call.ParticleCall, "picked", kept)
-    for steps, count in cases:
-        for generator in seeds(0, 1, 2):
-            draw(pipeline(), [1], count, guidance_scale=4.0, num_inference_steps=steps, generator=generator)
-    found = np.hypot(*np.array(ends).T).reshape(len(cases), 3).mean(axis=1)
+def test_the_error_falls_with_more_of(cases, one_group):
+    found = np.array([np.mean([one_group(4.0, *case, seed) for seed in range(3)]) for case in cases])
     assert (found[1:] < 0.5 * found[:-1]).all()
+
+
+def test_resampling_at_every_level_leaves_the_density_as_it_is(one_group, monkeypatch):
+    monkeypatch.setattr(particles_module, "_RESAMPLE_BELOW", 2.0)  # and not where it is needed only
+    assert max(one_group(8.0, 20, 4000, seed) for seed in range(3)) < 0.2  # 0.3 and more with another row's weight
 
 
 def test_a_sample_does_not_depend_on_its_batch_nor_on_how_it_is_split(monkeypatch):
