@@ -51,6 +51,16 @@ class TestLoading:
         pipe = DiffusionPipeline.from_pretrained(folder)
         assert type(pipe) is Pipeline and torch.equal(images(pipe), images(make()))
 
+    def test_in_inference_mode(self, folder):
+        with torch.inference_mode():
+            pipe = Pipeline.from_pretrained(folder)
+        assert torch.equal(images(pipe), images(make()))
+
+    @pytest.mark.parametrize("names", [{0: "a", 1: "a"}, {0: "a", 2: "b"}])
+    def test_names_are_unique_and_whole(self, names):
+        with pytest.raises(ValueError, match="id2label must name the classes 0, 1, ... without a gap"):
+            make(id2label=names)
+
     def test_networks_of_another_vae_are_refused(self, tmp_path):
         pipe = make()
         pipe.denoiser.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(make(1).vae)})

@@ -63,6 +63,12 @@ def check_interval(name: str, value: Any) -> tuple[float, float]:
     return numbers[0], numbers[1]
 
 
+def check_class_names(id2label: Mapping[int, str]) -> None:
+    """Names of the classes 0, 1, ..., none left out and none twice."""
+    if sorted(id2label) != list(range(len(id2label))) or len(set(id2label.values())) != len(id2label):
+        raise ValueError(f"id2label must name the classes 0, 1, ... without a gap, each its own way, got {id2label!r}.")
+
+
 def parse_scales(name: str, value: Any, num_labels: int) -> Tensor:
     """A finite number of at least 0, or one per label; a float32 tensor () or (num_labels,) on the CPU."""
     one = _number(value)

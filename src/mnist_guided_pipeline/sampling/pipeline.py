@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .arguments import (
     check_choice,
+    check_class_names,
     check_count,
     check_falling,
     check_number,
@@ -608,7 +609,9 @@ def _image_shape(sample_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
 
 def _class_names(id2label: dict[Any, str] | None, classifier: Any, denoiser: Any) -> dict[int, str]:
     if id2label is not None:
-        return {int(index): str(name) for index, name in id2label.items()}
+        names = {int(index): str(name) for index, name in id2label.items()}
+        check_class_names(names)
+        return names
     for network in (classifier, denoiser):
         count = num_classes(network)
         if count is not None:

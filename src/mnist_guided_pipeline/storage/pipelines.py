@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from diffusers.utils import logging
@@ -53,6 +54,7 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
     """
 
     @classmethod
+    @torch.inference_mode(False)  # in which tensors would be of no use to the classifier's gradient
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Load a pipeline from a folder or a Hub id; see ``DiffusionPipeline.from_pretrained`` for the options.
 
@@ -180,6 +182,7 @@ def load_default(**options: Any) -> ClassifierGuidedLatentPipeline:
     return ClassifierGuidedLatentPipeline.from_pretrained(str(DEFAULT_FOLDER), **options)
 
 
+@torch.inference_mode(False)
 def load_network(path: str | os.PathLike[str], component: str | None = None, **options: Any) -> ModelMixin:
     """Load a network of this package or of diffusers, in ``eval()`` mode, after the checks of ``strict.py``.
 

@@ -24,6 +24,7 @@ from diffusers.utils import logging
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ..sampling.arguments import check_class_names
 from ..sampling.networks import check_space, num_classes
 from ..sampling.schedulers import check_scheduler, preserving_table
 from .atomic import IntegrityError, verify_manifest
@@ -129,8 +130,7 @@ def check_fit(components: Mapping[str, Any], training_noise: Mapping[str, Any], 
     Raises:
         ValueError: naming the component and what it does not fit.
     """
-    if sorted(id2label) != list(range(len(id2label))) or len(set(id2label.values())) != len(id2label):
-        raise ValueError(f"id2label must name the classes 0, 1, ... without a gap, each its own way, got {id2label!r}.")
+    check_class_names(id2label)
     networks = {name: components[name] for name in _NETWORKS if components.get(name) is not None}
     for name, network in networks.items():
         check_role(name, network)
