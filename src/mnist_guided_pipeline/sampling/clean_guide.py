@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .latents import denormalise
 from .networks import is_conditional, needs_posterior, null_label, predict, sample_shape
-from .noise import NoiseLevel, per_sample, predicted_x0, training_levels
+from .noise import NoiseLevel, flow_levels, per_sample, predicted_x0, training_levels
 from .schedulers import describe_noise
 
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow's mode L has them
@@ -123,8 +123,7 @@ class CleanClassifierGuide(nn.Module):
         """The noise level of a timestep; between two of a table, the logarithm of its ratio is interpolated."""
         time = torch.as_tensor(timestep, dtype=torch.float64, device="cpu").reshape(-1)
         if self._flow_steps is not None:
-            sigma = time / self._flow_steps
-            return NoiseLevel(per_sample(1.0 - sigma, sample), per_sample(sigma, sample))
+            return NoiseLevel(*(per_sample(values, sample) for values in flow_levels(time, self._flow_steps)))
         below = time.floor().clamp(0, len(self._log_ratios) - 2).long()
         logs = torch.lerp(self._log_ratios[below], self._log_ratios[below + 1], (time - below).clamp(0.0, 1.0))
         alpha, sigma = torch.sigmoid(-2 * logs).sqrt(), torch.sigmoid(2 * logs).sqrt()

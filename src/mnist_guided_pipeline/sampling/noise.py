@@ -126,9 +126,14 @@ def training_levels(scheduler: Any) -> NoiseLevel:
     """
     if scheduler_family(scheduler) == "flow":
         steps = int(scheduler.config.num_train_timesteps)
-        sigma = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-        return NoiseLevel(1.0 - sigma, sigma)
+        return flow_levels(torch.arange(1, steps + 1, dtype=torch.float64), steps)
     return preserving_levels(scheduler.alphas_cumprod)
+
+
+def flow_levels(timesteps: Tensor, num_train_timesteps: int) -> NoiseLevel:
+    """Levels of a flow on straight lines at ``timesteps``, also fractional ones, in [0, num_train_timesteps]."""
+    sigma = timesteps / num_train_timesteps
+    return NoiseLevel(1.0 - sigma, sigma)
 
 
 def preserving_levels(alphas_cumprod: Tensor) -> NoiseLevel:
