@@ -120,11 +120,12 @@ class TestLoading:
         network.save_pretrained(tmp_path / name)
         write_manifest(tmp_path / name)
         assert not list((tmp_path / name).glob("*.bin"))
-        loaded = load_network(tmp_path / name)
-        state, expected = ({**each.state_dict(), **dict(each.named_buffers())} for each in (loaded, network))
-        assert state.keys() == expected.keys() and not loaded.training
-        assert loaded.config.get("latents_std") == network.config.get("latents_std")
-        assert all(torch.equal(state[key], expected[key]) for key in expected)
+        expected = {**network.state_dict(), **dict(network.named_buffers())}
+        for loaded in (load_network(tmp_path / name), type(network).from_pretrained(tmp_path / name)):
+            state = {**loaded.state_dict(), **dict(loaded.named_buffers())}
+            assert state.keys() == expected.keys() and not loaded.training
+            assert all(torch.equal(state[key], expected[key]) for key in expected)
+            assert loaded.config.get("latents_std") == network.config.get("latents_std")
 
     def test_one_network_of_a_pipeline(self, folder):
         assert type(load_network(folder, "vae")) is type(load_network(folder, subfolder="vae")) is mgp.MLPVAE
