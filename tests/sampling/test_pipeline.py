@@ -580,6 +580,15 @@ def test_steps_that_an_offset_moves_out_of_the_trained_range_are_refused():
         draw(pipe, num_inference_steps=1000)
 
 
+def test_parts_in_another_order_and_unknown_defaults_are_refused_by_the_constructor():
+    parts = tiny().components
+    swapped = {"denoiser": parts["classifier"], "classifier": parts["denoiser"]}
+    with pytest.raises(TypeError, match="classifier is a MLPDenoiser, which takes class_labels"):
+        mgp.ClassifierGuidedLatentPipeline(**{**parts, **swapped})
+    with pytest.raises(ValueError, match="a name in sampling_defaults must be one of 'guidance_scale'.*got 'guidance'"):
+        mgp.ClassifierGuidedLatentPipeline(**parts, sampling_defaults={"guidance": 3})
+
+
 class TestLabelsMatter:
     """A label is never ignored in silence."""
 

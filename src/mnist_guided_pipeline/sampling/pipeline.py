@@ -52,6 +52,7 @@ from .schedulers import (
 logger = logging.get_logger(__name__)
 
 _DECODE_BATCH = 500
+_DEFAULTS = ("guidance_scale", "cfg_scale", "guidance_interval", "num_inference_steps")
 _PIPELINE_OF: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """By denoiser, the pipeline that it was put into last, by a weak reference."""
 
@@ -79,7 +80,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     makes an equal pipeline.
 
     Raises:
-        ValueError: the scheduler is not supported.
+        TypeError: ``classifier`` is a denoiser.
+        ValueError: the scheduler is not supported, or a name of ``sampling_defaults`` is unknown.
     """
 
     model_cpu_offload_seq = "denoiser->vae"
@@ -107,6 +109,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         sampling_defaults: dict[str, Any] | None = None,
     ):
         super().__init__()
+        if classifier is not None and "class_labels" in inspect.signature(classifier.forward).parameters:
+            raise TypeError(
+                f"classifier is a {type(classifier).__name__}, which takes class_labels as a denoiser does; the order "
+                "is vae, denoiser, classifier, scheduler."
+            )
         scheduler = _without_clipping(scheduler)
         self.register_modules(
             vae=vae, denoiser=denoiser, classifier=classifier, scheduler=scheduler, weak_denoiser=weak_denoiser
@@ -623,6 +630,8 @@ def _flat_defaults(defaults: dict[str, Any], scheduler: Any) -> dict[str, Any]:
     """Sampling defaults of one level, as JSON; earlier versions kept some for single schedulers and for one use."""
     flat = {name: value for name, value in defaults.items() if name not in ("schedulers", "classifier_alone")}
     flat |= defaults.get("schedulers", {}).get(type(scheduler).__name__, {})
+    for name in flat:
+        check_choice("a name in sampling_defaults", name, _DEFAULTS)
     return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in flat.items()}
 
 
