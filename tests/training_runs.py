@@ -116,9 +116,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def history(folder: Path) -> list[dict[str, float]]:
     """What a run logged, but for its speed."""
-    return [
-        {name: value for name, value in line.items() if name != "images_per_second"} for line in read_history(folder)
-    ]
+    speed = ("images_per_second", "seconds_per_update")
+    return [{name: value for name, value in line.items() if name not in speed} for line in read_history(folder)]
 
 
 def run_plan(plan: list[dict[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
     python training/train_denoiser.py --dataset_name ylecun/mnist --vae_path runs/vae --output_dir runs/denoiser
 
-The result in output_dir is a plain folder for ``ResidualMLPDenoiser.from_pretrained``; the noise it was trained on
+The result in output_dir is a plain folder for the network's own ``from_pretrained``; the noise it was trained on
 is beside it in ``scheduler/``.
 """
 

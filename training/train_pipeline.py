@@ -50,6 +50,8 @@ class PipelineConfig(CommonConfig):
     """Compute type of every step; the preset's own if left out."""
     checkpointing_steps: int | None = 500
     """Updates between checkpoints of a step."""
+    dry_run: bool = False
+    """Print the settings of every step and write nothing; that of a step's own script estimates time and memory."""
 
 
 def main(config: PipelineConfig) -> None:
@@ -138,7 +140,7 @@ def is_finished(config: TrainingConfig) -> bool:
     if not file.is_file():
         return False
     saved = json.loads(file.read_text(encoding="utf-8"))
-    wanted = {name: value for name, value in dataclasses.asdict(config).items() if name != "force"}
+    wanted = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("force", "report_to")}
     return all(saved.get(name, value) == value for name, value in wanted.items())
 
 

@@ -80,7 +80,7 @@ def test_options_reach_the_pipeline(generate, tmp_path, capsys):
         "--num_particles 4",
     ],
 )
-def test_every_option_of_the_call_changes_the_picture(generate, tmp_path, options):
+def test_every_option_of_the_call_changes_the_picture(generate, tmp_path, capsys, options):
     base = ["--guidance_scale", 8, "--num_images_per_label", 2, "--num_inference_steps", 3]
     pictures = []
     for name, given in (("plain", []), ("changed", options.split())):
@@ -90,6 +90,8 @@ def test_every_option_of_the_call_changes_the_picture(generate, tmp_path, option
         generate(*labels, *base, *given, "--output", tmp_path / f"{name}.png")
         pictures.append(open_image(tmp_path / f"{name}.png").tobytes())
     assert pictures[0] != pictures[1]
+    if "--sigmas" in options:
+        assert "by EulerDiscreteScheduler in 2 steps" in capsys.readouterr().out
 
 
 def test_another_type_draws_nearly_the_same(generate, tmp_path):

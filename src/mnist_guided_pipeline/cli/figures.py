@@ -38,7 +38,7 @@ _COUNTS = {  # of images: the least, what is usual, the most
     "manifold": (1, 20, MOST_IMAGES),
     "latents": (2, 5_000, math.inf),
 }
-_NO_LOSSES = ("step", "lr", "images_per_second")  # logged beside gradient norms, which have "norm" in their names
+_NO_LOSSES = ("step", "lr", "images_per_second", "seconds_per_update")  # nor what ends in grad_norm
 
 
 def autoencoder(
@@ -164,7 +164,7 @@ def loss_curves(
 
     events = [event for event in read_history(model) if event.get("step") is not None]
     logged = dict.fromkeys(name for event in events for name in event)
-    losses = [name for name in logged if name not in _NO_LOSSES and "/" not in name and "norm" not in name]
+    losses = [name for name in logged if name not in _NO_LOSSES and "/" not in name and not name.endswith("grad_norm")]
     panels = {}
     for name in losses:
         curves = {}

@@ -98,7 +98,6 @@ def generate(
     rows += [f"not {names[index]}" for index in resolve_labels(unwanted, names).tolist()] if unwanted else []
     rows = rows or [""]
     check_range("class_labels", len(rows), 1, MOST_IMAGES)
-    steps = len(timesteps or sigmas) or num_inference_steps or pipe.sampling_defaults["num_inference_steps"]
     loaded = time.perf_counter()
     images = pipe(
         wanted or None,
@@ -118,6 +117,8 @@ def generate(
         num_particles=num_particles,
     ).images
     sampled = time.perf_counter()
+    chosen = len(timesteps) or num_inference_steps or pipe.sampling_defaults["num_inference_steps"]
+    steps = pipe.num_timesteps if sigmas else chosen  # some schedulers append a sigma of 0
     in_rows = [images[start : start + num_images_per_label] for start in range(0, len(images), num_images_per_label)]
     save_figure(image_rows(in_rows, rows), output)
     print(

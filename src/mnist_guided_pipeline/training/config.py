@@ -77,8 +77,8 @@ class CommonConfig:
     """Updates between checkpoints; None for none but the result."""
     checkpoints_total_limit: Annotated[int | None, POSITIVE] = 2
     """Newest checkpoints that are kept; None for all."""
-    report_to: Literal["tensorboard", "wandb", "trackio", "all", "none"] = "tensorboard"
-    """Tracker of scalars and images."""
+    report_to: Literal["tensorboard", "wandb", "trackio", "all", "none"] = "none"
+    """Tracker of scalars and images; the scalars are in history.jsonl in any case."""
     push_to_hub: bool = False
     """Upload the result to the Hugging Face Hub; the repository is made before the training starts."""
     hub_model_id: str | None = None
@@ -184,8 +184,8 @@ class TrainingConfig(CommonConfig):
             self.warmup_updates(self.max_train_steps)
         package = self.report_to
         if package not in ("all", "none") and importlib.util.find_spec(package) is None:
-            fix = "python -m pip install -e '.[training]'" if package == "tensorboard" else f"pip install {package}"
-            raise ValueError(f"report_to {package!r} needs the package {package}: {fix}, or --report_to none.")
+            fix = "'mnist-guided-pipeline[training]'" if package == "tensorboard" else package
+            raise ValueError(f"report_to {package!r} needs the package {package}: pip install {fix}, or leave it out.")
         on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         if self.mixed_precision == "fp16" and (on_cpu or not torch.accelerator.is_available()):
             raise ValueError("mixed_precision 'fp16' needs a GPU, and this runs on the CPU; give 'bf16' or 'no'.")

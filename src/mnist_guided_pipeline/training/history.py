@@ -104,7 +104,7 @@ def read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def training_seconds(folder: str | os.PathLike[str]) -> float | None:
-    """Seconds that the updates of a training took: images over images a second, summed over ``history.jsonl``.
+    """Seconds that a training's updates took, summed over ``history.jsonl``; older ones count as of one process.
 
     Args:
         folder: of a training script, or of a pipeline, whose steps are then summed.
@@ -125,6 +125,6 @@ def training_seconds(folder: str | os.PathLike[str]) -> float | None:
     images_per_update = settings["train_batch_size"] * settings["gradient_accumulation_steps"]
     ends = [0, *(line["step"] for line in timed)]
     return sum(
-        (line["step"] - before) * images_per_update / line["images_per_second"]
+        (line["step"] - before) * line.get("seconds_per_update", images_per_update / line["images_per_second"])
         for line, before in zip(timed, ends, strict=False)
     )

@@ -253,11 +253,13 @@ class Run:
         means = self.accelerator.reduce(torch.stack(list(values.values())).detach().float(), "mean").tolist()
         readings = dict(zip(values, means, strict=True))
         now = time.perf_counter()
-        speed = (update - self._last) * self.stream.global_batch_size / max(now - self._since, 1e-9)
+        seconds = max(now - self._since, 1e-9) / (update - self._last)
+        speed = self.stream.global_batch_size / seconds
         self._since, self._last = now, update
         self._bar.set_postfix({next(iter(values)): f"{means[0]:.4g}", "images/s": f"{speed:,.0f}"}, refresh=False)
         rate = self._first.schedule.get_last_lr()[0]
-        self.accelerator.log({**readings, "lr": rate, "images_per_second": speed}, step=update)
+        measured = {"lr": rate, "images_per_second": speed, "seconds_per_update": seconds}
+        self.accelerator.log({**readings, **measured}, step=update)
 
     def check_finite(self) -> None:
         """Stop where an update so far was not finite, naming it and what there is to go back to."""
