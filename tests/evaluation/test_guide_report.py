@@ -21,7 +21,7 @@ from mnist_guided_pipeline.evaluation.guide import (
     guide_by_noise,
     guide_hacking,
     learned_scores,
-    training_law,
+    timesteps_and_levels,
 )
 from mnist_guided_pipeline.evaluation.judge import load_judge
 from mnist_guided_pipeline.evaluation.oracle import COSINE, PLANE, exact_pipeline
@@ -75,7 +75,7 @@ class TestByNoise:
         with torch.no_grad():
             linear.classifier.layer.weight.copy_(torch.stack([weight, -weight]))
             linear.classifier.layer.bias.zero_()
-        sigma = training_law(linear)[1].sigma.reshape(10, 100).mean(dim=1)
+        sigma = timesteps_and_levels(linear)[1].sigma.reshape(10, 100).mean(dim=1)
         rows = guide_by_noise(linear, images)
         for row, expected in zip(rows, sigma * weight.norm() / 28, strict=True):
             assert row["gradient_share"]["value"] == pytest.approx(expected.item(), rel=0.1)
@@ -87,13 +87,13 @@ class TestByNoise:
         with pytest.raises(ValueError, match="no classifier"):
             guide_by_noise(linear, images)
         with pytest.raises(ValueError, match="noise law 'edm'"):
-            training_law(exact_pipeline(PLANE, "EDMEulerScheduler", "epsilon"))
+            timesteps_and_levels(exact_pipeline(PLANE, "EDMEulerScheduler", "epsilon"))
 
     @pytest.mark.parametrize("name", ["DDIMScheduler", "FlowMatchEulerDiscreteScheduler"])
     def test_the_law_is_that_of_the_exact_networks(self, name):
         kind = "flow_prediction" if "Flow" in name else "epsilon"
         pipe = exact_pipeline(PLANE, name, kind)
-        timesteps, levels = training_law(pipe)
+        timesteps, levels = timesteps_and_levels(pipe)
         alpha, sigma = pipe.denoiser.noise_schedule(timesteps[:-1], torch.zeros(1, 2, dtype=torch.float64))
         torch.testing.assert_close(levels.alpha[:-1], alpha, rtol=1e-5, atol=1e-8)
         torch.testing.assert_close(levels.sigma[:-1], sigma, rtol=1e-5, atol=1e-8)
@@ -148,7 +148,7 @@ class TestGradientErrors:
         x0 = torch.from_numpy(np.concatenate([PLANE.draw(label, 100, label) for label in (0, 1)]))
         times = torch.randint(50, 950, (200,), generator=torch.Generator().manual_seed(0))
         pipe = exact_pipeline(PLANE, "DDIMScheduler", "v_prediction", conditional=True)
-        table = training_law(pipe)[1]
+        table = timesteps_and_levels(pipe)[1]
         noise = torch.randn(200, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         return (
             pipe,

@@ -210,12 +210,12 @@ def forward_process(
 
     from ..data.images import to_uint8
     from ..data.posteriors import encode_images
-    from ..evaluation.guide import training_law
+    from ..evaluation.guide import timesteps_and_levels
     from ..figures.images import image_rows
     from ..sampling.noise import NoiseLevel, add_noise
     from ..seeding import keyed_generator
 
-    timesteps, table = training_law(pipe)
+    timesteps, table = timesteps_and_levels(pipe)
     chosen = _test_images(dataset_name, resolution, num_images, seed)
     posteriors = encode_images(pipe.vae, chosen, progress=False)
     draws = torch.randn(2, *posteriors.mean.shape, generator=keyed_generator(seed, "noise")).to(posteriors.mean.device)

@@ -72,7 +72,7 @@ _PAIR_WEIGHT = 20.0
 _NETWORK = {"hidden_size": 64, "num_layers": 2, "condition_dim": 32}
 
 
-def training_law(pipe: Any) -> tuple[Tensor, NoiseLevel]:
+def timesteps_and_levels(pipe: Any) -> tuple[Tensor, NoiseLevel]:
     """The timesteps int64 (T,) that a pipeline's networks were trained on, least noise first, and their levels (T,).
 
     Raises:
@@ -104,7 +104,7 @@ def guide_by_noise(pipe: Any, images: LabelledImages, num_bins: int = 10, seed: 
     """
     if pipe.classifier is None:
         raise ValueError("The pipeline has no classifier, so there is no guide to report on.")
-    timesteps, table = training_law(pipe)
+    timesteps, table = timesteps_and_levels(pipe)
     posteriors = encode_images(pipe.vae, images.images)
     rows = []
     parts = list(torch.arange(len(timesteps)).tensor_split(num_bins))
@@ -161,7 +161,7 @@ def guide_hacking(
     """
     if pipe.classifier is None:
         raise ValueError("The pipeline has no classifier, so there is no guide to report on.")
-    least_noise = training_law(pipe)[0][0].to(pipe.classifier.device)
+    least_noise = timesteps_and_levels(pipe)[0][0].to(pipe.classifier.device)
     pipe.set_progress_bar_config(disable=True)
     rows = []
     for scale in tqdm(scales, desc="scales", disable=None, leave=False):
@@ -211,7 +211,7 @@ def gradient_errors(
             "The error of the gradient is measured against a denoiser that is told the label; this pipeline has no "
             "classifier, no class-conditional denoiser or no variance-preserving noise schedule."
         )
-    table = training_law(pipe)[1]
+    table = timesteps_and_levels(pipe)[1]
     posteriors = encode_images(pipe.vae, images.images, progress=False)
     generator = keyed_generator(seed, "gradient errors")
     posterior_noise, eps = torch.randn(2, len(images), *posteriors.sample_shape, generator=generator)

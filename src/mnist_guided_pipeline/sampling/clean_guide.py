@@ -17,7 +17,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from .latents import denormalise
-from .networks import is_conditional, needs_posterior, null_label, predict, sample_shape
+from .networks import is_conditional, mean_prediction, needs_posterior, null_label, predict, sample_shape
 from .noise import NoiseLevel, flow_levels, per_sample, predicted_x0, training_levels
 from .schedulers import describe_noise
 
@@ -111,7 +111,7 @@ class CleanClassifierGuide(nn.Module):
             timestep: 0-d or (B,), also fractional.
             return_dict: return a :class:`CleanGuideOutput` rather than a tuple.
         """
-        prediction = predict(self.denoiser, sample, timestep).sample[:, : sample.shape[1]]
+        prediction = mean_prediction(predict(self.denoiser, sample, timestep).sample, sample)
         x0 = predicted_x0(prediction, sample, self._level(timestep, sample), self._prediction_type)
         if self.vae is not None:
             x0 = self.vae.decode(denormalise(x0, self.vae.config)).sample

@@ -39,6 +39,7 @@ from .networks import (
     check_space,
     describe_classes,
     is_conditional,
+    mean_prediction,
     needs_posterior,
     null_label,
     num_classes,
@@ -163,7 +164,7 @@ class GuidedDenoiser(nn.Module):
             )
         self.class_labels = class_labels
         labels = self.class_labels
-        if classifier is None and needs_posterior(denoiser) and not self._told_alone(labels):
+        if classifier is None and self._wants_posterior(denoiser, labels):
             raise ValueError(
                 f"{type(denoiser).__name__} is told the classifier's posterior where it is not told a label, and there "
                 "is no classifier; load one, or give class_labels with cfg_scale=1."
@@ -185,8 +186,8 @@ class GuidedDenoiser(nn.Module):
         if labels is not None:
             count = num_classes(self.denoiser) if self.classifier is None else num_classes(self.classifier)
             labels = resolve_labels(labels, {index: str(index) for index in range(count or 0)})
-            told = is_conditional(self.denoiser) and self.cfg_scale != 0.0
-            if labels.is_floating_point() and told and not needs_posterior(self.denoiser):
+            label_given = is_conditional(self.denoiser) and self.cfg_scale != 0.0
+            if labels.is_floating_point() and label_given and not needs_posterior(self.denoiser):
                 raise ValueError(
                     "class_labels are distributions over classes, which a class-conditional denoiser cannot take; use "
                     "cfg_scale=0, so that the classifier alone guides."
@@ -246,9 +247,10 @@ class GuidedDenoiser(nn.Module):
         """Whether the scheduler reads a variance beside the prediction."""
         return self.scheduler.config.get("variance_type") in ("learned", "learned_range")
 
-    def _told_alone(self, labels: Tensor | None) -> bool:
-        """Whether the denoiser is told classes and nothing else."""
-        return labels is not None and not labels.is_floating_point() and self.cfg_scale == 1.0
+    def _wants_posterior(self, denoiser: Any | None, labels: Tensor | None) -> bool:
+        """Whether a denoiser is called with the classifier's posterior, rather than with classes alone or nothing."""
+        classes_alone = labels is not None and not labels.is_floating_point() and self.cfg_scale == 1.0
+        return needs_posterior(denoiser) and not classes_alone
 
     def _read(self, seen: Seen, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """One pass of the classifier: its logits (B, num_classes), by temperature, and its gradient (B, ...).
@@ -256,9 +258,8 @@ class GuidedDenoiser(nn.Module):
         Each is None where nobody wants it.
         """
         guided_to = labels if self._guides_at(seen.level) else None
-        told = needs_posterior(self.denoiser) or needs_posterior(self.weak_denoiser)
-        tells = told and not self._told_alone(labels)
-        if self.classifier is None or (guided_to is None and not tells):
+        wants_posterior = any(self._wants_posterior(each, labels) for each in (self.denoiser, self.weak_denoiser))
+        if self.classifier is None or (guided_to is None and not wants_posterior):
             return None, None
         sample, score = seen.sample.to(_dtype_of(self.classifier)), None
         if guided_to is not None:
@@ -288,14 +289,14 @@ class GuidedDenoiser(nn.Module):
         """The output of a denoiser, and its prediction by classifier-free guidance, without a learned variance."""
         sample = seen.sample.to(_dtype_of(denoiser))
         unlabelled = posterior if needs_posterior(denoiser) else None
-        told = labels is not None and cfg_scale != 0.0 and is_conditional(denoiser)
+        label_given = labels is not None and cfg_scale != 0.0 and is_conditional(denoiser)
         if labels is not None and labels.is_floating_point() and posterior is not None:  # p(y | x, y is one of these)
             labels = labels * posterior
             labels = labels / labels.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(labels.dtype).tiny)
-        output = predict(denoiser, sample, seen.timestep, labels if told else unlabelled)
-        prediction = output.sample[:, : sample.shape[1]].to(seen.sample.dtype)
-        if told and cfg_scale != 1.0:
-            without = predict(denoiser, sample, seen.timestep, unlabelled).sample[:, : sample.shape[1]]
+        output = predict(denoiser, sample, seen.timestep, labels if label_given else unlabelled)
+        prediction = mean_prediction(output.sample, sample).to(seen.sample.dtype)
+        if label_given and cfg_scale != 1.0:
+            without = mean_prediction(predict(denoiser, sample, seen.timestep, unlabelled).sample, sample)
             prediction = extrapolated_prediction(without.to(seen.sample.dtype), prediction, cfg_scale)
         return output, prediction
 

@@ -143,20 +143,15 @@ def guided_prediction(prediction: Tensor, score: Tensor, factor: float | Tensor,
     """Add ``scale * factor * score`` to a network's output.
 
     Args:
-        prediction: the network's output (B, C, ...), or (B, 2C, ...) where it also predicts a variance, which is left
-            as it is.
-        score: from :func:`classifier_score`, the shape of the sample.
+        prediction: the network's output (B, ...), without a learned variance.
+        score: from :func:`classifier_score`, the shape of ``prediction``.
         factor: from :func:`guidance_factor`.
         scale: guidance scale s >= 0, a float or a tensor that broadcasts against ``score``.
 
     Returns:
         The guided output, in the shape and dtype of ``prediction``.
     """
-    shift = (scale * factor * score).to(prediction.dtype)
-    if prediction.shape == shift.shape:
-        return prediction + shift
-    mean, variance = prediction.split(shift.shape[1], dim=1)
-    return torch.cat([mean + shift, variance], dim=1)
+    return prediction + (scale * factor * score).to(prediction.dtype)
 
 
 def extrapolated_prediction(weak: Tensor, strong: Tensor, scale: float) -> Tensor:

@@ -161,6 +161,11 @@ def predict(denoiser: Any, sample: Tensor, timestep: Tensor, class_labels: Tenso
     return denoiser(sample, timestep) if class_labels is None else denoiser(sample, timestep, class_labels=class_labels)
 
 
+def mean_prediction(prediction: Tensor, sample: Tensor) -> Tensor:
+    """A denoiser's output (B, C, ...) or (B, 2C, ...) for a sample (B, C, ...), without a learned variance."""
+    return prediction[:, : sample.shape[1]]
+
+
 def _setting(network: Any, name: str) -> Any:
     """An entry of a network's config, or None."""
     return getattr(getattr(network, "config", None), name, None)

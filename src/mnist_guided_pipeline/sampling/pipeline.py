@@ -325,8 +325,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         times = call.prepare_timesteps(num_inference_steps, timesteps, sigmas)
         particles = None
         if num_particles > 1:
-            told = cfg_scale > 0.0 and self.denoiser_is_conditional
-            base = 0.0 if told or classifier_temperature != 1.0 else 1.0
+            label_given = cfg_scale > 0.0 and self.denoiser_is_conditional
+            base = 0.0 if label_given or classifier_temperature != 1.0 else 1.0
             groups = batch_size // num_particles
             particles = ParticleCall(call.scheduler, groups, num_particles, generator, guidance_interval, base)
             if isinstance(generator, list):
