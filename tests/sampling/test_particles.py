@@ -122,7 +122,11 @@ def test_a_sample_does_not_depend_on_its_batch_nor_on_how_it_is_split(monkeypatc
     monkeypatch.setattr(particle_call, "_MOST_ROWS", 8)
     assert particle_call.ParticleCall.groups_at_a_time(4) == 2
     scales = {"guidance_scale": [0.5, 1.0, 2.0, 4.0]}
+    freed, decode = [], pipe.decode_latents
+    monkeypatch.setattr(pipe, "maybe_free_model_hooks", lambda: freed.append("free"))
+    monkeypatch.setattr(pipe, "decode_latents", lambda *given: freed.append("decode") or decode(*given))
     split = draw(pipe, labels, generator=seeds(0, 1, 2, 3), **scales)
+    assert freed == ["decode", "free"] * 3  # two parts and the whole
     monkeypatch.undo()
     torch.testing.assert_close(split, draw(pipe, labels, generator=seeds(0, 1, 2, 3), **scales), rtol=1e-6, atol=1e-6)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..sampling.latents import latent_scale, normalise
+from ..sampling.latents import latent_mean_std, normalise
 from ..seeding import fingerprint
 from .images import LabelledImages, to_model_range, to_uint8
 from .points import PointSet
@@ -51,7 +51,7 @@ def autoencoder_fingerprint(vae: Any) -> str:
     """A hash of what makes latents, encoder and normalisation; another decoder or float16 does not change it."""
     state = vae.state_dict().items()
     encoder = [tensor.half() for name, tensor in state if not name.startswith(("decoder.", "post_quant_conv."))]
-    return fingerprint(*encoder, *latent_scale(torch.zeros(1, 1), vae.config))
+    return fingerprint(*encoder, *latent_mean_std(torch.zeros(1, 1), vae.config))
 
 
 def check_latents(network: Any, vae: Any | None, name: str) -> None:
@@ -136,7 +136,7 @@ def encode_images(vae: Any | None, images: Tensor, *, progress: bool = True) -> 
     mean, std = _encoded(vae, images, _BATCH, progress)
     if not std.any():  # no autoencoder of distributions
         return PosteriorTable(normalise(mean, vae.config), None)
-    return PosteriorTable(normalise(mean, vae.config), std / latent_scale(std, vae.config)[1])
+    return PosteriorTable(normalise(mean, vae.config), std / latent_mean_std(std, vae.config)[1])
 
 
 @torch.no_grad()

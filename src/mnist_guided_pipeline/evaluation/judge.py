@@ -1,8 +1,7 @@
 """The judge: a classifier of clean images, trained apart, that says what a generated image shows.
 
 A network that guides the sampling is pleased with its own work: guidance raises exactly the probability it
-would then report. The judge shares no weights, no loss and no noise with the guide, and nothing here imports
-one.
+would then report. The judge shares no weights and no noise with the guide, and nothing here imports one.
 
 The one that ships, for MNIST, is a transformers ``ResNetForImageClassification`` of one channel that reads images in
 model range [-1, 1], as do all that ``training/train_judge.py`` makes. Any other image classifier of transformers
@@ -120,7 +119,10 @@ class Judge:
 
     @property
     def settings(self) -> list[Any]:
-        """What its values depend on beside the model: nothing, for all outputs of one without a processor."""
+        """What its values depend on beside the model: the outputs that it uses, and the processor.
+
+        Empty when there is no processor and all outputs are used.
+        """
         whole = self._outputs == list(range(self.model.config.num_labels))
         processor = None if self.processor is None else self.processor.to_dict()
         return [] if whole and processor is None else [self._outputs, processor]

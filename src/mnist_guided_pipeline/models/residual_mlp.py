@@ -1,14 +1,14 @@
 """Residual MLPs on flattened samples: the networks of the shipped default.
 
 Each block normalises its input, modulates it with a shift and a scale made from the timestep, and adds its result
-through a gate that starts at zero, as the adaLN-Zero blocks of DiT do (Peebles and Xie 2023,
-https://arxiv.org/abs/2212.09748, section 3.2). On a latent of about a hundred numbers this is far cheaper than a
-convolution or attention and mixes all positions at once.
+through a factor that starts at zero, as the adaLN-Zero blocks of DiT do (Peebles and Xie 2023,
+https://arxiv.org/abs/2212.09748, section 3.2). On a latent of few numbers (32 in the shipped default) this is far
+cheaper than a convolution or attention and mixes all positions at once.
 
 Given a noise schedule, the classifier reads ``alpha(t) x`` in place of x (:class:`~.layers.SignalGate` says why).
 
-The timestep embedding is computed once where one timestep serves the whole batch, as in sampling, so the modulation
-costs nothing there.
+Where one timestep serves the whole batch, as in sampling, it is embedded once, and the modulation made once, unless
+labels or posteriors come along.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .layers import ClassifierOutput, Denoiser, DenoiserOutput, Network, SignalGate, TimeEmbedding
+from .layers import ClassifierOutput, Denoiser, DenoiserOutput, Network, SignalGate, TimeEmbedding, check_sample
 
 
 class _Block(nn.Module):
-    """``h + gate * W2 silu(W1 (norm(h) * (1 + scale) + shift))`` with shift, scale, gate from the condition."""
+    """``h + factor * W2 silu(W1 (norm(h) * (1 + scale) + shift))`` with shift, scale, factor from the condition."""
 
     def __init__(self, hidden_size: int, condition_dim: int):
         super().__init__()
@@ -40,8 +40,8 @@ class _Block(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
-        return hidden + gate * self.layers(torch.addcmul(shift, self.norm(hidden), 1 + scale))
+        shift, scale, factor = self.modulation(condition).chunk(3, dim=-1)
+        return hidden + factor * self.layers(torch.addcmul(shift, self.norm(hidden), 1 + scale))
 
 
 class _Trunk(nn.Module):
@@ -177,7 +177,7 @@ class GatedResidualMLPDenoiser(Network):
 
     A classifier inside says which of ``num_components`` a sample belongs to, and a denoiser is told those
     probabilities; both learn from the denoising loss alone. What :class:`PosteriorResidualMLPDenoiser` is told by a
-    guide, this one finds for itself, as a mixture of experts does (Jacobs et al. 1991).
+    guide, this one finds for itself, as the gate of a mixture of experts does (Jacobs et al. 1991).
 
     Args:
         sample_shape: the shape of one sample.
@@ -185,7 +185,7 @@ class GatedResidualMLPDenoiser(Network):
         num_layers: number of its residual blocks.
         condition_dim: size of the timestep and component embeddings, even.
         num_components: K.
-        gate_size: width of the classifier.
+        gate_size: width of the classifier, the gate; no :class:`~.layers.SignalGate`, which scales a sample.
         gate_layers: number of its residual blocks.
     """
 
@@ -213,8 +213,9 @@ class GatedResidualMLPDenoiser(Network):
         """Predict from noisy samples (B, *sample_shape) at ``timestep`` (any dtype, 0-d or (B,)).
 
         Raises:
-            ValueError: labels are given.
+            ValueError: samples of another shape, or labels are given.
         """
+        check_sample(sample, self.config.sample_shape)
         if class_labels is not None:
             raise ValueError("class_labels were given, but this denoiser has no classes, only components of its own.")
         probabilities = self.gate(sample, timestep).logits.softmax(dim=-1)

@@ -37,8 +37,8 @@ class CleanClassifierGuide(nn.Module):
 
     Args:
         classifier: ``classifier(images).logits`` (B, num_labels), such as a transformers
-            ``AutoModelForImageClassification`` or ``load_judge().model``. Images come with as many channels as its
-            ``config.num_channels`` says (grey is repeated, colour becomes grey) and resized to its
+            ``AutoModelForImageClassification``. Not the judge: it would then mark its own work. Images come with as
+            many channels as its ``config.num_channels`` says (grey is repeated, colour becomes grey) and resized to its
             ``config.image_size``. Without a ``vae`` it is shown samples of the denoiser's own space.
         denoiser: of any kind that a pipeline takes; it predicts without a label.
         vae: the pipeline's, or None.
@@ -53,8 +53,8 @@ class CleanClassifierGuide(nn.Module):
 
     Example::
 
-        judge = AutoModelForImageClassification.from_pretrained(folder)
-        pipe.register_modules(classifier=CleanClassifierGuide(judge, pipe.denoiser, pipe.vae, pipe.scheduler))
+        reader = AutoModelForImageClassification.from_pretrained(folder)
+        pipe.register_modules(classifier=CleanClassifierGuide(reader, pipe.denoiser, pipe.vae, pipe.scheduler))
     """
 
     def __init__(

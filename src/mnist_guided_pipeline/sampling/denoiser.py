@@ -37,10 +37,10 @@ from .guidance import (
 )
 from .networks import (
     check_space,
-    describe_classes,
     is_conditional,
     mean_prediction,
     needs_posterior,
+    note_classes,
     null_label,
     num_classes,
     predict,
@@ -130,7 +130,7 @@ class GuidedDenoiser(nn.Module):
         check_space("classifier", classifier, denoiser)
         check_space("weak_denoiser", weak_denoiser, denoiser)
         if classifier is not None:
-            describe_classes(denoiser, num_classes(classifier) or 0)
+            note_classes(denoiser, num_classes(classifier) or 0)
         self.scheduler = scheduler
         self.guidance_interval = check_interval("guidance_interval", guidance_interval)
         self.cfg_scale = check_number("cfg_scale", cfg_scale, 0.0, meaning=" (1 is off)")

@@ -16,13 +16,14 @@ second. In model-input space, ``x = alpha x0 + sigma eps``, adding ``s g`` to th
 ``sample``            (alpha p - x) / sigma^2      sigma^2 / alpha
 ``v_prediction``      -(alpha p + sigma x)/sigma   -sigma / alpha
 ``flow_prediction``   -(x + alpha p) / sigma       -sigma / alpha
-EDM, ``epsilon``      (D - x) / sigma^2            sigma / (alpha sigma_data)
-EDM, ``v_prediction`` (D - x) / sigma^2            -sigma / (alpha sigma_data)
+EDM, ``epsilon``      (alpha D - x) / sigma^2      sigma / (alpha sigma_data)
+EDM, ``v_prediction`` (alpha D - x) / sigma^2      -sigma / (alpha sigma_data)
 ====================  ===========================  ==========================
 
-(The ``v_prediction`` row needs alpha^2 + sigma^2 = 1, the flow row alpha + sigma = 1.) The scheduler then steps as
-ever: nothing else about the sampler changes, which is why one rule serves all of them. Schedulers that scale their
-input need no factor of their own, since ``g`` is taken at the scaled input.
+(The ``v_prediction`` row needs alpha^2 + sigma^2 = 1, the flow row alpha + sigma = 1; D is the clean sample that the
+preconditioning of Karras et al. 2022 makes of x and p.) The scheduler then steps as ever: nothing else about the
+sampler changes, which is why one rule serves all of them. Schedulers that scale their input need no factor of their
+own, since ``g`` is taken at the scaled input.
 
 **Classifier-free guidance** (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6) and
 **autoguidance** (Karras et al. 2024, https://arxiv.org/abs/2406.02507, equation 4) extrapolate between two networks:
@@ -48,8 +49,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_MIN_ALPHA = 5e-3
-_MIN_FLOW_ALPHA = 2e-2
+MIN_ALPHA = 5e-3
+MIN_FLOW_ALPHA = 2e-2
 
 
 def class_log_likelihood(logits: Tensor, class_labels: Tensor, temperature: float = 1.0) -> Tensor:
@@ -184,10 +185,10 @@ def in_interval(ratio: float, interval: tuple[float, float]) -> bool:
 
 
 def has_signal(alpha: float, noise_schedule: str) -> bool:
-    """Whether there is enough signal to guide by; see the module's last section.
+    """Whether there is enough signal to guide by; see *Where guidance is off* above.
 
     Args:
         alpha: coefficient of the signal, of the networks' own noise schedule.
         noise_schedule: its kind, such as ``"preserving"`` or ``"flow"``.
     """
-    return alpha >= (_MIN_FLOW_ALPHA if noise_schedule == "flow" else _MIN_ALPHA)
+    return alpha >= (MIN_FLOW_ALPHA if noise_schedule == "flow" else MIN_ALPHA)

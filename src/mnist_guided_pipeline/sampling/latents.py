@@ -15,17 +15,17 @@ from torch import Tensor
 
 def normalise(latents: Tensor, vae_config: Any) -> Tensor:
     """VAE latents (B, C, ...) to latents of zero mean and unit variance a channel."""
-    mean, std = latent_scale(latents, vae_config)
+    mean, std = latent_mean_std(latents, vae_config)
     return (latents - mean) / std
 
 
 def denormalise(latents: Tensor, vae_config: Any) -> Tensor:
     """Undo :func:`normalise`: what the VAE's decoder takes."""
-    mean, std = latent_scale(latents, vae_config)
+    mean, std = latent_mean_std(latents, vae_config)
     return latents * std + mean
 
 
-def latent_scale(latents: Tensor, vae_config: Any) -> tuple[Tensor, Tensor]:
+def latent_mean_std(latents: Tensor, vae_config: Any) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation from the config, shaped to broadcast; 0 and 1 where it says nothing."""
     shape = (1, -1, *(1,) * (latents.ndim - 2))
     names = ("latents_mean", "latents_std", "shift_factor", "scaling_factor")

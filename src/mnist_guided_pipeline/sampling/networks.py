@@ -7,11 +7,11 @@ interface              sample shape                            classes          
 =====================  ======================================  =============================  ==========================
 this package           ``sample_shape``                        ``num_classes`` or None        nothing, or the posterior
 ``UNet2DModel``        ``in_channels``, ``sample_size``        ``num_class_embeds`` or None   the class after the last
-``DiTTransformer2D``   ``in_channels``, ``sample_size``        ``num_embeds_ada_norm``        that index
+``DiTTransformer2D``   ``in_channels``, ``sample_size``        ``num_embeds_ada_norm``        the class after the last
 =====================  ======================================  =============================  ==========================
 
 ``UNet2DModel`` has no null class of its own. One that was trained with an embedding more than there are classes says so
-by ``num_classes`` in its config (:func:`describe_classes`); any other cannot be called without a label.
+by ``num_classes`` in its config (:func:`note_classes`); any other cannot be called without a label.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 
 def sample_shape(denoiser: Any) -> tuple[int, ...]:
-    """The shape of one sample, (D,) or (channels, height, width).
+    """The shape of one sample, (D,) or (channels, height, width); sizes that the network cannot work on are refused.
 
     Raises:
         ValueError: the network's config has neither interface, or a size that it cannot halve or cut into patches.
@@ -102,7 +102,7 @@ def null_label(denoiser: Any) -> int | None:
     return count
 
 
-def describe_classes(denoiser: Any, classes: int) -> None:
+def note_classes(denoiser: Any, classes: int) -> None:
     """Note in a ``UNet2DModel``'s config that the last of its ``classes + 1`` embeddings is the null class."""
     if _setting(denoiser, "num_class_embeds") == classes + 1:
         denoiser.register_to_config(num_classes=classes)

@@ -34,11 +34,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .guidance import MIN_ALPHA
 from .schedulers import scheduler_family
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
-_LARGEST_RATIO = 200.0  # alpha = 0.005, below which nothing is guided either
+_LARGEST_RATIO = 1.0 / MIN_ALPHA
 
 
 class NoiseLevel(NamedTuple):
@@ -75,7 +76,7 @@ def noise_level(scheduler: Any, index: int, timestep: Tensor | float) -> NoiseLe
     """
     family = scheduler_family(scheduler)
     if family == "vp":
-        return _preserving_from_table(scheduler.alphas_cumprod[int(timestep)])
+        return NoiseLevel(*map(float, preserving_levels(scheduler.alphas_cumprod[int(timestep)])))
     if family == "ipndm":
         return NoiseLevel(float(scheduler.alphas[index]), float(scheduler.betas[index]))
     sigma = _sigma_at(scheduler, index)
@@ -111,12 +112,6 @@ def _sigma_at(scheduler: Any, index: int) -> float:
     return float(scheduler.sigmas[index])
 
 
-def _preserving_from_table(alpha_cumprod: Tensor | float) -> NoiseLevel:
-    """Variance-preserving coefficients from one entry of ``alphas_cumprod``."""
-    value = float(alpha_cumprod)
-    return NoiseLevel(math.sqrt(value), math.sqrt(1.0 - value))
-
-
 def training_levels(scheduler: Any) -> NoiseLevel:
     """The noise schedule that a network is trained on, one entry per training timestep.
 
@@ -137,7 +132,7 @@ def flow_levels(timesteps: Tensor, num_train_timesteps: int) -> NoiseLevel:
 
 
 def preserving_levels(alphas_cumprod: Tensor) -> NoiseLevel:
-    """Variance-preserving levels, float64 tensors (T,), of a table ``alphas_cumprod`` (T,)."""
+    """Variance-preserving levels, float64 tensors, of a table ``alphas_cumprod`` (T,) or of one entry of it, 0-d."""
     table = alphas_cumprod.to(device="cpu", dtype=torch.float64)
     return NoiseLevel(table.sqrt(), (1.0 - table).sqrt())
 

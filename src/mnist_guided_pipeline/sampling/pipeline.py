@@ -36,7 +36,7 @@ from .denoiser import GuidedDenoiser
 from .exported import exported_code, is_exported, share_classes
 from .guidance import classifier_score  # noqa: F401 - as above
 from .latents import denormalise
-from .networks import check_space, describe_classes, is_conditional, num_classes, sample_shape
+from .networks import check_space, is_conditional, note_classes, num_classes, sample_shape
 from .noise import NoiseLevel  # noqa: F401 - as above
 from .particle_call import ParticleCall, check_particles
 from .particles import Particles  # noqa: F401 - as above
@@ -123,7 +123,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         training_noise = training_noise or earlier.get("training_noise") or describe_noise(scheduler)
         sampling_defaults = earlier.get("sampling_defaults") if sampling_defaults is None else sampling_defaults
         names = _class_names(id2label, classifier, denoiser)
-        describe_classes(denoiser, len(names))
+        note_classes(denoiser, len(names))
         self.register_to_config(
             id2label={str(index): name for index, name in names.items()},
             training_noise=dict(training_noise),
@@ -195,7 +195,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
 
     @property
     def sampling_defaults(self) -> dict[str, Any]:
-        """What a call with class labels uses where its arguments are None.
+        """What a call uses where its arguments are None; without class labels ``guidance_scale`` is then 0.
 
         ``guidance_scale``, ``cfg_scale``, ``guidance_interval`` and ``num_inference_steps``: those of
         ``config.sampling_defaults``, else 1 (0 without a classifier), 1, every level and 25.
@@ -254,7 +254,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             return_dict: return an ``ImagePipelineOutput`` rather than a tuple.
             callback_on_step_end: called as ``callback(pipe, step, timestep, tensors)`` after every step, with a
                 pipeline that belongs to this call alone, and its scheduler; the ``latents`` that it returns replace the
-                sample.
+                sample. Particles of many samples are drawn in parts of up to 8192 rows: it then gets the rows of a
+                part, and ``step`` starts at 0 with each.
             callback_on_step_end_tensor_inputs: which tensors the callback gets, of ``_callback_tensor_inputs``.
             negative_class_labels: in place of ``class_labels``: any class but these, one row per label.
             classifier_temperature: divides the classifier's logits, positive; it calibrates, the scale guides.
@@ -318,8 +319,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 "num_particles": num_particles,
             }
             latents = self._in_parts(at_once, labels, scales, generator, latents, together)
-            images = self.decode_latents(latents, output_type)
-            return ImagePipelineOutput(images=images) if return_dict else (images,)
+            return self._output(latents, output_type, return_dict)
 
         call = self._of_one_call()
         times = call.prepare_timesteps(num_inference_steps, timesteps, sigmas)
@@ -384,6 +384,10 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 "wider type, or latents that are standard Gaussian noise."
             )
         self._guidance_scale, self._num_timesteps = call._guidance_scale, call._num_timesteps
+        return self._output(latents, output_type, return_dict)
+
+    def _output(self, latents: Tensor, output_type: str, return_dict: bool) -> Any:
+        """What a call returns; offloaded networks, the VAE too, go back to where they wait."""
         images = self.decode_latents(latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -66,7 +66,7 @@ SUPPORTED: dict[str, SchedulerSupport] = {
     "KDPM2AncestralDiscreteScheduler": SchedulerSupport((_E, _V), "sigma", stochastic="yes"),
     "LMSDiscreteScheduler": SchedulerSupport((_E, _X, _V), "sigma"),  # needs scipy
     "DPMSolverSDEScheduler": SchedulerSupport((_E, _V), "sigma", stochastic="yes"),  # needs torchsde
-    # LCM and TCD are made for distilled networks: the mean of the samples is right, their spread is too small
+    # LCM and FlowMatchLCM are made for distilled networks: the mean of the samples is right, their spread too small
     "LCMScheduler": SchedulerSupport((_E, _X, _V), "vp", stochastic="yes"),
     "TCDScheduler": SchedulerSupport((_E, _X, _V), "vp", stochastic="eta > 0"),
     "UnCLIPScheduler": SchedulerSupport((_E, _X), "vp", stochastic="yes"),  # has a cosine schedule of its own
@@ -232,7 +232,7 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
     """
     name, support, config = type(scheduler).__name__, find_support(scheduler), scheduler.config
     law, trained_law = scheduler_schedule(scheduler), training_noise["law"]
-    fix = f"pipe.scheduler = pipe.make_scheduler({name})"
+    fix = f"or, in a pipeline of this package, pipe.scheduler = pipe.make_scheduler({name})"
     adapted = law == "flow" and trained_law == "preserving"
     if law != trained_law and not adapted:
         wanted = training_noise["prediction_type"]
@@ -254,23 +254,25 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
         )
     trained_type = training_noise["prediction_type"]
     if not adapted and prediction_type != trained_type:
-        usable = fix if trained_type in allowed else "a scheduler that takes that, such as DDIMScheduler"
+        usable = f"Set prediction_type={trained_type!r}, {fix}"
+        if trained_type not in allowed:
+            usable = "Use a scheduler that takes that, such as DDIMScheduler"
         raise ValueError(
             f"{name} takes the denoiser's output for {prediction_type!r}, but the denoiser was trained for "
-            f"{trained_type!r}. Use {usable}."
+            f"{trained_type!r}. {usable}."
         )
     for settings, classes, effect in _UNUSABLE:
         if (not classes or name in classes) and all(config.get(key) == value for key, value in settings.items()):
             found = " and ".join(f"{key}={value!r}" for key, value in settings.items())
-            raise ValueError(f"{name} has {found}, which {effect}. Use {fix}.")
+            raise ValueError(f"{name} has {found}, which {effect}. Leave {' and '.join(settings)} out, {fix}.")
     if config.get("scale_factors") is not None:
-        raise ValueError(f"{name} has scale_factors, which change the size of latents between steps. Use {fix}.")
+        raise ValueError(f"{name} has scale_factors, which change latents' size between steps. Leave it out, {fix}.")
     spacing = config.get("timestep_spacing", "leading")
     if name in _NOT_FROM_PURE_NOISE and spacing != "leading" and law == trained_law == "preserving":
         if preserving_table(training_noise)[-1] < 1e-6:
             raise ValueError(
                 f"{name} has timestep_spacing={spacing!r}, with which it starts where the noise schedule is almost "
-                f"pure noise, and its samples are far from right. Use {fix}, or set timestep_spacing='leading'."
+                f"pure noise, and its samples are far from right. Set timestep_spacing='leading', {fix}."
             )
     if prediction_type == _E and trained_law == "preserving" and preserving_table(training_noise)[-1] < 1e-12:
         raise ValueError(
@@ -282,17 +284,17 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
         limit = config.get("clip_sample_range", 1.0)
         raise ValueError(
             f"{name} has clip_sample=True, which clips the predicted sample to +-{limit}: latents are not in that "
-            f"range, and guided samples lose their spread. Use {fix}, or set clip_sample=False."
+            f"range, and guided samples lose their spread. Set clip_sample=False, {fix}."
         )
     if config.get("thresholding", False):
         raise ValueError(
-            f"{name} has thresholding=True, which is made for pixels in [-1, 1]. Use {fix}, or set thresholding=False."
+            f"{name} has thresholding=True, which is made for pixels in [-1, 1]. Set thresholding=False, {fix}."
         )
     for setting, (classes, other) in _COARSE.items():
         if name.removesuffix("Scheduler") in classes and config.get(setting, False):
             raise ValueError(
                 f"{name} has {setting}=True, with which its samples are far from right unless it takes hundreds of "
-                f"steps. Use {fix}, or {other}, which can take {setting}."
+                f"steps. Leave {setting} out, or use {other}, which can take it."
             )
     if not adapted:
         _check_settings(scheduler, training_noise, fix)
@@ -387,5 +389,5 @@ def _check_settings(scheduler: Any, training_noise: dict[str, Any], fix: str) ->
         raise ValueError(
             f"{name} has another noise schedule than the networks were trained on "
             f"({'; '.join(different) or 'alphas_cumprod differs'}). Scheduler.from_config drops settings that the "
-            f"other scheduler left at its default. Use {fix}."
+            f"other scheduler left at its default. Give it those of training, {fix}."
         )

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ..data.images import LabelledImages, load_image_splits
 from ..data.points import PointSet, is_point_set, load_points
 from ..data.posteriors import LATENTS_OF, autoencoder_fingerprint, check_latents, sample_shape_of
-from ..sampling.networks import describe_classes, num_classes, sample_shape
+from ..sampling.networks import note_classes, num_classes, sample_shape
 from ..storage.assemble import check_same_noise, training_scheduler
 from ..storage.pipelines import fetched, load_network
 from ..storage.push import start_push
@@ -207,7 +207,7 @@ def make_network(
             there, here = _plain(network.config.get(name)), _plain(value)
             if there != here:
                 raise ValueError(f"{source} {name} {there}, this run {here}: they must be alike.")
-    describe_classes(network, len(data.class_names))
+    note_classes(network, len(data.class_names))
     if num_classes(network) not in (None, len(data.class_names)):
         raise ValueError(
             f"{source} num_classes {num_classes(network)}, the data set has {len(data.class_names)} classes: give "

@@ -6,10 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..sampling.guidance import class_log_likelihood, guidance_factor, guided_prediction
+from ..sampling.guidance import MIN_FLOW_ALPHA, class_log_likelihood, guidance_factor, guided_prediction
 from ..sampling.noise import NoiseLevel
-
-_FULL_WEIGHT_ALPHA = 0.02  # below this the factor 1/alpha of the rule is taken out of the loss again
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor, kind: str) -> Tensor:
@@ -94,14 +92,15 @@ def guided_denoising_loss(
         scale: guidance scale.
 
     Returns:
-        () in float32, differentiable twice. Levels that guidance leaves out do not count.
+        () in float32, differentiable twice. Where alpha is below 0.02, least of a guided flow, a level counts
+        ``(alpha / 0.02)^2`` times, which takes the rule's factor 1/alpha out again.
     """
     log_likelihood = class_log_likelihood(logits, labels)
     (score,) = torch.autograd.grad(log_likelihood.sum(), noisy, create_graph=True)
     alpha = level.alpha.clamp_min(1e-6)  # a flow ends in alpha = 0, where the weight is zero too
     factor = guidance_factor(alpha, level.sigma, prediction_type)
     guided = guided_prediction(prediction, score.float(), factor, scale)
-    weight = (level.alpha.flatten() / _FULL_WEIGHT_ALPHA).clamp_max(1.0) ** 2
+    weight = (level.alpha.flatten() / MIN_FLOW_ALPHA).clamp_max(1.0) ** 2
     return denoising_loss(guided, target, weight)
 
 
