@@ -24,7 +24,7 @@ import train_pair
 import train_vae
 from mnist_guided_pipeline.storage.assemble import assemble_pipeline, keep_recipes
 from mnist_guided_pipeline.storage.push import finish_push, start_push
-from mnist_guided_pipeline.training.config import CommonConfig, TrainingConfig
+from mnist_guided_pipeline.training.config import CommonConfig, NetworkConfig, TrainingConfig
 from mnist_guided_pipeline.training.launch import end, load_splits, make_accelerator, plain_errors
 from mnist_guided_pipeline.training.presets import PRESETS
 
@@ -128,10 +128,10 @@ def step_settings(config: PipelineConfig) -> dict[str, Any]:
 
 def with_num_classes(config: TrainingConfig, num_classes: int) -> TrainingConfig:
     """The settings of a step for a data set of that many classes; a preset's are those of MNIST."""
-    arguments = config.network_arguments
-    if "num_classes" not in arguments:
+    if not isinstance(config, NetworkConfig) or "num_classes" not in config.network_arguments:
         return config
-    return dataclasses.replace(config, network_config=json.dumps({**arguments, "num_classes": num_classes}))
+    arguments = config.network_arguments | {"num_classes": num_classes}
+    return dataclasses.replace(config, network_config=json.dumps(arguments))
 
 
 def is_finished(config: TrainingConfig) -> bool:

@@ -41,11 +41,6 @@ CONTRADICTIONS = [
     (GANConfig, '--discriminator_config {"num_classes":10}', "give num_classes in network_config alone"),
     (DecoderConfig, "--r1_gamma 1", "vae_path is missing: give the folder of train_vae.py, or a Hub id"),
     (DecoderConfig, "--vae_path a/b --reconstruction_weight 0", "reconstruction_weight must be positive, got 0"),
-    (
-        DecoderConfig,
-        '--vae_path a/b --network_config {"latent_dim":2}',
-        "is without effect: vae_path has the networks",
-    ),
     (DenoiserConfig, "--num_train_timesteps 1", "num_train_timesteps must be at least 2, got 1"),
     (DenoiserConfig, "--beta_end 2", "must satisfy 0 < beta_start < beta_end < 1"),
     (ClassifierConfig, "--score_matching_weight 1", "score_matching_weight 1.0 needs denoiser_path"),
@@ -123,6 +118,8 @@ class TestRunsOfBefore:
         file = tmp_path / "train_config.json"
         old = dataclasses.asdict(VAEConfig("old", kl_weight=0.5, seed=3, resume_from_checkpoint="latest"))
         file.write_text(json.dumps(old | {"torch_compile": False}))  # which earlier versions had
+        made_before = {"output_dir": "old", "network": "", "network_config": "{}", "vae_path": "a/b"}
+        assert DecoderConfig.from_json(json.dumps(made_before)) == DecoderConfig("old", vae_path="a/b")
         config = parse(VAEConfig, ["--config", str(file), "--output_dir", "new", "--seed", "4"])
         assert config == VAEConfig("new", kl_weight=0.5, seed=4)
 

@@ -24,8 +24,8 @@ from .checkpoints import checkpoint_folders
 
 Config = TypeVar("Config", bound="TrainingConfig")
 
-_RETIRED = ("torch_compile",)
-"""Settings of earlier versions, in the files of their runs."""
+_RETIRED = ("torch_compile", "network", "network_config")
+"""Settings of earlier versions, in the files of their runs; the last two of scripts that make no network."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,6 @@ class TrainingConfig(CommonConfig):
 
     trains_on_points: ClassVar[bool] = False
 
-    network: str = ""
-    """Class of the network."""
-    network_config: Annotated[str, JSON_OBJECT] = "{}"
-    """Its constructor's arguments, as a JSON object; what the data decide is filled in."""
     dataset_name: str = "ylecun/mnist"
     """Hub id, or a folder with the same parquet files; for points in the plane, a name such as points:dino."""
     train_batch_size: Annotated[int, POSITIVE] = 128
@@ -206,11 +202,6 @@ class TrainingConfig(CommonConfig):
                 "output_dir, or replace it with --force."
             )
 
-    @property
-    def network_arguments(self) -> dict[str, Any]:
-        """The parsed ``network_config``."""
-        return json.loads(self.network_config)
-
     def total_updates(self, updates_per_epoch: int) -> int:
         """Updates of the whole run."""
         return self.max_train_steps or self.num_train_epochs * updates_per_epoch
@@ -236,12 +227,26 @@ class TrainingConfig(CommonConfig):
     @classmethod
     def from_json(cls: type[Config], text: str) -> Config:
         """The inverse of :meth:`to_json`; unknown settings are an error."""
-        return cls(**{name: value for name, value in dict(json.loads(text)).items() if name not in _RETIRED})
+        retired = set(_RETIRED) - {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in dict(json.loads(text)).items() if name not in retired})
 
 
 @dataclass
-class NewNetworkConfig(TrainingConfig):
-    """What the scripts share whose network is not given by the path of another."""
+class NetworkConfig(TrainingConfig):
+    """What the scripts share that make a network; its class is the setting ``network`` of each."""
+
+    network_config: Annotated[str, JSON_OBJECT] = "{}"
+    """Its constructor's arguments, as a JSON object; what the data decide is filled in."""
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        """The parsed ``network_config``."""
+        return json.loads(self.network_config)
+
+
+@dataclass
+class NewNetworkConfig(NetworkConfig):
+    """What those share that may start from the weights of another."""
 
     init_from: str | None = None
     """Folder or Hub id of a network, or of a pipeline that has it: start from its weights, with a new optimizer and
@@ -337,8 +342,6 @@ class DecoderConfig(AdversarialConfig):
         super().check()
         if not self.vae_path:
             raise ValueError("vae_path is missing: give the folder of train_vae.py, or a Hub id.")
-        if self.network_arguments:
-            raise ValueError(f"network_config {self.network_config!r} is without effect: vae_path has the networks.")
 
 
 @dataclass
@@ -431,8 +434,6 @@ class ClassifierConfig(LatentTrainingConfig, NewNetworkConfig):
 class PairConfig(LatentTrainingConfig):
     """Settings of ``train_pair.py``."""
 
-    network: Literal["PosteriorResidualMLPDenoiser"] = "PosteriorResidualMLPDenoiser"
-    """Class of the denoiser that comes out of it."""
     denoiser_path: str = ""
     """Folder or Hub id of a class-conditional ResidualMLPDenoiser: the weights to start from, and the teacher."""
     classifier_path: str = ""
@@ -462,11 +463,6 @@ class PairConfig(LatentTrainingConfig):
         for name, script in (("denoiser_path", "train_denoiser.py"), ("classifier_path", "train_classifier.py")):
             if not getattr(self, name):
                 raise ValueError(f"{name} is missing: give the folder of {script}, or a Hub id.")
-        if self.network_arguments:
-            raise ValueError(
-                f"network_config {self.network_config!r} is without effect: denoiser_path and classifier_path have the "
-                "networks."
-            )
         if self.target == "data" and self.visited_share > 0:
             raise ValueError(
                 f"visited_share {self.visited_share} needs target 'teacher': there are no data for the states that "
@@ -477,7 +473,7 @@ class PairConfig(LatentTrainingConfig):
 
 
 @dataclass
-class JudgeConfig(TrainingConfig):
+class JudgeConfig(NetworkConfig):
     """Settings of ``train_judge.py``."""
 
     network: Literal["ResNetForImageClassification"] = "ResNetForImageClassification"
