@@ -22,10 +22,9 @@ from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples, sample_shape_of
+from mnist_guided_pipeline.sampling.networks import mean_prediction, predict
 from mnist_guided_pipeline.sampling.networks import num_classes as classes_of
-from mnist_guided_pipeline.sampling.networks import predict
-from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
-from mnist_guided_pipeline.seeding import keyed_generator
+from mnist_guided_pipeline.sampling.noise import NoiseLevel, prediction_target
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import ClassifierConfig
 from mnist_guided_pipeline.training.launch import launch, load_fitting, load_splits, make_network
@@ -62,9 +61,9 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     device = accelerator.device
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
     train, test = load_splits(config, accelerator)
-    num_classes, noise_schedule, denoiser = len(train.class_names), TrainingNoise(config), None
+    num_classes, training_noise, denoiser = len(train.class_names), TrainingNoise(config), None
     if config.denoiser_path:
-        denoiser = load_fitting(config, "denoiser", train, vae, noise_schedule.scheduler).to(device)
+        denoiser = load_fitting(config, "denoiser", train, vae, training_noise.scheduler).to(device)
     if config.random_label_share > 0 and denoiser is not None and classes_of(denoiser) != num_classes:
         raise ValueError(
             f"random_label_share {config.random_label_share} needs a denoiser that knows the {num_classes} classes of "
@@ -73,41 +72,40 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
         )
     network_class = getattr(mgp, config.network)
     arguments = {"sample_shape": sample_shape_of(train, vae), "num_classes": num_classes}
-    arguments |= noise_schedule.arguments_of(network_class)
+    arguments |= training_noise.arguments_of(network_class)
     classifier = make_network(
         config, network_class, train, arguments, vae=vae, init_from=config.init_from, component="classifier"
     )
+    matches_scores = denoiser is not None and config.score_matching_weight > 0
     run = Run(config, accelerator, train, {"classifier": classifier}, {"classifier": Objective(classifier)})
     samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
     test_samples = clean_samples(test, vae, progress=False).to(device)
     labels = train.labels.to(device)
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)
-        levels = noise_schedule.draw(len(indices), generator)
+        noises = training_noise.draw(len(indices), samples.sample_shape, generator)
         wanted = train.labels[indices]
         if config.random_label_share > 0:
             random = torch.rand(len(indices), generator=generator) < config.random_label_share
             wanted = torch.where(random, torch.randint(num_classes, wanted.shape, generator=generator), wanted)
-        return indices, posterior_noise, noise, levels, wanted
+        return indices, *noises, wanted
 
     def prepare(
-        indices: Tensor, posterior_noise: Tensor, noise: Tensor, levels: Tensor, wanted: Tensor
-    ) -> tuple[Tensor, ...]:
+        indices: Tensor, posterior_noise: Tensor, noise: Tensor, rows: Tensor, wanted: Tensor
+    ) -> tuple[Tensor | None, ...]:
         z0 = samples.draw(indices, posterior_noise)
-        level = noise_schedule.levels(levels, z0)
-        target = prediction_target(z0, noise, level, config.prediction_type)
-        times = noise_schedule.timesteps(levels, device)
-        return add_noise(z0, noise, level), times, labels[indices], wanted, target, *level
+        noisy, times, level = training_noise.corrupt(z0, noise, rows)
+        target = prediction_target(z0, noise, level, config.prediction_type) if matches_scores else None
+        return noisy, times, labels[indices], wanted, target, *level
 
     for noisy, times, classes, wanted, target, alpha, sigma in run.batches(draw, prepare):
         guided: tuple[Any, ...] = ()
         with accelerator.autocast():
-            if denoiser is not None and config.score_matching_weight > 0:
+            if matches_scores:
                 with torch.no_grad():
-                    prediction = predict(denoiser, noisy, times).sample[:, : noisy.shape[1]].float()
+                    prediction = mean_prediction(predict(denoiser, noisy, times).sample, noisy).float()
                     if config.random_label_share > 0:
-                        conditional = predict(denoiser, noisy, times, wanted).sample[:, : noisy.shape[1]].float()
+                        conditional = mean_prediction(predict(denoiser, noisy, times, wanted).sample, noisy).float()
                         other = (wanted != classes).reshape(-1, *(1,) * (target.ndim - 1))
                         target = torch.where(other, conditional, target)
                 guided = (prediction, wanted, target, NoiseLevel(alpha, sigma), config.prediction_type)
@@ -117,8 +115,8 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
             loss = loss + config.score_matching_weight * score_matching
             values["score_matching"] = score_matching
         if run.step(loss, **values):
-            run.validate(lambda: validate(classifier, denoiser, test_samples, test.labels, noise_schedule, config))
-    run.finish(classifier, scheduler=noise_schedule.scheduler)
+            run.validate(lambda: validate(classifier, denoiser, test_samples, test.labels, training_noise))
+    run.finish(classifier, scheduler=training_noise.scheduler)
 
 
 def validate(
@@ -126,8 +124,7 @@ def validate(
     denoiser: ModelMixin | None,
     samples: PosteriorTable,
     labels: Tensor,
-    noise_schedule: TrainingNoise,
-    config: ClassifierConfig,
+    training_noise: TrainingNoise,
     num_ranges: int = 10,
 ) -> dict[str, float | Tensor]:
     """Accuracy on the test set in equal ranges of the timestep, and the guided denoising loss with a denoiser.
@@ -135,29 +132,18 @@ def validate(
     The same noise is used every time.
     """
     classifier.eval()
-    device = classifier.device
-    generator = keyed_generator(config.seed, "validation")
-    count = len(labels)
-    posterior_noise, noise = torch.randn(2, count, *samples.sample_shape, generator=generator).to(device)
-    levels = noise_schedule.spread(count)
-    z0 = samples.draw(torch.arange(count), posterior_noise)
+    prediction_type = training_noise.config.prediction_type
     correct: list[Tensor] = []
     unguided: list[Tensor] = []
     guided: list[Tensor] = []
-    for rows in torch.arange(count).split(1000):
-        level = noise_schedule.levels(levels[rows], z0)
-        times, targets = noise_schedule.timesteps(levels[rows], device), labels[rows].to(device)
-        noisy = add_noise(z0[rows], noise[rows], level).requires_grad_()
-        logits = classifier(noisy, times).logits
-        correct.append((logits.argmax(dim=1) == targets).float().detach().cpu())
+    for noisy, times, classes, target, level in training_noise.validation_batches(samples, labels):
+        logits = classifier(noisy.requires_grad_(), times).logits
+        correct.append((logits.argmax(dim=1) == classes).float().detach().cpu())
         if denoiser is not None:
             with torch.no_grad():
-                prediction = predict(denoiser, noisy, times).sample[:, : noisy.shape[1]]
-            target = prediction_target(z0[rows], noise[rows], level, config.prediction_type)
+                prediction = mean_prediction(predict(denoiser, noisy, times).sample, noisy)
             for scale, losses in ((0.0, unguided), (1.0, guided)):
-                loss = guided_denoising_loss(
-                    prediction, logits, targets, noisy, target, level, config.prediction_type, scale
-                )
+                loss = guided_denoising_loss(prediction, logits, classes, noisy, target, level, prediction_type, scale)
                 losses.append(loss.detach().cpu())
     classifier.train()
     values: dict[str, float | Tensor] = {}

@@ -19,12 +19,13 @@ from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples,
 from mnist_guided_pipeline.sampling.networks import (
     arguments_for,
     is_conditional,
+    mean_prediction,
     null_label,
     num_classes,
     predict,
     sample_shape,
 )
-from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
+from mnist_guided_pipeline.sampling.noise import NoiseLevel, prediction_target
 from mnist_guided_pipeline.sampling.schedulers import scheduler_schedule
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.pipelines import load_network
@@ -42,7 +43,7 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     device = accelerator.device
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
     train, test = load_splits(config, accelerator)
-    noise_schedule = TrainingNoise(config)
+    training_noise = TrainingNoise(config)
     network_class = getattr(mgp if hasattr(mgp, config.network) else diffusers, config.network)
     arguments = arguments_for(network_class, sample_shape_of(train, vae))
     denoiser = make_network(
@@ -62,16 +63,14 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     labels = train.labels.to(device)
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)
-        levels = noise_schedule.draw(len(indices), generator)
-        dropped = torch.rand(len(indices), generator=generator) < config.label_dropout
-        return indices, posterior_noise, noise, levels, dropped
+        noises = training_noise.draw(len(indices), samples.sample_shape, generator)
+        return indices, *noises, torch.rand(len(indices), generator=generator) < config.label_dropout
 
     def prepare(
-        indices: Tensor, posterior_noise: Tensor, noise: Tensor, levels: Tensor, dropped: Tensor
+        indices: Tensor, posterior_noise: Tensor, noise: Tensor, rows: Tensor, dropped: Tensor
     ) -> tuple[Tensor | None, ...]:
         z0 = samples.draw(indices, posterior_noise)
-        level = noise_schedule.levels(levels, z0)
+        noisy, times, level = training_noise.corrupt(z0, noise, rows)
         condition = labels[indices] if is_conditional(denoiser) else None
         if condition is not None and null is not None:
             condition = condition.masked_fill(dropped, null)
@@ -80,24 +79,24 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
             flat = NoiseLevel(level.alpha.flatten(), level.sigma.flatten())
             weight = min_snr_weight(flat, config.snr_gamma, config.prediction_type)
         target = prediction_target(z0, noise, level, config.prediction_type)
-        return add_noise(z0, noise, level), noise_schedule.timesteps(levels, device), condition, target, weight
+        return noisy, times, condition, target, weight
 
     def measure() -> dict[str, float | Tensor]:
-        values = validate(denoiser, test_samples, test.labels, noise_schedule, config)
+        values = validate(denoiser, test_samples, test.labels, training_noise)
         if config.num_validation_images and isinstance(train, LabelledImages) and takes_images(accelerator):
-            scheduler, count = noise_schedule.scheduler, config.num_validation_images
+            scheduler, count = training_noise.scheduler, config.num_validation_images
             values["samples"] = validation_samples(denoiser, vae, scheduler, count, config.seed)
         return values
 
     for noisy, times, condition, target, weight in run.batches(draw, prepare):
         with accelerator.autocast():
-            prediction = run.model(noisy, times, condition, return_dict=False)[0][:, : noisy.shape[1]]
+            prediction = mean_prediction(run.model(noisy, times, condition, return_dict=False)[0], noisy)
         if run.step(denoising_loss(prediction, target, weight)):
             run.validate(measure)
 
     if accelerator.is_main_process:
         check_label_effect(denoiser, config.num_train_timesteps / 2)
-    run.finish(denoiser, scheduler=noise_schedule.scheduler)
+    run.finish(denoiser, scheduler=training_noise.scheduler)
 
 
 @torch.no_grad()
@@ -105,25 +104,15 @@ def validate(
     denoiser: ModelMixin,
     samples: PosteriorTable,
     labels: Tensor,
-    noise_schedule: TrainingNoise,
-    config: DenoiserConfig,
+    training_noise: TrainingNoise,
     num_ranges: int = 5,
 ) -> dict[str, float | Tensor]:
     """Denoising loss on the test set, overall and in equal ranges of the timestep; the same noise every time."""
     denoiser.eval()
-    generator = keyed_generator(config.seed, "validation")
-    count = len(samples.mean)
-    posterior_noise, noise = torch.randn(2, count, *samples.sample_shape, generator=generator).to(denoiser.device)
-    levels = noise_schedule.spread(count)
-    z0 = samples.draw(torch.arange(count), posterior_noise)
     losses = []
-    for rows in torch.arange(count).split(1000):
-        level = noise_schedule.levels(levels[rows], z0)
-        condition = labels[rows].to(denoiser.device) if is_conditional(denoiser) else None
-        noisy = add_noise(z0[rows], noise[rows], level)
-        times = noise_schedule.timesteps(levels[rows], noisy.device)
-        prediction = predict(denoiser, noisy, times, condition).sample[:, : noisy.shape[1]]
-        target = prediction_target(z0[rows], noise[rows], level, config.prediction_type)
+    for noisy, times, wanted, target, _ in training_noise.validation_batches(samples, labels):
+        condition = wanted if is_conditional(denoiser) else None
+        prediction = mean_prediction(predict(denoiser, noisy, times, condition).sample, noisy)
         losses.append(((prediction - target) ** 2).flatten(1).mean(dim=1).cpu())
     denoiser.train()
     errors = torch.cat(losses)

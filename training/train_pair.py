@@ -3,15 +3,16 @@
     python training/train_pair.py --vae_path runs/vae --denoiser_path runs/denoiser \
         --classifier_path runs/classifier --output_dir runs/pair
 
-The denoiser learns to be told the classifier's posterior ``p(y | x, t)`` in place of a label: its unconditional
+The denoiser learns to take the classifier's posterior ``p(y | x, t)`` in place of a label: its unconditional
 prediction ``U`` is then the mean of the conditional ones, as the mixture identity has it. The classifier learns the
 gradient that turns ``U`` into the prediction for a label (Chao et al. 2022, https://arxiv.org/abs/2203.14206, equation
 11, with a trained denoiser's prediction in place of the data's):
 
-    cross-entropy + w |U + k grad log p(y | x, t) - D(x, t, y)|^2 + w |told(x, t, y) - D(x, t, y)|^2
+    cross-entropy + w |U + k grad log p(y | x, t) - D(x, t, y)|^2 + w |L(x, t, y) - D(x, t, y)|^2
 
-``D`` is the denoiser to start from, told the label, and stays as it is. Half of the samples are noisy data with their
-own label, half are states that guided sampling has visited with the label it was guided to (``rollouts.py``).
+``L`` is its prediction for a label, ``D`` that of the denoiser to start from, which stays as it is. Half of the samples
+are noisy data with their own label, half are states that guided sampling has visited with the label it was guided to
+(``rollouts.py``).
 
 The result in output_dir is a plain folder for ``ResidualMLPClassifier.from_pretrained``, with the denoiser in
 ``denoiser/``; ``mnist-guided assemble --denoiser runs/pair --classifier runs/pair`` finds both.
@@ -27,7 +28,7 @@ from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.posteriors import LATENTS_OF, PosteriorTable, autoencoder_fingerprint, clean_samples
-from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise, prediction_target
+from mnist_guided_pipeline.sampling.noise import NoiseLevel, prediction_target
 from mnist_guided_pipeline.sampling.schedulers import describe_noise
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.atomic import atomic_write
@@ -51,7 +52,14 @@ class Objective(torch.nn.Module):
         self.config = config
 
     def forward(
-        self, noisy: Tensor, times: Tensor, labels: Tensor, target: Tensor, level: NoiseLevel, own: Tensor, told: Tensor
+        self,
+        noisy: Tensor,
+        times: Tensor,
+        labels: Tensor,
+        target: Tensor,
+        level: NoiseLevel,
+        own: Tensor,
+        keeps_label: Tensor,
     ) -> dict[str, Tensor]:
         """The terms of the loss, each () and a mean over the batch.
 
@@ -62,7 +70,7 @@ class Objective(torch.nn.Module):
             target: (B, ...), what the guided prediction should be.
             level: coefficients that broadcast against ``noisy``.
             own: bool (B,), the noisy data.
-            told: bool (B,), those of them on which the denoiser is also told the label.
+            keeps_label: bool (B,), those of them on which the denoiser is also given the label.
         """
         config = self.config
         noisy = noisy.detach().requires_grad_()
@@ -73,8 +81,9 @@ class Objective(torch.nn.Module):
         cross_entropy = F.cross_entropy(logits, labels, reduction="none")
         terms = {"cross_entropy": (cross_entropy * own).mean() / (1 - config.visited_share), "guided": guided}
         if config.told_share > 0:
-            kept = self.denoiser(noisy.detach()[told], times[told], labels[told], return_dict=False)[0].float()
-            errors = (kept - target[told]).square().sum() / target.numel()
+            kept = noisy.detach()[keeps_label], times[keeps_label], labels[keeps_label]
+            labelled = self.denoiser(*kept, return_dict=False)[0].float()
+            errors = (labelled - target[keeps_label]).square().sum() / target.numel()
             terms["told"] = errors / ((1 - config.visited_share) * config.told_share)
         if config.target == "data":
             terms["unlabelled"] = denoising_loss(unlabelled, target)
@@ -86,9 +95,9 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
     device = accelerator.device
     vae = load_network(config.vae_path, "vae").to(device) if config.vae_path else None
     train, test = load_splits(config, accelerator)
-    noise_schedule = TrainingNoise(config)
+    training_noise = TrainingNoise(config)
     teacher, classifier = (
-        load_fitting(config, name, train, vae, noise_schedule.scheduler) for name in ("denoiser", "classifier")
+        load_fitting(config, name, train, vae, training_noise.scheduler) for name in ("denoiser", "classifier")
     )
     teacher.to(device).requires_grad_(False)
     if not isinstance(teacher, mgp.ResidualMLPDenoiser) or teacher.config.num_classes is None:
@@ -109,28 +118,21 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
     samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)
     test_samples = clean_samples(test, vae, progress=False).to(device)
     labels = train.labels.to(device)
-    training_noise = describe_noise(noise_schedule.scheduler)
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        posterior_noise, noise = torch.randn(2, len(indices), *samples.sample_shape, generator=generator)
-        return (
-            indices,
-            posterior_noise,
-            noise,
-            noise_schedule.draw(len(indices), generator),
-            torch.rand(len(indices), 3, generator=generator),
-        )
+        noises = training_noise.draw(len(indices), samples.sample_shape, generator)
+        return indices, *noises, torch.rand(len(indices), 3, generator=generator)
 
     def prepare(
-        indices: Tensor, posterior_noise: Tensor, noise: Tensor, levels: Tensor, chances: Tensor
-    ) -> tuple[Tensor, ...]:
+        indices: Tensor, posterior_noise: Tensor, noise: Tensor, rows: Tensor, chances: Tensor
+    ) -> tuple[Tensor | None, ...]:
         z0 = samples.draw(indices, posterior_noise)
-        level = noise_schedule.levels(levels, z0)
-        target = prediction_target(z0, noise, level, config.prediction_type)
-        return add_noise(z0, noise, level), levels, labels[indices], target, chances
+        noisy, _, level = training_noise.corrupt(z0, noise, rows)
+        target = prediction_target(z0, noise, level, config.prediction_type) if config.target == "data" else None
+        return noisy, rows, labels[indices], target, chances
 
     rolled_out = -1
-    for noisy, levels, wanted, target, chances in run.batches(draw, prepare):
+    for noisy, rows, wanted, target, chances in run.batches(draw, prepare):
         update = run.state.update
         if config.visited_share > 0 and update % config.rollout_interval == 0 and rolled_out != update:
             with averaged_weights(run.learners["pair"].ema, pair):
@@ -138,33 +140,31 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
                     visited,
                     denoiser,
                     classifier,
-                    training_noise,
+                    describe_noise(training_noise.scheduler),
                     config.rollout_size,
                     config.rollout_steps,
                     keyed_generator(config.seed, "rollout", update),
                 )
             rolled_out = update
         own = chances[:, 0] >= config.visited_share
-        told = own & (chances[:, 1] < config.told_share)
+        keeps_label = own & (chances[:, 1] < config.told_share)
         if config.visited_share > 0:
-            states, times, guided_to = visited.pick(chances[:, 2])
+            states, visited_rows, guided_to = visited.pick(chances[:, 2])
             noisy = torch.where(own.reshape(-1, *(1,) * (noisy.ndim - 1)), noisy, states)
-            levels, wanted = torch.where(own, levels, times), torch.where(own, wanted, guided_to)
-        level, times = noise_schedule.levels(levels, noisy), noise_schedule.timesteps(levels, device)
+            rows, wanted = torch.where(own, rows, visited_rows), torch.where(own, wanted, guided_to)
+        times, level = training_noise.at(rows, noisy)
         with accelerator.autocast():
             if config.target == "teacher":
                 with torch.no_grad():
                     target = teacher(noisy, times, wanted, return_dict=False)[0].float()
-            terms = run.model(noisy, times, wanted, target, level, own, told)
+            terms = run.model(noisy, times, wanted, target, level, own, keeps_label)
         denoising = sum(term for name, term in terms.items() if name != "cross_entropy")
         loss = terms["cross_entropy"] + config.score_matching_weight * denoising
         if run.step(loss, **terms):
-            run.validate(
-                lambda: validate(denoiser, classifier, teacher, test_samples, test.labels, noise_schedule, config)
-            )
+            run.validate(lambda: validate(denoiser, classifier, teacher, test_samples, test.labels, training_noise))
     if accelerator.is_main_process:
         folder = Path(config.output_dir, "denoiser")
-        noise_schedule.scheduler.save_pretrained(folder / "scheduler")
+        training_noise.scheduler.save_pretrained(folder / "scheduler")
         (folder / "train_config.json").write_text(config.to_json(), encoding="utf-8")
         for name, start, place in (
             ("denoiser", config.denoiser_path, folder),
@@ -173,7 +173,7 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
             for recipe in (Path(start, "train_config.json"), Path(start, name, "train_config.json")):
                 if recipe.is_file():  # how the network that this began with was trained
                     atomic_write(place / f"{name}_train_config.json", recipe.read_text(encoding="utf-8"))
-    run.finish(classifier, denoiser=denoiser, scheduler=noise_schedule.scheduler)
+    run.finish(classifier, denoiser=denoiser, scheduler=training_noise.scheduler)
 
 
 def validate(
@@ -182,39 +182,30 @@ def validate(
     teacher: ModelMixin,
     samples: PosteriorTable,
     labels: Tensor,
-    noise_schedule: TrainingNoise,
-    config: PairConfig,
+    training_noise: TrainingNoise,
 ) -> dict[str, float | Tensor]:
     """On the test set, with the same noise every time: accuracy, and denoising losses (mean over dimensions).
 
     ``gap`` is ``|U - sum_y p(y | x, t) D(x, t, y)|^2``, summed over dimensions, for levels from a tenth to half of the
     schedule: how far the unconditional prediction is from the mean of the conditional ones.
     """
-    generator = keyed_generator(config.seed, "validation")
-    count, num_classes = len(labels), classifier.config.num_classes
-    posterior_noise, noise = torch.randn(2, count, *samples.sample_shape, generator=generator).to(classifier.device)
-    levels = noise_schedule.spread(count)
-    z0 = samples.draw(torch.arange(count), posterior_noise)
+    config = training_noise.config
     sums: dict[str, list[Tensor]] = {"accuracy": [], "unlabelled": [], "guided": [], "told": [], "gap": []}
-    for rows in torch.arange(count).split(1000):
-        level = noise_schedule.levels(levels[rows], z0)
-        times, wanted = noise_schedule.timesteps(levels[rows], z0.device), labels[rows].to(z0.device)
-        noisy = add_noise(z0[rows], noise[rows], level).requires_grad_()
-        truth = prediction_target(z0[rows], noise[rows], level, config.prediction_type)
-        logits = classifier(noisy, times).logits
+    for noisy, times, wanted, truth, level in training_noise.validation_batches(samples, labels):
+        logits = classifier(noisy.requires_grad_(), times).logits
         posterior = logits.detach().softmax(dim=-1)
         with torch.no_grad():
             unlabelled = denoiser(noisy, times, posterior).sample
-            told = denoiser(noisy, times, wanted).sample
-            every = [teacher(noisy, times, torch.full_like(wanted, y)).sample for y in range(num_classes)]
+            labelled = denoiser(noisy, times, wanted).sample
+            every = [teacher(noisy, times, torch.full_like(wanted, y)).sample for y in range(logits.shape[1])]
             mixture = torch.einsum("by,yb...->b...", posterior, torch.stack(every))
         guided = guided_denoising_loss(unlabelled, logits, wanted, noisy, truth, level, config.prediction_type)
-        inner = (levels[rows] >= 0.1 * config.num_train_timesteps) & (levels[rows] <= 0.5 * config.num_train_timesteps)
-        gaps = (unlabelled - mixture).square().flatten(1).sum(dim=1)[inner.to(z0.device)]
+        inner = (times >= 0.1 * config.num_train_timesteps) & (times <= 0.5 * config.num_train_timesteps)
+        gaps = (unlabelled - mixture).square().flatten(1).sum(dim=1)[inner]
         sums["accuracy"].append((logits.argmax(dim=1) == wanted).float().detach())
         sums["unlabelled"].append(denoising_loss(unlabelled, truth).reshape(1))
         sums["guided"].append(guided.detach().reshape(1))
-        sums["told"].append(denoising_loss(told, truth).reshape(1))
+        sums["told"].append(denoising_loss(labelled, truth).reshape(1))
         sums["gap"].append(gaps)
     return {f"test/{name}": torch.cat(parts).mean().item() for name, parts in sums.items()}
 

@@ -37,9 +37,9 @@ def test_a_rollout_ends_where_its_labels_say():
     pipe = exact_pipeline(PLANE, "DDIMScheduler", "epsilon", conditional=True)
     visited = VisitedStates(12 * 400, (2,)).double()
     roll_out(visited, pipe.denoiser, pipe.classifier, NOISE, 400, 12, generator())
-    times = visited.timesteps.reshape(12, 400)[:, 0]
+    times = visited.rows.reshape(12, 400)[:, 0]
     assert times.tolist() == sorted(set(times.tolist()), reverse=True) and times[0] >= 870 and times[-1] < 170
-    late = visited.timesteps == times[-1]
+    late = visited.rows == times[-1]
     with torch.no_grad():
         believed = pipe.classifier(visited.samples[late], times[-1]).logits.argmax(dim=1)
     assert (believed == visited.labels[late]).float().mean() > 0.85

@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.sampling.noise import add_noise
+from mnist_guided_pipeline.data.posteriors import PosteriorTable
 from mnist_guided_pipeline.storage.assemble import assemble_pipeline
 from mnist_guided_pipeline.training.config import DenoiserConfig
 from mnist_guided_pipeline.training.losses import guided_denoising_loss
@@ -20,34 +20,39 @@ def noise_of(prediction_type: str = "v_prediction", **settings) -> TrainingNoise
     return TrainingNoise(DenoiserConfig("", prediction_type=prediction_type, **settings))
 
 
-def noisy_by_the_scheduler(schedule: TrainingNoise, x0, noise, indices):
+def noisy_by_the_scheduler(schedule: TrainingNoise, x0, noise, rows):
     if isinstance(schedule.scheduler, FlowMatchEulerDiscreteScheduler):
-        return schedule.scheduler.scale_noise(x0, schedule.scheduler.timesteps.flip(0)[indices], noise)
-    return schedule.scheduler.add_noise(x0, noise, schedule.timesteps(indices, x0.device))
+        return schedule.scheduler.scale_noise(x0, schedule.scheduler.timesteps.flip(0)[rows], noise)
+    return schedule.scheduler.add_noise(x0, noise, schedule.at(rows, x0)[0])
 
 
 @pytest.mark.filterwarnings("ignore:The noise schedule ends at alpha")
 @pytest.mark.parametrize("prediction_type", TYPES)
 def test_noise_is_added_as_the_scheduler_adds_it(prediction_type):
     schedule = noise_of(prediction_type, num_train_timesteps=50)
-    indices = torch.arange(50)
+    rows = torch.arange(50)
     x0, noise = torch.randn(2, 50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ours = add_noise(x0, noise, schedule.levels(indices, x0))
-    torch.testing.assert_close(ours, noisy_by_the_scheduler(schedule, x0, noise, indices), rtol=1e-5, atol=1e-5)
+    ours = schedule.corrupt(x0, noise, rows)[0]
+    torch.testing.assert_close(ours, noisy_by_the_scheduler(schedule, x0, noise, rows), rtol=1e-5, atol=1e-5)
 
 
 def test_a_flow_network_is_given_the_timesteps_of_the_sampler():
     schedule = noise_of("flow_prediction", num_train_timesteps=50)
     schedule.scheduler.set_timesteps(50)
-    told = schedule.timesteps(torch.arange(50), torch.device("cpu"))
-    torch.testing.assert_close(schedule.scheduler.timesteps.flip(0), told.float())
+    given, _ = schedule.at(torch.arange(50), torch.zeros(50, 3))
+    torch.testing.assert_close(schedule.scheduler.timesteps.flip(0), given.float())
 
 
 def test_levels_are_drawn_uniformly_and_spread_evenly():
     schedule = noise_of(num_train_timesteps=10)
-    drawn = schedule.draw(20_000, torch.Generator().manual_seed(0)).bincount(minlength=10)
+    drawn = schedule.draw(20_000, (1,), torch.Generator().manual_seed(0))[2].bincount(minlength=10)
     assert (drawn - 2_000).abs().max() < 5 * (20_000 * 0.1 * 0.9) ** 0.5
-    assert schedule.spread(30).bincount().tolist() == [3] * 10
+    test = PosteriorTable(torch.zeros(3_000, 1), None), torch.arange(3_000)
+    first, again = (list(schedule.validation_batches(*test)) for _ in range(2))
+    assert [len(noisy) for noisy, *_ in first] == [1_000] * 3
+    assert torch.cat([times for _, times, *_ in first]).tolist() == [i // 300 for i in range(3_000)]
+    assert torch.cat([labels for _, _, labels, *_ in first]).equal(test[1])
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(first, again, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -89,8 +94,7 @@ def test_a_gated_classifier_reads_alpha_times_the_sample(prediction_type):
     schedule = noise_of(prediction_type, num_train_timesteps=40)
     arguments = schedule.arguments_of(mgp.ResidualMLPClassifier)
     network = mgp.ResidualMLPClassifier((3,), hidden_size=8, num_layers=1, condition_dim=8, **arguments)
-    indices = torch.arange(40)
-    gates = network.gate(schedule.timesteps(indices, torch.device("cpu")), torch.ones(40, 1))
+    gates = network.gate(schedule.at(torch.arange(40), torch.ones(40, 1))[0], torch.ones(40, 1))
     torch.testing.assert_close(gates.flatten().double(), schedule.table.alpha, rtol=1e-5, atol=1e-6)
     assert schedule.arguments_of(mgp.MLPClassifier) == {}
 
@@ -99,10 +103,9 @@ def test_the_loss_of_guidance_is_finite_where_a_flow_has_no_signal():
     schedule = noise_of("flow_prediction", num_train_timesteps=4)
     classifier = mgp.MLPClassifier((3,), num_classes=2, hidden_size=8)
     x0, noise = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
-    level = schedule.levels(torch.arange(4), x0)
+    noisy, times, level = schedule.corrupt(x0, noise, torch.arange(4))
     assert level.alpha[-1] == 0
-    noisy = add_noise(x0, noise, level).requires_grad_()
-    logits = classifier(noisy, schedule.timesteps(torch.arange(4), x0.device)).logits
+    logits = classifier(noisy.requires_grad_(), times).logits
     labels = torch.tensor([0, 1, 0, 1])
     loss = guided_denoising_loss(torch.zeros(4, 3), logits, labels, noisy, noise - x0, level, "flow_prediction")
     loss.backward()

@@ -215,13 +215,13 @@ def gradient_errors(
     posteriors = encode_images(pipe.vae, images.images, progress=False)
     generator = keyed_generator(seed, "gradient errors")
     posterior_noise, eps = torch.randn(2, len(images), *posteriors.sample_shape, generator=generator)
-    levels = torch.randint(len(table.sigma), (len(images),), generator=generator)
+    timesteps = torch.randint(len(table.sigma), (len(images),), generator=generator)
     z0 = posteriors.draw(torch.arange(len(images)), posterior_noise).to(classifier.device)
     visited = VisitedStates(12 * num_visited, posteriors.sample_shape).to(classifier.device)
     roll_out(visited, denoiser, classifier, noise, num_visited, 12, generator)
     sources = {
-        "data": (add_noise(z0, eps.to(z0), levels_at(table, levels, z0)), levels, images.labels.to(z0.device)),
-        "visited": (visited.samples, visited.timesteps, visited.labels),
+        "data": (add_noise(z0, eps.to(z0), levels_at(table, timesteps, z0)), timesteps, images.labels.to(z0.device)),
+        "visited": (visited.samples, visited.rows, visited.labels),
     }
     return {name: _errors_by_level(pipe, table, *states) for name, states in sources.items()}
 

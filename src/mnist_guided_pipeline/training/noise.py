@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, ModelMixin
 from torch import Tensor
 
-from ..sampling.noise import NoiseLevel, levels_at, training_levels
+from ..data.posteriors import PosteriorTable
+from ..sampling.noise import NoiseLevel, add_noise, levels_at, prediction_target, training_levels
 from ..sampling.schedulers import describe_noise, scheduler_schedule
+from ..seeding import keyed_generator
 from .config import LatentTrainingConfig
 
 MAX_TERMINAL_SIGNAL = 0.01
@@ -47,7 +50,7 @@ def noise_scheduler(config: LatentTrainingConfig) -> DDPMScheduler | FlowMatchEu
 
 
 class TrainingNoise:
-    """The noise schedule of a training run: levels to draw from, and what a network is given for each.
+    """The noise of a training run: a table of levels, whose rows are drawn, and what a network is given for each.
 
     Args:
         config: settings with the schedule.
@@ -62,6 +65,7 @@ class TrainingNoise:
     """
 
     def __init__(self, config: LatentTrainingConfig):
+        self.config = config
         self.scheduler = noise_scheduler(config)
         self.table = training_levels(self.scheduler)
         self._tables: dict[tuple[torch.device, torch.dtype], NoiseLevel] = {}
@@ -88,24 +92,52 @@ class TrainingNoise:
         """``abar_T = alpha^2`` at the last timestep."""
         return float(self.table.alpha[-1] ** 2)
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Indices into the table (count,), uniform over all levels."""
-        return torch.randint(len(self.table.alpha), (count,), generator=generator)
+    def draw(
+        self, count: int, sample_shape: Sequence[int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What makes noisy data: Gaussian noise of posteriors, and of samples, (count, *sample_shape); rows (count,).
 
-    def spread(self, count: int) -> Tensor:
-        """Indices (count,) that cover all levels evenly, the least noise first: the same for every validation."""
-        return torch.arange(count) * len(self.table.alpha) // count
+        Rows of the table are uniform over all levels.
+        """
+        posterior_noise, noise = torch.randn(2, count, *sample_shape, generator=generator)
+        return posterior_noise, noise, torch.randint(len(self.table.alpha), (count,), generator=generator)
 
-    def levels(self, indices: Tensor, samples: Tensor) -> NoiseLevel:
-        """Levels at ``indices`` (B,), shaped to broadcast against ``samples`` (B, ...), on their device."""
+    def at(self, rows: Tensor, samples: Tensor) -> tuple[Tensor, NoiseLevel]:
+        """What a network is given at ``rows`` (B,) of the table, and the level, on the device of ``samples``.
+
+        Returns:
+            The scheduler's own timesteps, int64 (B,), and levels that broadcast against ``samples`` (B, ...).
+        """
         place = samples.device, samples.dtype
         if place not in self._tables:
             self._tables[place] = NoiseLevel(*(values.to(*place) for values in self.table))
-        return levels_at(self._tables[place], indices.to(samples.device), samples)
+        rows = rows.to(samples.device)
+        return rows + self._first_timestep, levels_at(self._tables[place], rows, samples)
 
-    def timesteps(self, indices: Tensor, device: torch.device) -> Tensor:
-        """What a network is given at ``indices`` (B,): the scheduler's own timestep, int64 (B,)."""
-        return (indices + self._first_timestep).to(device)
+    def corrupt(self, z0: Tensor, noise: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, NoiseLevel]:
+        """Noisy samples of ``z0`` (B, ...), and their timesteps and levels by :meth:`at`."""
+        times, level = self.at(rows, z0)
+        return add_noise(z0, noise, level), times, level
+
+    def validation_batches(
+        self, samples: PosteriorTable, labels: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, NoiseLevel]]:
+        """Noisy test data with the same noise every time, over all levels evenly, the least noise first.
+
+        Args:
+            samples: the test set, N.
+            labels: int64 (N,).
+
+        Yields:
+            Noisy samples (B, ...), timesteps (B,), labels (B,), the data's prediction target (B, ...) and levels.
+        """
+        count, generator = len(labels), keyed_generator(self.config.seed, "validation")
+        posterior_noise, noise = torch.randn(2, count, *samples.sample_shape, generator=generator).to(samples.mean)
+        clean = samples.draw(torch.arange(count), posterior_noise)
+        rows = torch.arange(count) * len(self.table.alpha) // count
+        for z0, eps, chosen, own in zip(*(each.split(1000) for each in (clean, noise, rows, labels)), strict=True):
+            noisy, times, level = self.corrupt(z0, eps, chosen)
+            yield noisy, times, own.to(z0.device), prediction_target(z0, eps, level, self.config.prediction_type), level
 
     def arguments_of(self, network_class: type[ModelMixin]) -> dict[str, Any]:
         """The schedule as ``noise_schedule``, for a network that wants to know it; nothing for others."""

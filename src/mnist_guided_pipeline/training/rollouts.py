@@ -20,7 +20,7 @@ _EARLIEST_START = 0.88  # of the training timesteps, where the first step of a r
 
 
 class VisitedStates(nn.Module):
-    """The newest states, in a ring; a module, so that a checkpoint holds them.
+    """The newest states, each with its row of the noise table, in a ring; a module, so that a checkpoint holds them.
 
     Args:
         size: how many are kept.
@@ -28,30 +28,30 @@ class VisitedStates(nn.Module):
     """
 
     samples: Tensor
-    timesteps: Tensor
+    rows: Tensor
     labels: Tensor
     count: Tensor
 
     def __init__(self, size: int, sample_shape: Sequence[int]):
         super().__init__()
         self.register_buffer("samples", torch.zeros(size, *sample_shape))
-        self.register_buffer("timesteps", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("rows", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    def add(self, samples: Tensor, timestep: Tensor, labels: Tensor) -> None:
-        """Keep samples (B, *sample_shape) at one timestep, guided to labels int64 (B,), in place of the oldest."""
-        rows = (self.count + torch.arange(len(samples), device=self.count.device)) % len(self.samples)
-        self.samples[rows] = samples.to(self.samples)
-        self.timesteps[rows] = timestep.to(self.timesteps)
-        self.labels[rows] = labels
+    def add(self, samples: Tensor, row: Tensor, labels: Tensor) -> None:
+        """Keep samples (B, *sample_shape) at one row, guided to labels int64 (B,), in place of the oldest."""
+        places = (self.count + torch.arange(len(samples), device=self.count.device)) % len(self.samples)
+        self.samples[places] = samples.to(self.samples)
+        self.rows[places] = row.to(self.rows)
+        self.labels[places] = labels
         self.count += len(samples)
 
     def pick(self, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Samples, timesteps and labels (B, ...) at random, by numbers (B,) uniform in [0, 1)."""
+        """Samples, rows and labels (B, ...) at random, by numbers (B,) uniform in [0, 1)."""
         kept = self.count.clamp(max=len(self.samples))
-        rows = (uniform * kept).long().clamp(max=len(self.samples) - 1)
-        return self.samples[rows], self.timesteps[rows], self.labels[rows]
+        places = (uniform * kept).long().clamp(max=len(self.samples) - 1)
+        return self.samples[places], self.rows[places], self.labels[places]
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def roll_out(
     visited: VisitedStates,
     denoiser: Any,
     classifier: Any,
-    training_noise: dict[str, Any],
+    noise_settings: dict[str, Any],
     count: int,
     num_steps: int,
     generator: torch.Generator,
@@ -71,22 +71,22 @@ def roll_out(
 
     Args:
         visited: gets ``count * num_steps`` states.
-        denoiser: told no label.
+        denoiser: called without a label.
         classifier: the guide.
-        training_noise: their noise schedule, from ``describe_noise``; variance-preserving.
+        noise_settings: of their training, from ``describe_noise``; variance-preserving, so a timestep is its row.
         count: samples.
         num_steps: at least 2.
         generator: on the CPU.
     """
-    last, device = training_noise["num_train_timesteps"] - 1, visited.samples.device
+    last, device = noise_settings["num_train_timesteps"] - 1, visited.samples.device
     first = int(torch.randint(int(_EARLIEST_START * last), last + 1, (), generator=generator))
     offset = float(torch.rand((), generator=generator))
     times = {first, *(int((step + offset) * first / num_steps) for step in range(num_steps - 1))}
-    scheduler = build_scheduler(DPMSolverMultistepScheduler, training_noise)
+    scheduler = build_scheduler(DPMSolverMultistepScheduler, noise_settings)
     scheduler.set_timesteps(timesteps=sorted(times, reverse=True), device="cpu")
     labels = torch.randint(classifier.config.num_classes, (count,), generator=generator).to(device)
     state = torch.randn(count, *visited.samples.shape[1:], generator=generator).to(device)
-    guided = GuidedDenoiser(denoiser, classifier, scheduler, labels, cfg_scale=0.0, training_noise=training_noise)
+    guided = GuidedDenoiser(denoiser, classifier, scheduler, labels, cfg_scale=0.0, training_noise=noise_settings)
     for timestep in scheduler.timesteps:
         visited.add(state, timestep, labels)
         prediction = guided(state, timestep.to(device), return_dict=False)[0]
