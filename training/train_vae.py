@@ -14,7 +14,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
+from mnist_guided_pipeline.data.images import to_model_range, to_uint8, to_unit_range
 from mnist_guided_pipeline.data.posteriors import encode_images, latent_statistics, posterior_draw
 from mnist_guided_pipeline.training.config import VAEConfig
 from mnist_guided_pipeline.training.launch import launch, load_splits, make_network
@@ -85,7 +85,7 @@ def validate(vae: ModelMixin, images: Tensor, config: VAEConfig) -> dict[str, fl
                 ((torch.sigmoid(logits) - target) ** 2).flatten(1).mean(dim=1).sum(),
             ]
         ).cpu()
-    shown = vae(to_unit_range(images[:8]).to(vae.device) * 2.0 - 1.0).sample
+    shown = vae(to_model_range(images[:8]).to(vae.device)).sample
     vae.train()
     names = ("test/reconstruction", "test/kl", "test/mse")
     values = dict(zip(names, (sums / len(images)).tolist(), strict=True))

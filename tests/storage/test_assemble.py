@@ -14,13 +14,13 @@ from mnist_guided_pipeline.storage.assemble import assemble_pipeline
 from mnist_guided_pipeline.storage.atomic import verify_manifest
 from tiny import NOISE, make
 
-ROLES = ("vae", "denoiser", "classifier")
+ROLES = ("vae", "denoiser", "classifier", "weak_denoiser")
 
 
 @pytest.fixture
 def folders(tmp_path) -> dict[str, str]:
     """What the training scripts write of each network."""
-    pipe = make()
+    pipe = make(weak_denoiser=mgp.MLPDenoiser((4,), hidden_size=4, num_classes=10))
     torch.nn.init.normal_(pipe.denoiser.network.layers[-1].weight)  # an untrained one ignores its labels
     for name in ROLES:
         pipe.components[name].save_pretrained(tmp_path / name)
@@ -30,7 +30,7 @@ def folders(tmp_path) -> dict[str, str]:
 
 @pytest.fixture
 def command(folders, tmp_path) -> list[str]:
-    """The line that assembles the three folders."""
+    """The line that assembles the folders."""
     options = [text for name, folder in folders.items() for text in (f"--{name}", folder)]
     return ["assemble", *options, "--output", str(tmp_path / "pipeline")]
 
@@ -49,6 +49,8 @@ def test_the_command_makes_a_pipeline_that_loads(command, folders, tmp_path):
         original = load_file(f"{folders[name]}/diffusion_pytorch_model.safetensors")
         assert all(torch.equal(getattr(pipe, name).state_dict()[key], value) for key, value in original.items())
     assert pipe.scheduler.config.prediction_type == "v_prediction"
+    strong, beyond = (pipe([3], latents=torch.ones(1, 4), autoguidance_scale=scale).images for scale in (1.0, 3.0))
+    assert strong[0].tobytes() != beyond[0].tobytes()
     assert pipe.id2label == {index: str(index) for index in range(10)}
     kept = json.loads((tmp_path / "pipeline" / "denoiser" / "train_config.json").read_text())
     assert kept == {"seed": 3, "dataset_name": "mnist", "vae_path": "vae"}  # each network's recipe, without paths
@@ -109,6 +111,11 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_written(folders):
     DDPMScheduler(**{**NOISE, "beta_schedule": "linear"}).save_pretrained(f"{folders['classifier']}/scheduler")
     with pytest.raises(ValueError, match="different noise .beta_schedule 'squaredcos_cap_v2' and 'linear'"):
         assemble_pipeline(**folders)
+    DDPMScheduler(**NOISE).save_pretrained(f"{folders['classifier']}/scheduler")
+    DDPMScheduler(**{**NOISE, "prediction_type": "epsilon"}).save_pretrained(f"{folders['weak_denoiser']}/scheduler")
+    with pytest.raises(ValueError, match="weak_denoiser.* noise .prediction_type 'v_prediction' and 'epsilon'"):
+        assemble_pipeline(**folders)
+    folders["weak_denoiser"] = None
     replace(folders["classifier"], mgp.MLPClassifier((4,), hidden_size=8, num_classes=20))
     with pytest.raises(ValueError, match="20 names for the denoiser's 10 classes"):
         assemble_pipeline(**folders)

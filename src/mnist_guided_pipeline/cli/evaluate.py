@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ..data import DEFAULT_DATASET
 from .options import (
     DataType,
     check_figure,
@@ -37,7 +38,7 @@ class MeasuringOptions:
     times what real images in its proportions have."""
     seed: int = 0
     """Every image has a random generator of its own, made from the seed, its class and its number."""
-    dataset_name: str = "ylecun/mnist"
+    dataset_name: str = DEFAULT_DATASET
     """Hub id or folder of the data set that the model was trained on."""
     image_column: str = "image"
     """Column of the images."""
@@ -139,7 +140,7 @@ def evaluate(
             out.
         guidance_rescale: How far the spread of guided predictions is brought back, from 0 to 1.
         classifier_temperature: Divides the classifier's logits.
-        autoguidance_scale: Weight of the denoiser against the pipeline's weak one; 1 is off.
+        autoguidance_scale: Weight of the denoiser against the pipeline's weak one (assemble --weak_denoiser); 1 is off.
         num_particles: Weighted particles of which each image is one; 1 is off. One or several.
         negative_class_labels: Classes that images must not be, taken in turn; no class is wanted then.
         classification_accuracy_score: Also train a classifier on the images alone and test it on real ones.

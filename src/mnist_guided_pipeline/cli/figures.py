@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from ..data import DEFAULT_DATASET
 from .options import (
     MOST_IMAGES,
     Autoencoder,
@@ -30,7 +31,6 @@ from .options import (
     save_figure,
 )
 
-_MNIST = "ylecun/mnist"
 _HOLD_SECONDS = 1.5  # that a film rests on its last frame
 _COUNTS = {  # of images: the least, what is usual, the most
     "reconstructions": (1, 12, MOST_IMAGES),
@@ -47,7 +47,7 @@ def autoencoder(
     show: Literal["reconstructions", "interpolation", "manifold", "latents"] = "reconstructions",
     num_images: int | None = None,
     num_rows: int = 6,
-    dataset_name: DatasetName = _MNIST,
+    dataset_name: DatasetName = DEFAULT_DATASET,
     resolution: Resolution = None,
     seed: Seed = 0,
     device: Device = None,
@@ -185,7 +185,7 @@ def forward_process(
     model: Model = None,
     num_levels: int = 7,
     num_images: int = 10,
-    dataset_name: DatasetName = _MNIST,
+    dataset_name: DatasetName = DEFAULT_DATASET,
     resolution: Resolution = None,
     seed: Seed = 0,
     device: Device = None,

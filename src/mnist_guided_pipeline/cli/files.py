@@ -20,6 +20,7 @@ def assemble(
     output: _Folder,
     vae: Path | None = None,
     classifier: Path | None = None,
+    weak_denoiser: Path | None = None,
     class_names: tuple[str, ...] = (),
     dtype: Literal["float32", "float16"] = "float32",
     force: _Replace = False,
@@ -33,11 +34,13 @@ def assemble(
         denoiser: Output folder of train_denoiser.py; its scheduler becomes the pipeline's.
         vae: Output folder of train_vae.py; left out for networks trained on pixels.
         classifier: Output folder of train_classifier.py; left out for a pipeline without guidance.
+        weak_denoiser: Output folder of train_denoiser.py, smaller or trained for less, for --autoguidance_scale.
         class_names: Name of each class, in label order; 0 1 2 ... if left out.
         dtype: Floating-point type of the saved weights.
     """
     started = time.perf_counter()
-    for option, folder in (("vae", vae), ("denoiser", denoiser), ("classifier", classifier)):
+    steps = {"vae": vae, "denoiser": denoiser, "classifier": classifier, "weak_denoiser": weak_denoiser}
+    for option, folder in steps.items():
         if folder is not None and not folder.is_dir():
             raise FileNotFoundError(f"--{option}: there is no folder {str(folder)!r}.")
     check_folder(output, force)
@@ -45,10 +48,10 @@ def assemble(
     from ..storage.assemble import assemble_pipeline, keep_recipes
     from ..storage.atomic import atomic_folder
 
-    pipe = assemble_pipeline(vae, denoiser, classifier, class_names or None, half=dtype == "float16")
+    pipe = assemble_pipeline(vae, denoiser, classifier, class_names or None, dtype == "float16", weak_denoiser)
     with atomic_folder(output) as folder:
         pipe.save_pretrained(folder)
-        keep_recipes(folder, {"vae": vae, "denoiser": denoiser, "classifier": classifier})
+        keep_recipes(folder, steps)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     print(f"{output}: a pipeline of {size / 1e6:.1f} MB in {dtype}, {time.perf_counter() - started:.1f} s.")
 

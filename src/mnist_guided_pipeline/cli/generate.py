@@ -71,7 +71,7 @@ def generate(
         negative_class_labels: In place of class_labels: any class but this one, one row each.
         classifier_temperature: Divides the classifier's logits.
         guidance_rescale: How far the spread of guided predictions is brought back, from 0 to 1.
-        autoguidance_scale: Weight of the denoiser against the pipeline's weak one; 1 is off.
+        autoguidance_scale: Weight of the denoiser against the pipeline's weak one (assemble --weak_denoiser); 1 is off.
         num_particles: Draw each image as one of this many weighted particles, which makes guidance exact at any scale.
         seed: Every image has a random generator of its own, made from the seed, its row and its column.
         dtype: Floating-point type to compute in.

@@ -17,6 +17,7 @@ from tyro.conf import arg
 
 if TYPE_CHECKING:
     from ..data.points import PointSet
+    from ..storage.pipelines import ClassifierGuidedLatentPipeline
 
 Model = Annotated[
     str | None, arg(help="Folder or Hub id of a pipeline; the one shipped with the package if left out.", metavar="ID")
@@ -113,7 +114,7 @@ def check_model(model: str | None, *holds: str, what: str = "pipeline", option: 
         raise FileNotFoundError(f"{option} {model!r} has no {holds[0]}: it is not the folder of a {what}.")
 
 
-def load_pipeline(model: str | None, device: str | None, dtype: DataType = "float32") -> Any:
+def load_pipeline(model: str | None, device: str | None, dtype: DataType = "float32") -> ClassifierGuidedLatentPipeline:
     """The pipeline on its device and in its type; the progress of sampling shows at a terminal only."""
     check_model(model)
     device = usable_device(device)

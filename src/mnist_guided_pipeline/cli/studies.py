@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ..data import DEFAULT_DATASET
 from ..storage.places import public_name
 from .evaluate import MeasuringOptions
 from .options import (
@@ -309,7 +310,7 @@ def benchmark(
     num_images: int = 10_000,
     device: Device = None,
     scripts: Path = Path("training"),
-    dataset_name: DatasetName = "ylecun/mnist",
+    dataset_name: DatasetName = DEFAULT_DATASET,
     num_train_epochs: int | None = None,
 ) -> None:
     """Time one thing beside what it is compared with, and file it.

@@ -36,8 +36,8 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from ..seeding import fingerprint
+from . import DEFAULT_DATASET
 
-DEFAULT_DATASET = "ylecun/mnist"
 IMAGE_SIZE = 28
 """Height and width of MNIST's images, which what is shipped makes and reads."""
 SMALLEST, LARGEST = 8, 64

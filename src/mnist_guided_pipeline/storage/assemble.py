@@ -1,4 +1,4 @@
-"""Three training outputs to one pipeline, once they are known to fit together."""
+"""Training outputs to one pipeline, once they are known to fit together."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def assemble_pipeline(
     classifier: Folder | None,
     class_names: Sequence[str] | None = None,
     half: bool = False,
+    weak_denoiser: Folder | None = None,
 ) -> ClassifierGuidedLatentPipeline:
     """Build a pipeline from what the training scripts wrote.
 
@@ -36,20 +37,23 @@ def assemble_pipeline(
         classifier: folder of ``train_classifier.py``; None for a pipeline without guidance.
         class_names: the name of each class, in label order; ``"0"``, ``"1"``, ... if None.
         half: narrow the networks to float16.
+        weak_denoiser: folder of ``train_denoiser.py``, for autoguidance; it predicts what the denoiser predicts.
 
     Raises:
         OSError: a folder is missing or cannot be read.
         ValueError: a folder holds a network of another role, the networks do not fit together, or the denoiser
             ignores its labels; the message says which and how.
     """
-    folders = {"vae": vae, "denoiser": denoiser, "classifier": classifier}
+    folders = {"vae": vae, "denoiser": denoiser, "classifier": classifier, "weak_denoiser": weak_denoiser}
     networks: dict[str, Any] = {
         name: None if folder is None else _loaded(name, folder) for name, folder in folders.items()
     }
     scheduler = training_scheduler(denoiser)
     names = {name: f"the {name} {os.fspath(folder)!r}" for name, folder in folders.items() if folder is not None}
-    if classifier is not None:
-        check_same_noise(scheduler, training_scheduler(classifier), names["denoiser"], names["classifier"])
+    for name, folder in (("classifier", classifier), ("weak_denoiser", weak_denoiser)):
+        if folder is not None:
+            both, weak = (names["denoiser"], names[name]), name == "weak_denoiser"
+            check_same_noise(scheduler, training_scheduler(folder), *both, predicting=weak)
     for name in [name for name in names if name != "vae"]:
         check_latents(networks[name], networks["vae"], names[name])
     id2label = None if class_names is None else dict(enumerate(class_names))

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import torch
 
+from ..data import DEFAULT_DATASET
 from ..data.points import check_point_set, is_point_set
 from ..storage.places import find_folder
 from .checkpoints import checkpoint_folders
@@ -114,7 +115,7 @@ class TrainingConfig(CommonConfig):
 
     trains_on_points: ClassVar[bool] = False
 
-    dataset_name: str = "ylecun/mnist"
+    dataset_name: str = DEFAULT_DATASET
     """Hub id, or a folder with the same parquet files; for points in the plane, a name such as points:dino."""
     train_batch_size: Annotated[int, POSITIVE] = 128
     """Images a process takes at a time."""
