@@ -14,8 +14,6 @@ settings in ``vae_train_config.json``.
 Every update is one step of the discriminator, then one of the decoder against it.
 """
 
-from pathlib import Path
-
 import torch
 from accelerate import Accelerator
 from diffusers import ModelMixin
@@ -26,11 +24,10 @@ from mnist_guided_pipeline.data.images import LabelledImages, to_model_range, to
 from mnist_guided_pipeline.data.posteriors import PosteriorTable, encode_images, sample_shape_of
 from mnist_guided_pipeline.sampling.latents import denormalise
 from mnist_guided_pipeline.seeding import keyed_generator
-from mnist_guided_pipeline.storage.atomic import atomic_write
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import DecoderConfig
 from mnist_guided_pipeline.training.launch import launch, load_splits, make_network
-from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, reconstruction_loss
+from mnist_guided_pipeline.training.losses import discriminator_terms, generator_loss, reconstruction_loss
 from mnist_guided_pipeline.training.run import Run
 from train_gan import Objective as DiscriminatorObjective
 
@@ -86,10 +83,8 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
             with accelerator.autocast():
                 with torch.no_grad():
                     fake = as_images(run.model(latents))
-                logits_real, r1 = critic.model(real, labels, config.r1_gamma)
-                logits_fake, _ = critic.model(fake, labels)
-            d_loss = discriminator_loss(logits_real, logits_fake)
-            accelerator.backward(d_loss + r1)
+                terms = discriminator_terms(critic.model, real, fake, labels, config.r1_gamma)
+            accelerator.backward(terms["discriminator_loss"] + terms["r1"])
         d_norm = critic.step()
 
         discriminator.requires_grad_(False)  # the decoder's loss passes through it and leaves it as it is
@@ -103,24 +98,11 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
             accelerator.backward(adversarial + reconstruction_weight * reconstruction)
         grad_norm = run.learners["decoder"].step()
 
-        run.log(
-            {
-                "discriminator_loss": d_loss.detach(),
-                "adversarial": adversarial.detach(),
-                "reconstruction": reconstruction.detach(),
-                "r1": r1.detach(),
-                "logits_real": logits_real.detach().mean(),
-                "logits_fake": logits_fake.detach().mean(),
-                "discriminator_grad_norm": d_norm,
-                "grad_norm": grad_norm,
-            }
-        )
+        norms = {"discriminator_grad_norm": d_norm, "grad_norm": grad_norm}
+        run.log({**terms, "adversarial": adversarial, "reconstruction": reconstruction}, norms)
         run.validate(lambda: validate(vae, discriminator, test, test_samples, config))
 
-    recipe = Path(config.vae_path, "train_config.json")
-    if accelerator.is_main_process and recipe.is_file():
-        atomic_write(f"{config.output_dir}/vae_train_config.json", recipe.read_text(encoding="utf-8"))
-    run.finish(vae.eval(), discriminator=discriminator)
+    run.finish(vae.eval(), {"vae": config.vae_path}, discriminator=discriminator)
 
 
 @torch.no_grad()

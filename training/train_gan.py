@@ -19,7 +19,7 @@ from mnist_guided_pipeline.data.images import LabelledImages, to_model_range, to
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.training.config import GANConfig
 from mnist_guided_pipeline.training.launch import launch, load_splits, make_network
-from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, r1_penalty
+from mnist_guided_pipeline.training.losses import discriminator_terms, generator_loss, r1_penalty
 from mnist_guided_pipeline.training.presets import GAN_PRESETS
 from mnist_guided_pipeline.training.run import Run
 
@@ -75,10 +75,8 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
             with accelerator.autocast():
                 with torch.no_grad():
                     fake = run.model(noise, labels, return_dict=False)[0]
-                logits_real, r1 = critic.model(real, labels, config.r1_gamma)
-                logits_fake, _ = critic.model(fake, labels)
-            d_loss = discriminator_loss(logits_real, logits_fake)
-            accelerator.backward(d_loss + r1)
+                terms = discriminator_terms(critic.model, real, fake, labels, config.r1_gamma)
+            accelerator.backward(terms["discriminator_loss"] + terms["r1"])
         d_norm = critic.step()
 
         discriminator.requires_grad_(False)  # the generator's loss passes through it and leaves it as it is
@@ -90,17 +88,8 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
             accelerator.backward(g_loss)
         g_norm = run.learners["generator"].step()
 
-        run.log(
-            {
-                "discriminator_loss": d_loss.detach(),
-                "generator_loss": g_loss.detach(),
-                "r1": r1.detach(),
-                "logits_real": logits_real.detach().mean(),
-                "logits_fake": logits_fake.detach().mean(),
-                "discriminator_grad_norm": d_norm,
-                "generator_grad_norm": g_norm,
-            }
-        )
+        norms = {"discriminator_grad_norm": d_norm, "generator_grad_norm": g_norm}
+        run.log({**terms, "generator_loss": g_loss}, norms)
         run.validate(lambda: validate(generator, discriminator, test, config))
     run.finish(generator, discriminator=discriminator)
 

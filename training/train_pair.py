@@ -18,8 +18,6 @@ The result in output_dir is a plain folder for ``ResidualMLPClassifier.from_pret
 ``denoiser/``; ``mnist-guided assemble --denoiser runs/pair --classifier runs/pair`` finds both.
 """
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -31,7 +29,6 @@ from mnist_guided_pipeline.data.posteriors import LATENTS_OF, PosteriorTable, au
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, prediction_target
 from mnist_guided_pipeline.sampling.schedulers import describe_noise
 from mnist_guided_pipeline.seeding import keyed_generator
-from mnist_guided_pipeline.storage.atomic import atomic_write
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.checkpoints import averaged_weights
 from mnist_guided_pipeline.training.config import PairConfig
@@ -162,18 +159,9 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
         loss = terms["cross_entropy"] + config.score_matching_weight * denoising
         if run.step(loss, **terms):
             run.validate(lambda: validate(denoiser, classifier, teacher, test_samples, test.labels, training_noise))
-    if accelerator.is_main_process:
-        folder = Path(config.output_dir, "denoiser")
-        training_noise.scheduler.save_pretrained(folder / "scheduler")
-        (folder / "train_config.json").write_text(config.to_json(), encoding="utf-8")
-        for name, start, place in (
-            ("denoiser", config.denoiser_path, folder),
-            ("classifier", config.classifier_path, folder.parent),
-        ):
-            for recipe in (Path(start, "train_config.json"), Path(start, name, "train_config.json")):
-                if recipe.is_file():  # how the network that this began with was trained
-                    atomic_write(place / f"{name}_train_config.json", recipe.read_text(encoding="utf-8"))
-    run.finish(classifier, denoiser=denoiser, scheduler=training_noise.scheduler)
+    started_from = {"denoiser": config.denoiser_path, "classifier": config.classifier_path}
+    schedulers = dict.fromkeys(("scheduler", "denoiser/scheduler"), training_noise.scheduler)
+    run.finish(classifier, started_from, denoiser=denoiser, **schedulers)
 
 
 def validate(

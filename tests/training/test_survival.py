@@ -42,8 +42,8 @@ class TestStopping:
     ):
         log = Run.log
 
-        def log_and_signal(run, values):
-            log(run, values)
+        def log_and_signal(run, *given):
+            log(run, *given)
             if run.state.update == 3:
                 signal.raise_signal(number)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -120,6 +122,28 @@ def generator_loss(logits_fake: Tensor) -> Tensor:
     (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, end of section 3).
     """
     return F.softplus(-logits_fake.float()).mean()
+
+
+def discriminator_terms(
+    critic: Callable[..., tuple[Tensor, Tensor]], real: Tensor, fake: Tensor, labels: Tensor | None, r1_gamma: float
+) -> dict[str, Tensor]:
+    """What a discriminator's update minimises, the sum of its loss and the R1 penalty, and its mean logits.
+
+    Args:
+        critic: images (B, C, H, W), labels and the penalty's weight to logits (B,) and the penalty ().
+        real: images (B, C, H, W) in [-1, 1].
+        fake: generated ones (B, C, H, W), without gradient.
+        labels: int64 (B,), of both, where there are classes.
+        r1_gamma: weight of the penalty; 0 for none.
+
+    Returns:
+        ``discriminator_loss``, ``r1``, ``logits_real`` and ``logits_fake``, () each.
+    """
+    logits_real, r1 = critic(real, labels, r1_gamma)
+    logits_fake, _ = critic(fake, labels)
+    loss = discriminator_loss(logits_real, logits_fake)
+    means = {"logits_real": logits_real.detach().mean(), "logits_fake": logits_fake.detach().mean()}
+    return {"discriminator_loss": loss, "r1": r1, **means}
 
 
 def r1_penalty(logits_real: Tensor, images: Tensor, gamma: float) -> Tensor:

@@ -22,6 +22,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -36,6 +37,7 @@ from tqdm.auto import tqdm
 
 from ..data.images import LabelledImages
 from ..data.points import PointSet
+from ..storage.atomic import atomic_write
 from ..storage.push import save_result
 from .batches import Batches, Draw, Prepare, TrainingStream
 from .checkpoints import (
@@ -228,12 +230,11 @@ class Run:
         if self._parts_left:
             return False
         norm = self._first.step()
-        values = {name: value.detach() for name, value in {"loss": loss, **values}.items()}
-        self.log({**values, "grad_norm": norm})
+        self.log({"loss": loss, **values}, {"grad_norm": norm})
         return True
 
-    def log(self, values: Mapping[str, Tensor]) -> None:
-        """Count an update and log its values, each () and without gradient; gradient norms have "norm" in their names.
+    def log(self, values: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
+        """Count an update and log its values and gradient norms, each (); the names of the latter end in grad_norm.
 
         Values are read from the device every 50 updates, and then are those of all processes; the first is shown.
 
@@ -245,12 +246,14 @@ class Run:
         self._bar.update(1)
         if update - self._start == _WARM_UP:
             self._timed_from = time.perf_counter()
+        values = {name: value.detach() for name, value in values.items()}
         # fp16 overflows now and then: the scaler then skips the step
-        self._finite.watch(update, {n: v for n, v in values.items() if not (self.accelerator.scaler and "norm" in n)})
+        self._finite.watch(update, values if self.accelerator.scaler else {**values, **norms})
+        values |= norms
         if update % _LOG_EVERY and update != self.total_updates:
             return
         self.check_finite()
-        means = self.accelerator.reduce(torch.stack(list(values.values())).detach().float(), "mean").tolist()
+        means = self.accelerator.reduce(torch.stack(list(values.values())).float(), "mean").tolist()
         readings = dict(zip(values, means, strict=True))
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9) / (update - self._last)
@@ -287,13 +290,27 @@ class Run:
                 log_images(self.accelerator, name, pictures, update)
         self._write(f"update {update}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
-    def finish(self, network: ModelMixin, **beside: ConfigMixin) -> None:
-        """Save a network in ``output_dir``, others in folders of their names, with settings and manifest; and push."""
-        if self.accelerator.is_main_process:
-            network.save_pretrained(self.config.output_dir)
-            for name, part in beside.items():
-                part.save_pretrained(f"{self.config.output_dir}/{name}")
-            save_result(self.config, self.config.to_json())
+    def finish(self, network: ModelMixin, started_from: Mapping[str, str] | None = None, **beside: ConfigMixin) -> None:
+        """Save a network in ``output_dir``, others in folders of their names, with settings and manifest; and push.
+
+        ``started_from`` is, by name, where networks came from that were trained on: the settings of that training are
+        kept as ``<name>_train_config.json``, for one of ``beside`` in its folder and with those of this run.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        folder, settings = Path(self.config.output_dir), self.config.to_json()
+        network.save_pretrained(folder)
+        for name, part in beside.items():
+            part.save_pretrained(folder / name)
+        for name, start in (started_from or {}).items():
+            place = folder
+            if name in beside:
+                place = folder / name
+                atomic_write(place / "train_config.json", settings)
+            for recipe in (Path(start, "train_config.json"), Path(start, name, "train_config.json")):
+                if recipe.is_file():
+                    atomic_write(place / f"{name}_train_config.json", recipe.read_text(encoding="utf-8"))
+        save_result(self.config, settings)
 
     def _save_when_due(self) -> None:
         """Save a checkpoint every ``checkpointing_steps`` updates, and on a request to stop, which ends the program."""
