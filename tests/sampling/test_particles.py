@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mnist_guided_pipeline.evaluation.oracle import PLANE, even_noise, exact_pipeline, tilted_density
-from mnist_guided_pipeline.sampling import particle_call
 from mnist_guided_pipeline.sampling import particles as particles_module
 from mnist_guided_pipeline.sampling.noise import NoiseLevel
 from mnist_guided_pipeline.sampling.particles import (
@@ -88,9 +87,9 @@ def test_at_scale_one_they_are_the_rows_of_the_unweighted_sampler_bit_for_bit(na
 @pytest.fixture
 def one_group(monkeypatch):
     """Draw one sample; the mean and covariance error of all its particles by their weights, as one number."""
-    ends, picked = [], particle_call.ParticleCall.picked
+    ends, picked = [], Particles.picked
     kept = lambda self, latents: ends.append((self.log_weights, latents)) or picked(self, latents)  # noqa: E731
-    monkeypatch.setattr(particle_call.ParticleCall, "picked", kept)
+    monkeypatch.setattr(Particles, "picked", kept)
 
     def run(scale, steps, count, seed):
         generator = seeds(seed)[0]
@@ -119,8 +118,8 @@ def test_a_sample_does_not_depend_on_its_batch_nor_on_how_it_is_split(monkeypatc
     whole = draw(pipe, labels, generator=seeds(0, 1, 2, 3))
     parts = [draw(pipe, [labels[i] for i in part], generator=seeds(*part)) for part in ([0], [1, 2, 3])]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-6, atol=1e-6)
-    monkeypatch.setattr(particle_call, "_MOST_ROWS", 8)
-    assert particle_call.ParticleCall.groups_at_a_time(4) == 2
+    monkeypatch.setattr(particles_module, "_MOST_ROWS", 9)
+    assert particles_module.rows_at_a_time(4) == 8
     scales = {"guidance_scale": [0.5, 1.0, 2.0, 4.0]}
     freed, decode = [], pipe.decode_latents
     monkeypatch.setattr(pipe, "maybe_free_model_hooks", lambda: freed.append("free"))
@@ -247,8 +246,8 @@ def test_a_tempered_classifier_is_weighed_from_the_unguided_sampler():
     particles = Particles(1, 3, base=0.0)
     particles.weigh(torch.zeros(3, 2), NoiseLevel(0.6, 0.8), 2.0, log_h)
     torch.testing.assert_close(particles.log_weights, 2 * log_h.unsqueeze(0))
-    late = Particles(1, 3)
-    late.weigh(torch.zeros(3, 2), NoiseLevel(0.6, 0.8), 2.0, log_h, late=True)
+    late = Particles(1, 3, late=True)
+    late.weigh(torch.zeros(3, 2), NoiseLevel(0.6, 0.8), 2.0, log_h)
     torch.testing.assert_close(late.log_weights, 2 * log_h.unsqueeze(0))
 
 
@@ -327,6 +326,6 @@ def test_a_wrong_weight_of_a_step_is_seen(monkeypatch, mutation):
 
 def test_a_base_of_the_wrong_sign_is_seen(monkeypatch):
     """``s (s + 1)`` in place of ``s (s - 1)``: the moves taken for exact at scale -1."""
-    monkeypatch.setattr(Particles.__init__, "__defaults__", (-1.0,))
+    monkeypatch.setattr(Particles.__init__, "__defaults__", (-1.0, *Particles.__init__.__defaults__[1:]))
     weights, expected = step_and_weight(2.0, 1e-4, 0.3)
     assert abs(weights.mean() - expected) > 0.5 * expected

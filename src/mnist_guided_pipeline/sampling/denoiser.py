@@ -97,7 +97,7 @@ class GuidedDenoiser(nn.Module):
         guidance_rescale: 0 to 1, how far the spread of guided predictions is brought back.
         weak_denoiser: of lower quality, for autoguidance.
         autoguidance_scale: weight of ``denoiser`` against ``weak_denoiser``; 1 is off.
-        particles: the particles of a call (``particle_call.py``), whose rows are the batch; None for none.
+        particles: the particles of a call (``particles.py``), whose rows are the batch; None for none.
         training_noise: the noise schedule that the networks were trained on, from
             :func:`~mnist_guided_pipeline.sampling.schedulers.describe_noise`; that of ``scheduler`` if None.
 

@@ -30,15 +30,18 @@ Particles come in groups, one per sample: they are compared and copied within th
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .noise import NoiseLevel, per_sample
+from .guidance import class_log_likelihood, has_signal, in_interval
+from .noise import NoiseLevel, noise_level, per_sample
+from .schedulers import scheduler_schedule
 
 _RESAMPLE_BELOW = 0.5  # of the particles of a group
 _PATH_RATIO = 0.5
+_MOST_ROWS = 8192  # drawn at a time, unless one sample has more particles
 
 
 def path_scale(scale: float | Tensor, ratio: float, last_ratio: float = 0.0) -> float | Tensor:
@@ -108,6 +111,62 @@ def systematic_resampling(log_weights: Tensor, offsets: Tensor, count: int | Non
     return torch.searchsorted(edges, places * edges[:, -1:], right=True).clamp_max(log_weights.shape[1] - 1)
 
 
+def check_particles(
+    scheduler: Any, labels: Tensor | None, cfg_scale: float, guidance_rescale: float, autoguidance_scale: float
+) -> None:
+    """Refuse what has no exact weights.
+
+    Raises:
+        ValueError: no labels, a scheduler whose step is not the reverse process, or guidance by another rule beside it.
+    """
+    if labels is None:
+        raise ValueError("num_particles above 1 weighs by the wanted class, and there is none; give class_labels.")
+    name, config = type(scheduler).__name__, scheduler.config
+    if name == "DPMSolverMultistepScheduler":
+        fits = (config.algorithm_type, config.solver_order) == ("sde-dpmsolver++", 1)
+    elif name in ("DDPMScheduler", "DDPMParallelScheduler"):
+        fits = config.variance_type in ("fixed_small", "fixed_small_log")
+    else:
+        fits = name == "EulerAncestralDiscreteScheduler"
+    if not fits or scheduler_schedule(scheduler) != "preserving":
+        raise ValueError(
+            f"num_particles above 1 needs a scheduler whose step is the reverse process, and {name} with its settings "
+            "is none. Use DDPMScheduler, EulerAncestralDiscreteScheduler, or DPMSolverMultistepScheduler with "
+            "algorithm_type='sde-dpmsolver++' and solver_order=1."
+        )
+    for argument, value, allowed in (
+        ("cfg_scale", cfg_scale, (0.0, 1.0)),
+        ("guidance_rescale", guidance_rescale, (0.0,)),
+        ("autoguidance_scale", autoguidance_scale, (1.0,)),
+    ):
+        if value not in allowed:
+            raise ValueError(
+                f"{argument} is {value}, for which particles have no weights; with num_particles above 1 it must be "
+                f"{' or '.join(f'{number:g}' for number in allowed)}."
+            )
+
+
+def rows_at_a_time(num_particles: int) -> int:
+    """How many particles of whole samples are drawn together, so that memory does not grow with their number."""
+    return num_particles * max(1, _MOST_ROWS // num_particles)
+
+
+def guided_course(scheduler: Any, guidance_interval: tuple[float, float]) -> tuple[bool, float]:
+    """Whether unguided steps come before the first guided one, and the ratio of the last guided level.
+
+    Args:
+        scheduler: of the call, after ``set_timesteps``.
+        guidance_interval: noise levels that are guided.
+    """
+    levels = [noise_level(scheduler, index, time) for index, time in enumerate(scheduler.timesteps)]
+    guided = [
+        index
+        for index, level in enumerate(levels)
+        if in_interval(level.ratio, guidance_interval) and has_signal(level.alpha, "preserving")
+    ]
+    return bool(guided) and guided[0] > 0, levels[guided[-1]].ratio if guided else 0.0
+
+
 class _Step(NamedTuple):
     """What a guided step began with: the weight of the step is known at the level after it."""
 
@@ -120,22 +179,84 @@ class _Step(NamedTuple):
 
 
 class Particles:
-    """The log-weights (G, K) of the particles of a call, as they go from one guided level to the next.
+    """The particles of a call, with log-weights (G, K), weighed and resampled from one guided level to the next.
+
+    At a guided step they :meth:`arrive`, which says what rows go on, and :meth:`leave`; the pipeline goes on with the
+    latents of those rows (:meth:`taken`), and at the end with one row of each sample (:meth:`picked`).
 
     Args:
-        num_groups: G.
-        num_particles: K of each group; particle k of group g is row ``g K + k`` of all tensors.
-        base: b of the module's weight.
+        num_groups: G, the samples.
+        num_particles: K of each; particle k of group g is row ``g K + k`` of all tensors.
+        base: b of the module's weight: 1 for a denoiser without labels with a calibrated classifier, else 0.
+        generator: that of the call; resampling takes numbers of its own and leaves it as it is.
+        late: whether unguided steps come before the first guided one: then the particles are those of q.
+        last_ratio: r of the last guided level. :func:`guided_course` has both.
     """
 
-    def __init__(self, num_groups: int, num_particles: int, base: float = 1.0):
-        self.base = base
+    def __init__(
+        self,
+        num_groups: int,
+        num_particles: int,
+        base: float = 1.0,
+        generator: Any = None,
+        late: bool = False,
+        last_ratio: float = 0.0,
+    ):
+        self.base, self._late, self._last_ratio = base, late, last_ratio
         self.log_weights = torch.zeros(num_groups, num_particles)
+        several = isinstance(generator, (list, tuple))
+        self._generators = [_apart(each) for each in (generator if several else [generator])]
         self._step: _Step | None = None
+        self._rows: Tensor | None = None
 
-    def weigh(
-        self, sample: Tensor, level: NoiseLevel, scale: float | Tensor, log_likelihood: Tensor, late: bool = False
+    def arrive(
+        self, sample: Tensor, level: NoiseLevel, scale: float | Tensor, logits: Tensor, labels: Tensor
+    ) -> tuple[Tensor, float | Tensor, Tensor]:
+        """Weigh and resample at a guided level.
+
+        Args:
+            sample: (N, ...), N = G K, in model-input space.
+            level: of the sample.
+            scale: guidance scale s, one number or one per row.
+            logits: of the classifier (N, num_classes), by its temperature.
+            labels: as ``class_log_likelihood`` takes them.
+
+        Returns:
+            The rows (N,) to go on with, the scale of the path at this level, and log p(y | x) of those rows (N,).
+        """
+        log_likelihood = class_log_likelihood(logits, labels)
+        now = path_scale(scale, level.ratio, self._last_ratio)
+        self.weigh(sample, level, now, log_likelihood)
+        self._rows = rows = self.resample(self._uniform(sample.device))
+        return rows, now, log_likelihood[rows]
+
+    def leave(
+        self,
+        sample: Tensor,
+        level: NoiseLevel,
+        scale: float | Tensor,
+        log_likelihood: Tensor,
+        score: Tensor,
+        guided_x0: Tensor,
     ) -> None:
+        """Remember how a guided step begins, after resampling; shapes as in :func:`log_kernel_ratio`."""
+        excess = scale - self.base
+        self._step = _Step(sample, guided_x0, score, excess, level, excess * log_likelihood)
+
+    def taken(self, latents: Tensor) -> Tensor:
+        """The latents (N, ...) of the rows that the last step went on with."""
+        rows, self._rows = self._rows, None
+        return latents if rows is None else latents[rows]
+
+    def picked(self, latents: Tensor) -> Tensor:
+        """One of the particles (N, ...) of each sample, drawn by weight (G, ...).
+
+        Raises:
+            ValueError: no particle of a sample is of the wanted class.
+        """
+        return latents[self.pick(self._uniform(latents.device))]
+
+    def weigh(self, sample: Tensor, level: NoiseLevel, scale: float | Tensor, log_likelihood: Tensor) -> None:
         """Weigh particles that have come to a guided level.
 
         Args:
@@ -143,11 +264,10 @@ class Particles:
             level: of the sample.
             scale: of the path at this level, one number or one per particle (N,).
             log_likelihood: log h (N,).
-            late: whether unguided steps came before the first guided one: then the particles are those of q.
         """
         step = self._step
         if step is None:
-            gained = (scale if late else scale - self.base) * log_likelihood
+            gained = (scale if self._late else scale - self.base) * log_likelihood
         else:
             gained = (scale - self.base) * log_likelihood - step.potential
             gained = gained + log_kernel_ratio(
@@ -172,19 +292,6 @@ class Particles:
         self.log_weights = torch.where(poor, 0.0, self.log_weights)
         return torch.where(poor, chosen, rows).flatten()
 
-    def leave(
-        self,
-        sample: Tensor,
-        level: NoiseLevel,
-        scale: float | Tensor,
-        log_likelihood: Tensor,
-        score: Tensor,
-        guided_x0: Tensor,
-    ) -> None:
-        """Remember how a guided step begins, after resampling; shapes as in :func:`log_kernel_ratio`."""
-        excess = scale - self.base
-        self._step = _Step(sample, guided_x0, score, excess, level, excess * log_likelihood)
-
     def pick(self, offsets: Tensor) -> Tensor:
         """One row per group (G,), drawn by weight with ``offsets`` (G,), uniform in [0, 1).
 
@@ -198,3 +305,21 @@ class Particles:
             )
         first = torch.arange(len(offsets), device=self.log_weights.device) * self.log_weights.shape[1]
         return first + systematic_resampling(self.log_weights, offsets, 1).flatten()
+
+    def _uniform(self, device: torch.device) -> Tensor:
+        """Numbers (G,) in [0, 1), each from its sample's own generator."""
+        groups = len(self.log_weights)
+        if len(self._generators) == groups:
+            return torch.stack([torch.rand((), generator=each) for each in self._generators]).to(device)
+        return torch.rand(groups, generator=self._generators[0]).to(device)
+
+
+def _apart(generator: torch.Generator | None) -> torch.Generator:
+    """A generator on the CPU that follows from another one, which stays as it is."""
+    own = torch.Generator()
+    if generator is None:
+        own.seed()
+        return own
+    copied = torch.Generator(generator.device)
+    copied.set_state(generator.get_state())
+    return own.manual_seed(int(torch.randint(2**62, (), generator=copied, device=generator.device)))

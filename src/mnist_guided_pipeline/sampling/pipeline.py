@@ -38,8 +38,7 @@ from .guidance import classifier_score  # noqa: F401 - as above
 from .latents import denormalise
 from .networks import check_space, is_conditional, note_classes, num_classes, sample_shape
 from .noise import NoiseLevel  # noqa: F401 - as above
-from .particle_call import ParticleCall, check_particles
-from .particles import Particles  # noqa: F401 - as above
+from .particles import Particles, check_particles, guided_course, rows_at_a_time
 from .schedulers import (
     build_scheduler,
     check_scheduler,
@@ -305,7 +304,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         self.check_sizes(batch_size, generator, latents, output_type, num_particles)
         if num_particles > 1:
             check_particles(self.scheduler, labels, cfg_scale, guidance_rescale, autoguidance_scale)
-        at_once = num_particles * ParticleCall.groups_at_a_time(num_particles)
+        at_once = rows_at_a_time(num_particles)
         if num_particles > 1 and batch_size > at_once:
             together = {
                 "cfg_scale": cfg_scale,
@@ -327,8 +326,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         if num_particles > 1:
             label_given = cfg_scale > 0.0 and self.denoiser_is_conditional
             base = 0.0 if label_given or classifier_temperature != 1.0 else 1.0
-            groups = batch_size // num_particles
-            particles = ParticleCall(call.scheduler, groups, num_particles, generator, guidance_interval, base)
+            course = guided_course(call.scheduler, guidance_interval)
+            particles = Particles(batch_size // num_particles, num_particles, base, generator, *course)
             if isinstance(generator, list):
                 generator = [each for each in generator for _ in range(num_particles)]
         guided = GuidedDenoiser(
