@@ -132,16 +132,12 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
     for noisy, rows, wanted, target, chances in run.batches(draw, prepare):
         update = run.state.update
         if config.visited_share > 0 and update % config.rollout_interval == 0 and rolled_out != update:
+            settings, generator = (
+                describe_noise(training_noise.scheduler),
+                keyed_generator(config.seed, "rollout", update),
+            )
             with averaged_weights(run.learners["pair"].ema, pair):
-                roll_out(
-                    visited,
-                    denoiser,
-                    classifier,
-                    describe_noise(training_noise.scheduler),
-                    config.rollout_size,
-                    config.rollout_steps,
-                    keyed_generator(config.seed, "rollout", update),
-                )
+                roll_out(visited, denoiser, classifier, settings, config.rollout_size, config.rollout_steps, generator)
             rolled_out = update
         own = chances[:, 0] >= config.visited_share
         keeps_label = own & (chances[:, 1] < config.told_share)
@@ -177,7 +173,7 @@ def validate(
     ``gap`` is ``|U - sum_y p(y | x, t) D(x, t, y)|^2``, summed over dimensions, for levels from a tenth to half of the
     schedule: how far the unconditional prediction is from the mean of the conditional ones.
     """
-    config = training_noise.config
+    prediction_type, count = training_noise.config.prediction_type, training_noise.config.num_train_timesteps
     sums: dict[str, list[Tensor]] = {"accuracy": [], "unlabelled": [], "guided": [], "told": [], "gap": []}
     for noisy, times, wanted, truth, level in training_noise.validation_batches(samples, labels):
         logits = classifier(noisy.requires_grad_(), times).logits
@@ -187,14 +183,13 @@ def validate(
             labelled = denoiser(noisy, times, wanted).sample
             every = [teacher(noisy, times, torch.full_like(wanted, y)).sample for y in range(logits.shape[1])]
             mixture = torch.einsum("by,yb...->b...", posterior, torch.stack(every))
-        guided = guided_denoising_loss(unlabelled, logits, wanted, noisy, truth, level, config.prediction_type)
-        inner = (times >= 0.1 * config.num_train_timesteps) & (times <= 0.5 * config.num_train_timesteps)
-        gaps = (unlabelled - mixture).square().flatten(1).sum(dim=1)[inner]
+        guided = guided_denoising_loss(unlabelled, logits, wanted, noisy, truth, level, prediction_type)
+        inner = (times >= 0.1 * count) & (times <= 0.5 * count)
         sums["accuracy"].append((logits.argmax(dim=1) == wanted).float().detach())
         sums["unlabelled"].append(denoising_loss(unlabelled, truth).reshape(1))
         sums["guided"].append(guided.detach().reshape(1))
         sums["told"].append(denoising_loss(labelled, truth).reshape(1))
-        sums["gap"].append(gaps)
+        sums["gap"].append((unlabelled - mixture).square().flatten(1).sum(dim=1)[inner])
     return {f"test/{name}": torch.cat(parts).mean().item() for name, parts in sums.items()}
 
 

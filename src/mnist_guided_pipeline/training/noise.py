@@ -56,6 +56,7 @@ class TrainingNoise:
         config: settings with the schedule.
 
     Attributes:
+        config: the settings.
         scheduler: saved beside the network.
         table: alpha and sigma, float64 (T,), from the least noise upwards.
 
