@@ -76,7 +76,6 @@ def make_config(name: str, data: str | Path, folder: Path, **changes: Any) -> Tr
         "validation_steps": UPDATES // 2,
         "lr_warmup_steps": 5,
         "checkpointing_steps": CHECKPOINT,
-        "report_to": "none",
     }
     config = getattr(configs, class_name)(**common | settings | changes)
     config.check()

@@ -261,7 +261,6 @@ def train_once(module: ModuleType, settings: TrainingConfig, folder: Path, **cha
     settings = dataclasses.replace(
         settings,
         output_dir=str(folder),
-        report_to="none",
         checkpointing_steps=500,
         resume_from_checkpoint="latest",
         validation_steps=changes.get("max_train_steps") or settings.max_train_steps,

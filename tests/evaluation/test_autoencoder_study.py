@@ -29,7 +29,7 @@ def runs(digits_folder, tmp_path_factory) -> Path:
         "manifold": ["--preset", "manifold", "--network_config", '{"latent_dim": 2, "hidden_size": 64}'],
         "plain": ["--preset", "mlp-plain", "--network_config", PLAIN],
     }.items():
-        options += ["--dataset_name", str(digits_folder), "--output_dir", str(root / name), "--report_to", "none"]
+        options += ["--dataset_name", str(digits_folder), "--output_dir", str(root / name)]
         options += ["--max_train_steps", "100", "--validation_steps", "50", "--lr_warmup_steps", "5"]
         train("vae", parse(VAEConfig, [*options, "--learning_rate", "5e-3"], presets=AUTOENCODER_PRESETS))
     return root

@@ -303,7 +303,6 @@ class TestTrainedStudies:
         for study in STUDIES.values():
             for variant in study.variants.values():
                 for settings in filter(None, (variant.denoiser, variant.vae)):
-                    settings.report_to = "none"
                     settings.check()
                 for options in variant.drawings.values():
                     SamplingSettings(100, **options)

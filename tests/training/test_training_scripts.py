@@ -31,7 +31,7 @@ def runs(digits_folder, tmp_path_factory) -> dict[str, Path]:
         ("classifier", "classifier", ClassifierConfig, "MLPClassifier", (*latent, *matching)),
     ):
         arguments = (
-            *("--dataset_name", digits_folder, "--output_dir", root / name, "--report_to", "none"),
+            *("--dataset_name", digits_folder, "--output_dir", root / name),
             *("--network", network, "--network_config", '{"hidden_size": 64}', "--learning_rate", "3e-3"),
             *("--train_batch_size", 128, "--max_train_steps", 100, "--validation_steps", 20, "--lr_warmup_steps", 5),
             *options,

@@ -67,7 +67,7 @@ def benchmark_training(
     for _ in range(rounds):
         for name, network_class in _NETWORKS.items():
             config: TrainingConfig = getattr(tuned, name)
-            changes: dict[str, Any] = {"dataset_name": dataset_name, "report_to": "none"}
+            changes: dict[str, Any] = {"dataset_name": dataset_name}
             changes["num_train_epochs"] = epochs or config.num_train_epochs
             if name != "vae":
                 changes["vae_path"] = str(folder / "vae")
