@@ -29,7 +29,7 @@ draws can be compared with it, level by level (:func:`compare_scores`), over noi
 The exact gradient vanishes as ``alpha`` does: under pure noise no class is likelier than another. A network that reads
 ``x`` as it is keeps an error of about constant size there, so its relative error grows like ``1 / alpha``, and guidance
 multiplies it by ``sigma^2 / alpha`` in the predicted clean sample. One that reads ``alpha x`` has the factor ``alpha``
-in its gradient by the chain rule (``models/residual_mlp.py``): that is what its gate is for.
+in its gradient by the chain rule (``models/residual_mlp.py``): that is what ``SignalGate`` is for.
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
             found = " and ".join(f"{key}={value!r}" for key, value in settings.items())
             raise ValueError(f"{name} has {found}, which {effect}. Leave {' and '.join(settings)} out, {fix}.")
     if config.get("scale_factors") is not None:
-        raise ValueError(f"{name} has scale_factors, which change latents' size between steps. Leave it out, {fix}.")
+        raise ValueError(f"{name} has scale_factors, which change latents' size between steps. Leave them out, {fix}.")
     spacing = config.get("timestep_spacing", "leading")
     if name in _NOT_FROM_PURE_NOISE and spacing != "leading" and law == trained_law == "preserving":
         if preserving_table(training_noise)[-1] < 1e-6:
