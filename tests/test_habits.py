@@ -100,7 +100,9 @@ class TestComponents:
         with torch.no_grad():
             torch.testing.assert_close(judge(images).logits, mgp.load_judge().model(images).logits)
 
-    @pytest.mark.parametrize("again", [lambda pipe: Pipeline(**pipe.components), Pipeline.from_pipe], ids=str)
+    @pytest.mark.parametrize(
+        "again", [lambda pipe: Pipeline(**pipe.components), Pipeline.from_pipe], ids=["components", "from_pipe"]
+    )
     def test_reuse_shares_networks_and_keeps_settings(self, pipe, again):
         other = again(pipe)
         assert all(getattr(other, name) is getattr(pipe, name) for name in NETWORKS)
