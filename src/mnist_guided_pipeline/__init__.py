@@ -1,14 +1,14 @@
 """Classifier guidance for Hugging Face diffusers: guided latent diffusion of handwritten digits.
 
-A public name is imported from its module when it is first used, so that ``mnist-guided --help`` and the checks of the
-command line do not wait for diffusers, which takes seconds to import. With the first of them the package's classes
-become known to diffusers, so that a saved pipeline names ``mnist_guided_pipeline`` in its ``model_index.json`` and
-``from_pretrained`` finds the classes here, whatever module defines them. Where diffusers is imported already, that is
-at once: ``DiffusionPipeline.from_pretrained`` then loads a saved pipeline too.
+With the package its pipeline becomes known to diffusers, so that ``DiffusionPipeline.from_pretrained`` loads a saved
+one too: its ``model_index.json`` names ``mnist_guided_pipeline``, where the classes are found, whatever module defines
+them. Only in the program ``mnist-guided`` that waits for the first public name, so that ``--help`` and the checks of
+the command line do not wait for diffusers, which takes seconds to import. Other names are imported when first used.
 """
 
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
@@ -53,5 +53,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if "diffusers" in sys.modules:
+_PROGRAM = ("mnist-guided", "-m")  # the second while ``python -m mnist_guided_pipeline`` imports its package
+
+if Path(sys.argv[0]).stem not in _PROGRAM:
     import_module(".storage.pipelines", __name__)

@@ -126,6 +126,7 @@ def test_bad_options(refused, tiny_pipeline_folder, tmp_path, options, message):
 
 _COLD = """
 import sys
+sys.argv[0] = "mnist-guided"
 import mnist_guided_pipeline.cli
 assert not {"torch", "diffusers", "numpy"} & set(sys.modules), "the command line waits for what it does not need"
 mnist_guided_pipeline.cli.main("generate --class_labels 0 1 --num_images_per_label 2 --output digits.png".split())
