@@ -27,8 +27,7 @@ import mnist_guided_pipeline.data.posteriors as posteriors
 import train_classifier
 import train_denoiser
 import train_vae
-from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
-from mnist_guided_pipeline.cli.options import save_figure
+from mnist_guided_pipeline.cli.options import MeasuringOptions
 from mnist_guided_pipeline.data.images import to_uint8, to_unit_range
 from mnist_guided_pipeline.evaluation.guide import guide_hacking
 from mnist_guided_pipeline.evaluation.oracle import oracle_error
@@ -36,7 +35,7 @@ from mnist_guided_pipeline.evaluation.samples import draw_samples
 from mnist_guided_pipeline.evaluation.scores import score_images
 from mnist_guided_pipeline.evaluation.studies import file_tables
 from mnist_guided_pipeline.evaluation.tables import column_title
-from mnist_guided_pipeline.figures.images import image_rows
+from mnist_guided_pipeline.figures.images import image_rows, save_figure
 from mnist_guided_pipeline.sampling.noise import noise_level
 from mnist_guided_pipeline.storage.atomic import write_manifest
 from mnist_guided_pipeline.storage.pipelines import load_network

@@ -23,13 +23,12 @@ import train_denoiser
 import train_judge
 import train_vae
 from mnist_guided_pipeline import ClassifierGuidedLatentPipeline, CleanClassifierGuide
-from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
-from mnist_guided_pipeline.cli.options import save_figure
+from mnist_guided_pipeline.cli.options import MeasuringOptions
 from mnist_guided_pipeline.evaluation.judge import Judge
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.scores import floors
 from mnist_guided_pipeline.evaluation.studies import file_tables, measure_system, real_images_row
-from mnist_guided_pipeline.figures.images import image_rows
+from mnist_guided_pipeline.figures.images import image_rows, save_figure
 from mnist_guided_pipeline.storage.assemble import training_scheduler
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import (

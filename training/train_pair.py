@@ -25,10 +25,11 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.data.posteriors import LATENTS_OF, PosteriorTable, autoencoder_fingerprint, clean_samples
+from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, prediction_target
 from mnist_guided_pipeline.sampling.schedulers import describe_noise
 from mnist_guided_pipeline.seeding import keyed_generator
+from mnist_guided_pipeline.storage.lineage import note_latents
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.checkpoints import averaged_weights
 from mnist_guided_pipeline.training.config import PairConfig
@@ -104,9 +105,8 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
         )
     denoiser = mgp.PosteriorResidualMLPDenoiser.from_config(teacher.config)
     denoiser.load_state_dict(teacher.state_dict())
-    if vae is not None:
-        for network in (denoiser, classifier):
-            network.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(vae)})
+    for network in (denoiser, classifier):
+        note_latents(network, vae)
     visited = VisitedStates(config.visited_size, denoiser.config.sample_shape)
     pair = torch.nn.ModuleDict({"denoiser": denoiser, "classifier": classifier, "visited": visited})
     objective = Objective(denoiser, classifier, config)

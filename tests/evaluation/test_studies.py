@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 
 import mnist_guided_pipeline as mgp
 from conftest import write_split
-from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
+from mnist_guided_pipeline.cli.options import MeasuringOptions
 from mnist_guided_pipeline.data.posteriors import encode_images
 from mnist_guided_pipeline.evaluation.records import read_runs, write_run
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings

@@ -6,9 +6,9 @@ from PIL import Image
 from scipy.stats import norm
 from sklearn.decomposition import PCA
 
-from mnist_guided_pipeline.cli.options import check_figure, check_packages, save_figure
+from mnist_guided_pipeline.cli.options import check_figure, check_packages
 from mnist_guided_pipeline.figures.curves import Curve, line_panels
-from mnist_guided_pipeline.figures.images import image_rows, manifold, manifold_coordinates
+from mnist_guided_pipeline.figures.images import image_rows, manifold, manifold_coordinates, save_figure
 from mnist_guided_pipeline.figures.points import latent_scatter, point_frames, point_panels, principal_plane
 
 RNG = np.random.default_rng(0)

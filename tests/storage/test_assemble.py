@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
-from mnist_guided_pipeline.data.posteriors import LATENTS_OF, autoencoder_fingerprint
 from mnist_guided_pipeline.storage.assemble import assemble_pipeline
 from mnist_guided_pipeline.storage.atomic import verify_manifest
+from mnist_guided_pipeline.storage.lineage import LATENTS_OF, autoencoder_fingerprint
 from tiny import NOISE, make
 
 ROLES = ("vae", "denoiser", "classifier", "weak_denoiser")

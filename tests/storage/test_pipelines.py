@@ -11,8 +11,8 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.data.posteriors import LATENTS_OF, autoencoder_fingerprint
 from mnist_guided_pipeline.storage.atomic import IntegrityError, read_manifest, write_manifest
+from mnist_guided_pipeline.storage.lineage import LATENTS_OF, autoencoder_fingerprint
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.storage.strict import weight_files
 from tiny import NOISE, images, make

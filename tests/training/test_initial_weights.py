@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.data.posteriors import LATENTS_OF, autoencoder_fingerprint
+from mnist_guided_pipeline.storage.lineage import LATENTS_OF, autoencoder_fingerprint
 from mnist_guided_pipeline.storage.pipelines import load_network
 from tiny import make
 from training_runs import make_config, train

@@ -15,7 +15,7 @@ import mnist_guided_pipeline as mgp
 import tiny
 from conftest import write_split
 from mnist_guided_pipeline.cli import main
-from mnist_guided_pipeline.cli.evaluate import MeasuringOptions
+from mnist_guided_pipeline.cli.options import MeasuringOptions
 from mnist_guided_pipeline.data.images import load_images
 from mnist_guided_pipeline.data.posteriors import encode_images
 from mnist_guided_pipeline.evaluation.accuracy_score import classification_accuracy_score

@@ -2,100 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from ..data import DEFAULT_DATASET
-from .options import (
-    DataType,
-    check_figure,
-    check_measurements,
-    check_model,
-    check_packages,
-    load_pipeline,
-    scheduler_settings,
-    usable_device,
-)
-
-if TYPE_CHECKING:
-    from ..evaluation.scores import Reference
-
-
-@dataclass(frozen=True)
-class MeasuringOptions:
-    """What the commands that measure images share."""
-
-    output: Path = Path("metrics.json")
-    """File of measurements to add to: .json, or .jsonl for one line per run. All other runs in it stay."""
-    num_images: int = 1_000
-    """Images of each set."""
-    labels: Literal["reference", "uniform"] = "reference"
-    """Mix of the wanted classes, and of the real images beside them: that of the test set, or uniform. The distances
-    (FID, KID) of images with uniform labels also count how far the test set is from uniform: on MNIST that is several
-    times what real images in its proportions have."""
-    seed: int = 0
-    """Every image has a random generator of its own, made from the seed, its class and its number."""
-    dataset_name: str = DEFAULT_DATASET
-    """Hub id or folder of the data set that the model was trained on."""
-    image_column: str = "image"
-    """Column of the images."""
-    label_column: str = "label"
-    """Column of the classes."""
-    resolution: int | None = None
-    """Resize the images of the data set to this height and width, those that the model makes."""
-    judge: str | None = None
-    """Folder or Hub id of a judge: from train_judge.py, or any image classifier of transformers; the one shipped with
-    the package, for grey images of 28x28, if left out. Its classes are those of the data set by name, or in order."""
-    cache_dir: Path | None = None
-    """Folder where drawn images are kept; below ~/.cache if left out. It can be deleted at any time."""
-    device: str | None = None
-    """Where to compute, such as cpu or cuda; a CUDA device where there is one, else the CPU, if left out."""
-    force: bool = False
-    """Measure again what is in the output already, and overwrite the figure."""
-
-    def check(self, model: str | None = None, figure: Path | None = None) -> None:
-        """Refuse what cannot work before anything heavy is imported."""
-        if model is not None:
-            check_model(model)
-        if figure is not None:
-            check_figure(figure, self.force)
-        check_model(self.judge, "config.json", what="judge", option="--judge")
-        check_packages(("scipy",), "evaluation")
-        check_measurements(self.output)
-
-    def reference(self) -> Reference:
-        """Real images and the judge on its device; under a launcher one process reads the data first."""
-        from ..data.images import load_image_splits
-        from ..evaluation.judge import Judge, load_judge
-        from ..evaluation.samples import start_processes
-        from ..evaluation.scores import Reference, check_enough
-
-        with start_processes().main_process_first():
-            train, test = load_image_splits(
-                self.dataset_name,
-                image_column=self.image_column,
-                label_column=self.label_column,
-                resolution=self.resolution,
-            )
-        check_enough(self.num_images, len(test.class_names))
-        judge = load_judge() if self.judge is None else Judge.from_pretrained(self.judge).of_classes(test.class_names)
-        if judge.image_shape not in (None, test.image_shape):
-            raise ValueError(
-                f"--dataset_name {self.dataset_name!r} has images of shape {test.image_shape}, and the judge "
-                f"{self.judge or 'that is shipped'} reads those of shape {judge.image_shape}: give --judge a folder or "
-                "Hub id of an image classifier with an image processor, or one that train_judge.py made for this data."
-            )
-        return Reference(train, test, judge.to(self.own_device()), self.dataset_name, self.labels)
-
-    def own_device(self) -> str:
-        """The device asked for; else that of this process."""
-        from ..evaluation.samples import start_processes
-
-        state = start_processes()
-        return usable_device(str(state.device) if self.device is None and state.num_processes > 1 else self.device)
+from .options import DataType, MeasuringOptions, load_pipeline, scheduler_settings
 
 
 def evaluate(

@@ -28,7 +28,6 @@ from .options import (
     load_image_maker,
     load_pipeline,
     load_points_pipeline,
-    save_figure,
 )
 
 _HOLD_SECONDS = 1.5  # that a film rests on its last frame
@@ -75,6 +74,7 @@ def autoencoder(
     vae = load_autoencoder(model, device)
 
     from ..data.images import load_test_images
+    from ..figures.images import save_figure
 
     if show == "manifold":
         figure, said = _manifold(vae, count)
@@ -121,7 +121,7 @@ def samples(
 
     from ..data.posteriors import decode_images
     from ..evaluation.samples import generate_images
-    from ..figures.images import image_rows
+    from ..figures.images import image_rows, save_figure
     from ..models.gan import GANGenerator
     from ..seeding import keyed_generator
 
@@ -160,6 +160,7 @@ def loss_curves(
     check_figure(output, force)
 
     from ..figures.curves import Curve, line_panels
+    from ..figures.images import save_figure
     from ..training.history import read_history
 
     events = [event for event in read_history(model) if event.get("step") is not None]
@@ -211,7 +212,7 @@ def forward_process(
     from ..data.images import to_uint8
     from ..data.posteriors import encode_images
     from ..evaluation.guide import timesteps_and_levels
-    from ..figures.images import image_rows
+    from ..figures.images import image_rows, save_figure
     from ..sampling.noise import NoiseLevel, add_noise
     from ..seeding import keyed_generator
 
@@ -252,6 +253,7 @@ def noise_schedules(
 
     from ..evaluation.tables import rows_table
     from ..figures.curves import Curve, line_panels
+    from ..figures.images import save_figure
     from ..sampling.noise import training_levels
     from ..training.config import DenoiserConfig
     from ..training.noise import MAX_TERMINAL_SIGNAL, noise_scheduler
@@ -321,6 +323,7 @@ def points(
 
     from ..evaluation.points import draw_points, measure_points, real_points
     from ..evaluation.tables import rows_table
+    from ..figures.images import save_figure
     from ..figures.points import evenly_moved, frame_limits, point_frames, point_panels
 
     steps = num_inference_steps or (200 if film else None)  # the last of them move samples furthest
@@ -364,6 +367,7 @@ def sweep(metrics: Path, name: str, output: Picture, force: Force = False) -> No
     from ..evaluation.records import read_runs
     from ..evaluation.tables import find_runs
     from ..figures.curves import sweep_figure
+    from ..figures.images import save_figure
 
     runs = find_runs(read_runs(metrics), name)
     save_figure(sweep_figure(runs), output)

@@ -27,13 +27,15 @@ def assemble(
 ) -> None:
     """Make one pipeline folder of the networks that the training scripts wrote.
 
-    Example: mnist-guided assemble --vae runs/vae --denoiser runs/denoiser --classifier runs/classifier
-    --output runs/pipeline
+    Example: mnist-guided assemble --vae runs/vae --denoiser runs/pair --classifier runs/pair --output runs/pipeline
+
+    train_pair.py writes both networks into one folder: the classifier, and the denoiser in its subfolder denoiser. Give
+    that folder for both.
 
     Args:
-        denoiser: Output folder of train_denoiser.py; its scheduler becomes the pipeline's.
-        vae: Output folder of train_vae.py; left out for networks trained on pixels.
-        classifier: Output folder of train_classifier.py; left out for a pipeline without guidance.
+        denoiser: Output folder of train_denoiser.py or train_pair.py; its scheduler becomes the pipeline's.
+        vae: Output folder of train_vae.py or train_decoder.py; left out for networks trained on pixels.
+        classifier: Output folder of train_classifier.py or train_pair.py; left out for a pipeline without guidance.
         weak_denoiser: Output folder of train_denoiser.py, smaller or trained for less, for --autoguidance_scale.
         class_names: Name of each class, in label order; 0 1 2 ... if left out.
         dtype: Floating-point type of the saved weights.

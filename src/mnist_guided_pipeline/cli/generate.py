@@ -22,7 +22,6 @@ from .options import (
     check_packages,
     check_range,
     load_pipeline,
-    save_figure,
     scheduler_settings,
 )
 
@@ -82,7 +81,7 @@ def generate(
     check_range("num_images_per_label", num_images_per_label, 1, MOST_IMAGES)
     settings = scheduler_settings(scheduler_options)
 
-    from ..figures.images import image_rows
+    from ..figures.images import image_rows, save_figure
     from ..sampling.arguments import resolve_labels
     from ..seeding import keyed_generator
 

@@ -11,10 +11,10 @@ import tyro
 
 from ..data import DEFAULT_DATASET
 from ..storage.places import public_name
-from .evaluate import MeasuringOptions
 from .options import (
     DatasetName,
     Device,
+    MeasuringOptions,
     Model,
     Seed,
     check_measurements,
@@ -25,7 +25,6 @@ from .options import (
     load_image_maker,
     load_pipeline,
     load_points_pipeline,
-    save_figure,
     training_settings,
 )
 
@@ -61,7 +60,7 @@ def systems(
     from ..data.points import is_point_set
     from ..evaluation.samples import SamplingSettings
     from ..evaluation.studies import compare_points, file_tables, measure_system, real_images_row
-    from ..figures.images import image_rows
+    from ..figures.images import image_rows, save_figure
 
     device, count, seed = options.own_device(), options.num_images, options.seed
     settings = {"num_images": count, "seed": seed}
@@ -137,7 +136,7 @@ def autoencoders(
     )
     from ..evaluation.records import check_name
     from ..evaluation.studies import file_tables
-    from ..figures.images import image_rows
+    from ..figures.images import image_rows, save_figure
 
     check_name(name)
     recipes = {label: training_settings(path) for label, path in zip(names, model, strict=True)}
@@ -229,6 +228,7 @@ def guide(
     file_tables(options.output, name, figures, settings, pipe, reference)
     if figure is not None:
         from ..figures.curves import guide_report_figure
+        from ..figures.images import save_figure
 
         save_figure(guide_report_figure(**figures), figure)
 
@@ -269,6 +269,7 @@ def scales(
     if figure is not None:
         import numpy as np
 
+        from ..figures.images import save_figure
         from ..figures.points import point_panels
 
         scale, count = guidance_scale[-1], min(num_samples, 1_000)

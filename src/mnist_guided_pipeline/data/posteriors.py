@@ -9,12 +9,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..sampling.latents import latent_mean_std, normalise
-from ..seeding import fingerprint
 from .images import LabelledImages, to_model_range, to_uint8
 from .points import PointSet
-
-LATENTS_OF = "_latents_of"
-"""In the config of a network: :func:`autoencoder_fingerprint` of the VAE whose latents it was trained on."""
 
 _BATCH = 1000
 
@@ -45,35 +41,6 @@ class PosteriorTable(NamedTuple):
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
         return tuple(self.mean.shape[1:])
-
-
-def autoencoder_fingerprint(vae: Any) -> str:
-    """A hash of what makes latents, encoder and normalisation; another decoder or float16 does not change it."""
-    state = vae.state_dict().items()
-    encoder = [tensor.half() for name, tensor in state if not name.startswith(("decoder.", "post_quant_conv."))]
-    return fingerprint(*encoder, *latent_mean_std(torch.zeros(1, 1), vae.config))
-
-
-def check_latents(network: Any, vae: Any | None, name: str) -> None:
-    """Refuse a network that was trained on the latents of another VAE; those of earlier versions do not say of which.
-
-    Args:
-        network: denoiser or classifier.
-        vae: the autoencoder; None where there is none. In bfloat16 it cannot be told from others.
-        name: what the error calls the network.
-
-    Raises:
-        ValueError: naming both fingerprints.
-    """
-    seen = network.config.get(LATENTS_OF)
-    if seen is None or (vae is not None and vae.dtype == torch.bfloat16):
-        return
-    made = None if vae is None else autoencoder_fingerprint(vae)
-    if seen != made:
-        here = "here are none" if made is None else f"here are those of another VAE (fingerprint {made})"
-        raise ValueError(
-            f"{name} was trained on the latents of a VAE (fingerprint {seen}), {here}: give the VAE of its vae_path."
-        )
 
 
 def posterior_draw(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:

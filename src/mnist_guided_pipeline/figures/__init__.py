@@ -1,1 +1,1 @@
-"""Figures: arrays in, a matplotlib ``Figure`` out; nothing here reads or writes a file, or needs a display."""
+"""Figures: arrays in, a ``Figure`` or a picture out; nothing here needs a display, and one function writes a file."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from ..storage.atomic import atomic_write
 
 _INK = 40
 
@@ -98,3 +102,13 @@ def manifold(images: NDArray[np.uint8], coordinates: NDArray[np.float64]) -> Ima
     """
     names = [f"{coordinate:.2f}" for coordinate in coordinates]
     return image_rows(images[::-1], names[::-1], names, gap=0)
+
+
+def save_figure(figure: Any, output: Path) -> None:
+    """Write a figure of matplotlib, which needs no display, or a picture of Pillow; whole, in the suffix's format."""
+    if not isinstance(figure, Image.Image):
+        figure.savefig(drawn := BytesIO(), format="png")
+        figure = Image.open(drawn).convert("RGB")
+    encoded = BytesIO()
+    figure.save(encoded, format=Image.registered_extensions()[output.suffix.lower()])
+    atomic_write(output, encoded.getvalue())

@@ -17,7 +17,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from .latents import denormalise
-from .networks import is_conditional, mean_prediction, needs_posterior, null_label, predict, sample_shape
+from .networks import Wrapper, is_conditional, mean_prediction, needs_posterior, null_label, predict, sample_shape
 from .noise import NoiseLevel, flow_levels, per_sample, predicted_x0, training_levels
 from .schedulers import describe_noise
 
@@ -30,7 +30,7 @@ class CleanGuideOutput(BaseOutput):
     logits: Tensor
 
 
-class CleanClassifierGuide(nn.Module):
+class CleanClassifierGuide(Wrapper):
     """A classifier of clean images with the interface of a noise-aware one, for a pipeline or ``GuidedDenoiser``.
 
     It lives in memory: a pipeline is saved with ``classifier=None``, and the guide is made anew.
@@ -92,16 +92,6 @@ class CleanClassifierGuide(nn.Module):
         if self._flow_steps is None:
             table = training_levels(scheduler)
             self._log_ratios = (table.sigma / table.alpha).log().clamp(max=20.0)  # infinite where there is no signal
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The denoiser's type."""
-        return self.denoiser.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The denoiser's device."""
-        return self.denoiser.device
 
     def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = True) -> Any:
         """Logits (B, num_classes) for noisy samples (B, *sample_shape).

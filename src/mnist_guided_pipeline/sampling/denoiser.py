@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .arguments import check_interval, check_number, parse_scales, resolve_labels
 from .guidance import (
@@ -36,6 +36,7 @@ from .guidance import (
     rescaled_prediction,
 )
 from .networks import (
+    Wrapper,
     check_space,
     is_conditional,
     mean_prediction,
@@ -81,7 +82,7 @@ class Seen(NamedTuple):
     scheduler_level: NoiseLevel
 
 
-class GuidedDenoiser(nn.Module):
+class GuidedDenoiser(Wrapper):
     """A denoiser guided by a classifier.
 
     Args:
@@ -198,16 +199,6 @@ class GuidedDenoiser(nn.Module):
     def config(self) -> Any:
         """The wrapped denoiser's settings."""
         return self.denoiser.config
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The wrapped denoiser's type."""
-        return self.denoiser.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The wrapped denoiser's device."""
-        return self.denoiser.device
 
     def forward(self, sample: Tensor, timestep: Tensor | float, return_dict: bool = True) -> Any:
         """The guided prediction.

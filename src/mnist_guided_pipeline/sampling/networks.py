@@ -21,7 +21,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Wrapper(nn.Module):
+    """What wraps a denoiser computes in its type and on its device."""
+
+    denoiser: Any
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The denoiser's type."""
+        return self.denoiser.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The denoiser's device."""
+        return self.denoiser.device
 
 
 def sample_shape(denoiser: Any) -> tuple[int, ...]:

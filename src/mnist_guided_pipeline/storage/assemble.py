@@ -10,9 +10,9 @@ from typing import Any
 
 from diffusers import ModelMixin, SchedulerMixin
 
-from ..data.posteriors import check_latents
 from ..sampling.schedulers import describe_noise
 from .atomic import write_listed
+from .lineage import check_latents
 from .pipelines import ClassifierGuidedLatentPipeline, load_network
 from .places import public_name
 from .probe import check_label_effect
@@ -32,9 +32,10 @@ def assemble_pipeline(
     """Build a pipeline from what the training scripts wrote.
 
     Args:
-        vae: folder of ``train_vae.py``; None for networks that were trained on pixels.
-        denoiser: folder of ``train_denoiser.py``; its ``scheduler/`` becomes the pipeline's.
-        classifier: folder of ``train_classifier.py``; None for a pipeline without guidance.
+        vae: folder of ``train_vae.py`` or ``train_decoder.py``; None for networks that were trained on pixels.
+        denoiser: folder of ``train_denoiser.py``, or of ``train_pair.py``, which has it in ``denoiser/``; the folder's
+            ``scheduler/`` becomes the pipeline's.
+        classifier: folder of ``train_classifier.py`` or ``train_pair.py``; None for a pipeline without guidance.
         class_names: the name of each class, in label order; ``"0"``, ``"1"``, ... if None.
         half: narrow the networks to float16.
         weak_denoiser: folder of ``train_denoiser.py``, for autoguidance; it predicts what the denoiser predicts.

@@ -20,10 +20,10 @@ from huggingface_hub import create_repo, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ..data.images import is_nowhere, quiet_transport
-from ..data.posteriors import check_latents
 from ..sampling import pipeline as sampling
 from ..weights import DEFAULT_FOLDER
 from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, write_manifest
+from .lineage import check_latents
 from .places import find_folder
 from .strict import (
     PACKAGE,

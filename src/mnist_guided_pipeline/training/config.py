@@ -25,8 +25,8 @@ from .checkpoints import checkpoint_folders
 
 Config = TypeVar("Config", bound="TrainingConfig")
 
-_RETIRED = ("torch_compile", "network", "network_config")
-"""Settings of earlier versions, in the files of their runs; the last two of scripts that make no network."""
+_RETIRED = ("network", "network_config")
+"""Settings in the files of earlier runs of scripts that make no network."""
 
 
 @dataclass(frozen=True)

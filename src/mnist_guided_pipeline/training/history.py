@@ -104,7 +104,7 @@ def read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def training_seconds(folder: str | os.PathLike[str]) -> float | None:
-    """Seconds that a training's updates took, summed over ``history.jsonl``; older ones count as of one process.
+    """Seconds that a training's updates took, summed over ``history.jsonl``.
 
     Args:
         folder: of a training script, or of a pipeline, whose steps are then summed.
@@ -117,14 +117,7 @@ def training_seconds(folder: str | os.PathLike[str]) -> float | None:
         parts = [training_seconds(step) for step in sorted((folder / "steps").iterdir())]
         known = [seconds for seconds in parts if seconds is not None]
         return sum(known) if parts and len(known) == len(parts) else None
-    file = folder / "train_config.json"
-    timed = [line for line in read_history(folder) if "images_per_second" in line]
-    if not (timed and file.is_file()):
-        return None
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    images_per_update = settings["train_batch_size"] * settings["gradient_accumulation_steps"]
+    timed = [line for line in read_history(folder) if "seconds_per_update" in line]
     ends = [0, *(line["step"] for line in timed)]
-    return sum(
-        (line["step"] - before) * line.get("seconds_per_update", images_per_update / line["images_per_second"])
-        for line, before in zip(timed, ends, strict=False)
-    )
+    seconds = [(line["step"] - start) * line["seconds_per_update"] for line, start in zip(timed, ends, strict=False)]
+    return sum(seconds) if timed else None

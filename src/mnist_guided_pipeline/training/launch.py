@@ -21,9 +21,10 @@ from tqdm.auto import tqdm
 
 from ..data.images import LabelledImages, load_image_splits
 from ..data.points import PointSet, is_point_set, load_points
-from ..data.posteriors import LATENTS_OF, autoencoder_fingerprint, check_latents, sample_shape_of
+from ..data.posteriors import sample_shape_of
 from ..sampling.networks import note_classes, num_classes, sample_shape
 from ..storage.assemble import check_same_noise, training_scheduler
+from ..storage.lineage import check_latents, note_latents
 from ..storage.pipelines import fetched, load_network
 from ..storage.push import start_push
 from .checkpoints import NonFiniteError
@@ -214,8 +215,7 @@ def make_network(
             "that number, or leave it out."
         )
     check_latents(network, vae, f"init_from {init_from!r}")
-    if vae is not None:
-        network.register_to_config(**{LATENTS_OF: autoencoder_fingerprint(vae)})
+    note_latents(network, vae)
     return network
 
 
