@@ -187,7 +187,7 @@ class StudyConfig:
     name: tyro.conf.Positional[Literal[tuple(STUDIES)]]  # type: ignore[valid-type]
     """Which study."""
     output_dir: str
-    """Folder of the trained variants and of the drawn images."""
+    """Folder of the trained variants."""
     figure: Path | None = None
     """Figure to write, a row of samples per variant; study-NAME.png in output_dir if left out."""
     vae_path: str = str(DEFAULT_FOLDER)
@@ -214,8 +214,7 @@ def main(config: StudyConfig) -> None:
         for drawing, call in variant.drawings.items():
             label = ", ".join(filter(None, (name.replace(",", ", "), drawing)))
             settings = SamplingSettings(options.num_images, options.seed, reference.class_weights, **call)
-            cache = options.cache_dir or f"{config.output_dir}/samples"
-            _, images, rows[label] = measure_system(pipe, settings, reference, cache)
+            _, images, rows[label] = measure_system(pipe, settings, reference)
             pictures.append(images[:20].numpy())
             if seconds is not None:
                 rows[label]["training_minutes"] = seconds / 60.0

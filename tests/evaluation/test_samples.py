@@ -1,17 +1,15 @@
-"""Drawing: images depend on their index alone, and what is drawn is kept."""
+"""Drawing: images depend on their index alone."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
-from mnist_guided_pipeline.evaluation import samples
-from mnist_guided_pipeline.evaluation.samples import DrawnImages, SamplingSettings, draw_images, wanted_classes
+from mnist_guided_pipeline.evaluation.samples import SamplingSettings, draw_images, wanted_classes
 from mnist_guided_pipeline.seeding import keyed_generator
 
 
@@ -41,94 +39,42 @@ class TestWantedClasses:
 
 
 class TestDrawing:
-    def test_does_not_depend_on_the_chunks(self, tiny, tmp_path):
+    def test_does_not_depend_on_the_chunks(self, tiny):
         settings = SamplingSettings(num_images=25)
-        whole = draw_images(tiny, settings, tmp_path / "a", chunk_size=25)
-        cut = draw_images(tiny, settings, tmp_path / "b", chunk_size=7)
-        assert len(whole.files) == 1
-        assert len(cut.files) == 4
-        assert whole.images().shape == (25, 28, 28)
-        assert differences(whole.images(), cut.images()) <= 1
+        whole, cut = (draw_images(tiny, settings, chunk_size=size) for size in (25, 7))
+        assert whole.images.shape == (25, 28, 28)
+        assert differences(whole.images, cut.images) <= 1
         assert torch.equal(whole.labels, torch.arange(25) % 10)
         assert whole.seconds > 0
 
-    def test_stochastic_scheduler_too(self, tiny, tmp_path):
+    def test_stochastic_scheduler_too(self, tiny):
         settings = SamplingSettings(num_images=12, scheduler="EulerAncestralDiscreteScheduler", num_inference_steps=4)
-        images = [draw_images(tiny, settings, tmp_path / str(size), size).images() for size in (12, 5)]
+        images = [draw_images(tiny, settings, size).images for size in (12, 5)]
         assert differences(*images) <= 1
 
-    def test_images_are_those_of_the_pipeline(self, tiny, tmp_path):
-        drawn = draw_images(tiny, SamplingSettings(num_images=13, seed=5, guidance_scale=2.0), tmp_path).images()
+    def test_images_are_those_of_the_pipeline(self, tiny):
+        drawn = draw_images(tiny, SamplingSettings(num_images=13, seed=5, guidance_scale=2.0)).images
         generator = keyed_generator(5, 2, 1)  # image 12 is number 1 of class 2
         alone = tiny([2], guidance_scale=2.0, generator=[generator]).images[0]
         assert differences(drawn[12], torch.from_numpy(np.array(alone))) <= 1
 
-    def test_more_images_extend_what_is_there(self, tiny, tmp_path):
-        few = draw_images(tiny, SamplingSettings(num_images=20), tmp_path, chunk_size=10)
-        stamps = [file.stat().st_mtime_ns for file in few.files]
-        more = draw_images(tiny, SamplingSettings(num_images=30), tmp_path, chunk_size=10)
-        assert [file.stat().st_mtime_ns for file in more.files[:2]] == stamps
-        assert torch.equal(more.images()[:20], few.images())
+    def test_more_images_begin_with_the_same(self, tiny):
+        few, more = (draw_images(tiny, SamplingSettings(num_images=count), chunk_size=10) for count in (20, 30))
+        assert torch.equal(more.images[:20], few.images)
 
-    def test_goes_on_after_an_interruption(self, tiny, tmp_path, monkeypatch):
-        settings, finished = SamplingSettings(num_images=40), []
-        draw = samples._draw_chunk
-
-        def dies_in_the_third(pipe, call, file):
-            if len(finished) == 2:
-                raise KeyboardInterrupt
-            finished.append(file.name[:6])
-            draw(pipe, call, file)
-
-        monkeypatch.setattr(samples, "_draw_chunk", dies_in_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            draw_images(tiny, settings, tmp_path / "a", chunk_size=10)
-        monkeypatch.setattr(samples, "_draw_chunk", lambda *given: (finished.append(given[2].name[:6]), draw(*given)))
-        resumed = draw_images(tiny, settings, tmp_path / "a", chunk_size=10)
-        assert finished == ["000000", "000010", "000020", "000030"]
-        assert torch.equal(resumed.images(), draw_images(tiny, settings, tmp_path / "b", chunk_size=10).images())
-
-    @pytest.mark.parametrize("damage", [b"", b"rubbish", None])
-    def test_a_damaged_chunk_is_drawn_again(self, tiny, tmp_path, damage):
-        settings = SamplingSettings(num_images=20)
-        before = draw_images(tiny, settings, tmp_path, chunk_size=10)
-        images, file = before.images(), before.files[1]
-        file.write_bytes(file.read_bytes()[:-5] if damage is None else damage)
-        assert torch.equal(draw_images(tiny, settings, tmp_path, chunk_size=10).images(), images)
-
-    def test_whatever_changes_the_images_changes_the_place(self, tiny, tmp_path):
-        def folder(**changes) -> Path:
-            return draw_images(tiny, SamplingSettings(num_images=10, **changes), tmp_path).files[0].parent
-
-        places = {
-            folder(),
-            folder(seed=1),
-            folder(guidance_scale=2.0),
-            folder(num_inference_steps=2),
-            folder(scheduler="DDIMScheduler"),
-            folder(scheduler="DDIMScheduler", eta=1.0),
-            folder(scheduler_options={"timestep_spacing": "leading"}),
-            folder(guidance_interval=(0.5, 2.0)),
-        }
-        with torch.no_grad():
-            next(tiny.classifier.parameters()).add_(1e-3)
-        places.add(folder())
-        assert len(places) == 9
-        assert folder(num_inference_steps=3) == folder(guidance_scale=1.0) == folder()  # its defaults, said aloud
-
-    def test_pipeline_without_labels(self, tiny, tmp_path):
+    def test_pipeline_without_labels(self, tiny):
         plain = mgp.ClassifierGuidedLatentPipeline(tiny.vae, tiny.denoiser, None, tiny.scheduler)
-        drawn = draw_images(plain, SamplingSettings(num_images=9, num_inference_steps=2), tmp_path, chunk_size=4)
+        drawn = draw_images(plain, SamplingSettings(num_images=9, num_inference_steps=2), chunk_size=4)
         assert drawn.labels is None
-        assert drawn.images().shape == (9, 28, 28)
+        assert drawn.images.shape == (9, 28, 28)
 
-    def test_images_of_any_class_but_one(self, tiny, tmp_path):
+    def test_images_of_any_class_but_one(self, tiny):
         """The unwanted classes are taken in turn, and no class is wanted."""
         settings = SamplingSettings(5, seed=3, negative_class_labels=("digit 4", 9))
-        drawn = draw_images(tiny, settings, tmp_path, chunk_size=2)
+        drawn = draw_images(tiny, settings, chunk_size=2)
         assert drawn.labels is None
         alone = tiny(negative_class_labels=[9], generator=[keyed_generator(3, 0, 3)]).images[0]
-        assert differences(drawn.images()[3], torch.from_numpy(np.array(alone))) <= 1
+        assert differences(drawn.images[3], torch.from_numpy(np.array(alone))) <= 1
 
     def test_options_are_those_of_the_scheduler(self, tiny):
         settings = SamplingSettings(scheduler="DPMSolverMultistepScheduler", scheduler_options={"solver_order": 3})
@@ -138,9 +84,9 @@ class TestDrawing:
         with pytest.raises(ValueError, match="has no setting colour"):
             SamplingSettings(scheduler_options={"colour": 1}).make_scheduler(tiny)
 
-    def test_leaves_the_scheduler_as_it_was(self, tiny, tmp_path):
+    def test_leaves_the_scheduler_as_it_was(self, tiny):
         own = tiny.scheduler
-        draw_images(tiny, SamplingSettings(num_images=2, scheduler="DDIMScheduler"), tmp_path)
+        draw_images(tiny, SamplingSettings(num_images=2, scheduler="DDIMScheduler"))
         assert tiny.scheduler is own
 
     @pytest.mark.parametrize(
@@ -157,23 +103,21 @@ class TestDrawing:
     def test_two_processes_draw_what_one_draws(self, tiny, tiny_pipeline_folder, tmp_path):
         script = tmp_path / "draw.py"
         script.write_text(
-            "import sys, mnist_guided_pipeline as mgp\n"
+            "import sys, torch, mnist_guided_pipeline as mgp\n"
             "from mnist_guided_pipeline.evaluation.samples import SamplingSettings, draw_images, start_processes\n"
             "pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(sys.argv[1])\n"
-            "drawn = draw_images(pipe, SamplingSettings(num_images=50), sys.argv[2], chunk_size=10)\n"
-            "assert drawn.images().shape == (50, 28, 28) and start_processes().num_processes == 2\n"
-            "start_processes().destroy_process_group()\n"
+            "drawn, state = draw_images(pipe, SamplingSettings(num_images=50), chunk_size=10), start_processes()\n"
+            "assert state.num_processes == 2\n"
+            "torch.save(drawn.images, f'{sys.argv[2]}/{state.process_index}.pt')\n"
+            "state.destroy_process_group()\n"
         )
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         done = subprocess.run(
-            [*launcher, str(script), str(tiny_pipeline_folder), str(tmp_path / "two")],
+            [*launcher, str(script), str(tiny_pipeline_folder), str(tmp_path)],
             env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        one = draw_images(tiny, SamplingSettings(num_images=50), tmp_path / "one", chunk_size=10)
-        folder = tmp_path / "two" / one.files[0].parent.name
-        assert [file.name for file in one.files] == sorted(file.name for file in folder.iterdir())
-        two = DrawnImages(tuple(folder / file.name for file in one.files), one.labels, 1.0)
-        assert differences(one.images(), two.images()) <= 1
+        one = draw_images(tiny, SamplingSettings(num_images=50), chunk_size=10).images
+        assert all(differences(one, torch.load(tmp_path / f"{index}.pt")) <= 1 for index in range(2))

@@ -32,8 +32,7 @@ def evaluate(
     """Draw many images and measure them with a judge that never guides.
 
     Several schedulers, scheduler options, numbers of steps, scales or etas make a sweep over all combinations. Finished
-    runs and drawn images are kept, so the same command continues an interrupted one. Under torchrun, the processes
-    share the drawing.
+    runs are kept, so the same command continues an interrupted one. Under torchrun, the processes share the drawing.
 
     Example: mnist-guided evaluate --model runs/pipeline --guidance_scale 1 2 4 --num_images 2000 --output sweep.jsonl
 
@@ -95,7 +94,6 @@ def evaluate(
         runs,
         reference,
         options.output,
-        options.cache_dir,
         chunk_size,
         with_cas=classification_accuracy_score,
         again=options.force,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +29,6 @@ from .options import (
     load_points_pipeline,
 )
 
-_HOLD_SECONDS = 1.5  # that a film rests on its last frame
 _COUNTS = {  # of images: the least, what is usual, the most
     "reconstructions": (1, 12, MOST_IMAGES),
     "interpolation": (2, 10, MOST_IMAGES),
@@ -278,7 +276,7 @@ def noise_schedules(
 
 def points(
     model: Annotated[str, arg(help="Folder or Hub id of a pipeline that was trained on points.", metavar="ID")],
-    output: Annotated[Path, arg(help="Picture to write; of show=animation a film, .gif or .mp4.")],
+    output: Annotated[Path, arg(help="Picture to write; of show=animation a film, .gif.")],
     show: Literal["samples", "trajectory", "animation"] = "samples",
     dataset_name: str | None = None,
     guidance_scale: tuple[float, ...] = (),
@@ -294,7 +292,7 @@ def points(
 
     samples: one panel per guidance scale, and a table of the sliced Wasserstein distance from real points of each
     class, in standard deviations, a mean over classes; its floor is that of other real points. trajectory: panels from
-    noise to data. animation: the same as a film; an .mp4 needs the extra animation.
+    noise to data. animation: the same as a film.
 
     Example: mnist-guided figure points --model runs/moons --guidance_scale 0 1 4 --output moons.png
 
@@ -308,10 +306,8 @@ def points(
         fps: Frames per second of a film, at most 50.
     """
     film = show == "animation"
-    check_new_file(output, force, (".gif", ".mp4")) if film else check_new_file(output, force)
+    check_new_file(output, force, (".gif",)) if film else check_new_file(output, force)
     check_packages(("matplotlib",), "plots")
-    if output.suffix.lower() == ".mp4":
-        check_packages(("imageio", "imageio_ffmpeg"), "animation")
     frames = num_frames or (60 if film else 6)
     check_range("num_frames", frames, 2)
     check_range("fps", fps, 1, 50)
@@ -323,7 +319,7 @@ def points(
 
     from ..evaluation.points import draw_points, measure_points, real_points
     from ..evaluation.tables import rows_table
-    from ..figures.images import save_figure
+    from ..figures.images import save_figure, save_film
     from ..figures.points import evenly_moved, frame_limits, point_frames, point_panels
 
     steps = num_inference_steps or (200 if film else None)  # the last of them move samples furthest
@@ -343,7 +339,7 @@ def points(
         places = data.to_data_units(trajectory[shown]).numpy()
         limits = frame_limits(data.mean.numpy(), data.std.numpy())
         if film:
-            _save_film(list(point_frames(places, labels.numpy(), real, limits)), output, fps)
+            save_film(list(point_frames(places, labels.numpy(), real, limits)), output, fps)
         else:
             panels = [(f"step {step}" if step else "noise", place) for step, place in zip(shown, places, strict=True)]
             save_figure(point_panels(panels, labels.numpy(), data.class_names, real, limits), output)
@@ -465,16 +461,3 @@ def check_has_prior(vae: Any) -> None:
             "--model is a plain autoencoder or one of diffusers (variational is not true in its config): it has no "
             "prior to draw from. Give a variational one of this package."
         )
-
-
-def _save_film(frames: list[Any], output: Path, fps: int) -> None:
-    """Write a film whose last frame stays a moment longer; whole."""
-    from diffusers.utils import export_to_gif, export_to_video
-
-    from ..storage.atomic import atomic_write
-
-    frames = [*frames, *frames[-1:] * round(_HOLD_SECONDS * fps)]
-    with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder, f"film{output.suffix.lower()}"))
-        export_to_gif(frames, file, fps) if file.endswith(".gif") else export_to_video(frames, file, fps, quality=8)
-        atomic_write(output, Path(file).read_bytes())

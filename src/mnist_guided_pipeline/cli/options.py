@@ -256,8 +256,6 @@ class MeasuringOptions:
     judge: str | None = None
     """Folder or Hub id of a judge: from train_judge.py, or any image classifier of transformers; the one shipped with
     the package, for grey images of 28x28, if left out. Its classes are those of the data set by name, or in order."""
-    cache_dir: Path | None = None
-    """Folder where drawn images are kept; below ~/.cache if left out. It can be deleted at any time."""
     device: str | None = None
     """Where to compute, such as cpu or cuda; a CUDA device where there is one, else the CPU, if left out."""
     force: bool = False

@@ -84,7 +84,7 @@ def systems(
             continue
         is_network = source is not None and Path(source, "config.json").is_file()
         found = load_image_maker(str(source), device) if is_network else load_pipeline(source, device)
-        kind, images, row = measure_system(found, sampling, reference, options.cache_dir)
+        kind, images, row = measure_system(found, sampling, reference)
         name = f"{kind} {'as shipped' if source is None else public_name(source)}"
         drawn[name], rows[name] = images, row
     rows["real training images"] = real_images_row(reference, count)

@@ -31,11 +31,7 @@ def bundled_digits() -> tuple[list[PILImage.Image], list[int]]:
 
 
 def write_bundled_digits(folder: str | os.PathLike[str]) -> None:
-    """Write the digits as parquet files that ``load_dataset(folder)`` reads, with splits ``train`` and ``test``.
-
-    Args:
-        folder: made where it is missing.
-    """
+    """Write the digits as parquet files that ``load_dataset(folder)`` reads, with splits ``train`` and ``test``."""
     from datasets import ClassLabel, Dataset, Features, Image
 
     features = Features({"image": Image(), "label": ClassLabel(names=list(NAMES))})

@@ -49,15 +49,9 @@ def posterior_draw(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
 
 
 def latent_statistics(posteriors: PosteriorTable) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of posterior *samples*, a channel, in closed form.
+    """``latents_mean`` and ``latents_std`` of posterior *samples* of the training set, per channel, in closed form.
 
     The variance of a sample is the variance of the means plus the mean of the variances.
-
-    Args:
-        posteriors: of the training set, not normalised.
-
-    Returns:
-        ``latents_mean`` and ``latents_std``, as lists for the VAE's config.
 
     Raises:
         ValueError: a channel is constant, so it cannot be brought to unit variance.
@@ -87,20 +81,17 @@ def sample_shape_of(data: LabelledImages | PointSet, vae: Any | None) -> tuple[i
 
 
 def encode_images(vae: Any | None, images: Tensor, *, progress: bool = True) -> PosteriorTable:
-    """Encode images once; kept in memory, they give fresh latents for every epoch.
+    """Encode images uint8 (N, H, W) or (N, 3, H, W) once; kept in memory, they give fresh latents for every epoch.
 
-    Args:
-        vae: of this package, ``AutoencoderKL`` or ``AutoencoderTiny``; its latents are normalised as ``latents.py``
-            says. None gives pixels in model range.
-        images: uint8 (N, H, W) or (N, 3, H, W).
-        progress: show a progress bar.
+    The VAE is of this package, ``AutoencoderKL`` or ``AutoencoderTiny``; its latents are normalised as ``latents.py``
+    says. None gives pixels in model range.
 
     Returns:
         float32 tables on the VAE's device.
     """
     if vae is None:
         return PosteriorTable(to_model_range(images), None)
-    mean, std = _encoded(vae, images, _BATCH, progress)
+    mean, std = _encoded(vae, images, progress)
     if not std.any():  # no autoencoder of distributions
         return PosteriorTable(normalise(mean, vae.config), None)
     return PosteriorTable(normalise(mean, vae.config), std / latent_mean_std(std, vae.config)[1])
@@ -124,33 +115,31 @@ def check_images(vae: Any, images: Tensor) -> None:
         )
 
 
-def encode_latents(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
+def encode_latents(vae: Any, images: Tensor, noise: Tensor | None = None) -> Tensor:
     """Latents float32 (N, *latent_shape), not normalised, on the CPU: means, or draws made of ``noise``."""
-    mean, std = (values.cpu() for values in _encoded(vae, images, batch_size, progress=False))
+    mean, std = (values.cpu() for values in _encoded(vae, images, progress=False))
     return mean if noise is None else posterior_draw(mean, std, noise)
 
 
 @torch.no_grad()
-def decode_images(vae: Any, latents: Tensor, batch_size: int = _BATCH) -> Tensor:
+def decode_images(vae: Any, latents: Tensor) -> Tensor:
     """Latents (N, *latent_shape), not normalised, to images uint8 (N, H, W) or (N, 3, H, W) on the CPU."""
-    parts = (vae.decode(batch.to(vae.device, vae.dtype)).sample for batch in latents.split(batch_size))
+    parts = (vae.decode(batch.to(vae.device, vae.dtype)).sample for batch in latents.split(_BATCH))
     return torch.cat([to_uint8(part.float().cpu()) for part in parts])
 
 
-def reconstruct(vae: Any, images: Tensor, noise: Tensor | None = None, batch_size: int = _BATCH) -> Tensor:
+def reconstruct(vae: Any, images: Tensor, noise: Tensor | None = None) -> Tensor:
     """Images uint8 (N, H, W) or (N, 3, H, W), encoded and decoded: from the mean, or a draw made of ``noise``."""
-    return decode_images(vae, encode_latents(vae, images, noise, batch_size), batch_size)
+    return decode_images(vae, encode_latents(vae, images, noise))
 
 
 @torch.no_grad()
-def _encoded(vae: Any, images: Tensor, batch_size: int, progress: bool) -> tuple[Tensor, Tensor]:
+def _encoded(vae: Any, images: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
     """Means and deviations float32 (N, *latent_shape), not normalised, on the VAE's device."""
     check_images(vae, images)
     means, stds = [], []
-    batches = tqdm(
-        images.split(batch_size), desc="encoding images", unit="batch", disable=None if progress else True, leave=False
-    )
-    for batch in batches:
+    hidden = None if progress else True
+    for batch in tqdm(images.split(_BATCH), desc="encoding images", unit="batch", disable=hidden, leave=False):
         mean, std = _posterior(vae, batch)
         means.append(mean.float())
         stds.append(std.float())

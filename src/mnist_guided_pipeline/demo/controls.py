@@ -46,10 +46,8 @@ def belief_chart(pipe: Any, title: str, name: str) -> gr.Plot:
 def sampler_controls(pipe: Any, name: str, guidance_scale: float | None = None) -> list[Any]:
     """Scheduler, steps, guidance scale and classifier-free weight, in the order of ``DemoSettings``.
 
-    Args:
-        pipe: whose defaults and schedulers are offered.
-        name: put before each element id.
-        guidance_scale: what the scale starts at; the pipeline's own if None.
+    They start at the pipeline's own values, the scale at ``guidance_scale`` where that is given; ``name`` begins their
+    ids.
     """
     defaults = pipe.sampling_defaults
     has_classifier = pipe.classifier is not None

@@ -67,12 +67,9 @@ class DemoSettings:
 
 
 def draw(pipe: Any, settings: DemoSettings, on_step: Callable[[int, int], None] | None = None) -> Trace:
-    """Draw images and keep how they came about; safe in several threads at once.
+    """Draw images and keep how they came about; the pipeline is only read, and several threads may call at once.
 
-    Args:
-        pipe: it is only read.
-        settings: what to draw.
-        on_step: called as ``on_step(steps done, steps in all)``.
+    ``on_step`` is called as ``on_step(steps done, steps in all)``.
 
     Raises:
         ValueError: settings that this pipeline or scheduler cannot follow.

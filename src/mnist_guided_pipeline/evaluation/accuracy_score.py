@@ -34,12 +34,7 @@ def classification_accuracy_score(
 ) -> dict[str, Any]:
     """Train on images uint8 (N, H, W) or (N, 3, H, W) and the classes (N,) that each was wanted as, test on real ones.
 
-    Args:
-        images: N at least 1.
-        labels: as above.
-        test: real images that neither the model nor this network has seen.
-        seed: of weights and order.
-        num_updates: another number makes another score.
+    Another number of updates makes another score; the seed is that of weights and order.
 
     Returns:
         A proportion of the test images, as ``scores.proportion`` makes it, and ``num_training_images``.

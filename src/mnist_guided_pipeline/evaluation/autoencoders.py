@@ -166,13 +166,9 @@ def binarise(images: Tensor, how: str, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def image_likelihood(vae: Any, images: Tensor, num_importance_samples: int, seed: int = 0) -> Likelihood:
-    """The bounds of every image; the draws of an image depend on the seed and its place alone.
+    """The bounds of every image, float (N, C, H, W) in unit range, such as :func:`binarise` makes.
 
-    Args:
-        vae: variational, with ``encode``, ``decode_logits`` and ``latent_shape``; computed in its own dtype.
-        images: float (N, C, H, W) in unit range, as :func:`binarise` gives them.
-        num_importance_samples: K, at least 1; 200 to 5,000 are usual.
-        seed: of the draws.
+    The K = ``num_importance_samples`` draws of an image depend on the seed and its place alone; 200 to 5,000 are usual.
 
     Raises:
         ValueError: K is below 1.

@@ -191,11 +191,7 @@ def gradient_errors(
 ) -> dict[str, list[dict[str, Any]]]:
     """How far the classifier alone is from the denoiser that is told the label, by noise level; see the module.
 
-    Args:
-        pipe: with a classifier and a denoiser that takes labels, on a variance-preserving noise schedule.
-        images: that the networks have not seen.
-        num_visited: samples of guided sampling, of 12 steps each.
-        seed: of the noise.
+    Of images that the networks have not seen, and of ``num_visited`` samples of guided sampling, of 12 steps each.
 
     Returns:
         ``data`` and ``visited``: a dictionary per range of ``sigma / alpha`` that has samples, with ``ratio`` (median)
@@ -203,7 +199,7 @@ def gradient_errors(
         ``base_error`` (squared distances of the two equations).
 
     Raises:
-        ValueError: the pipeline has no such networks.
+        ValueError: the pipeline has no such networks, or its noise schedule is not variance-preserving.
     """
     denoiser, classifier, noise = pipe.denoiser, pipe.classifier, dict(pipe.config.training_noise)
     if classifier is None or not pipe.denoiser_is_conditional or noise["law"] != "preserving":

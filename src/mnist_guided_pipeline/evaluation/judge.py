@@ -129,14 +129,9 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, batch_size: int = 500) -> Judgement:
-        """Judge images in one pass over them.
+        """Judge images uint8 (N, H, W) or, in colour, (N, 3, H, W), N at least 1; 0 is background.
 
-        Args:
-            images: uint8 (N, H, W) or, in colour, (N, 3, H, W); 0 is background, N at least 1.
-            batch_size: images at a time; the result does not depend on it.
-
-        Returns:
-            Probabilities and features on the CPU.
+        The result is on the CPU and does not depend on the batch size.
 
         Raises:
             ValueError: the images have another type or shape.

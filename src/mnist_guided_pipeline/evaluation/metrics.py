@@ -18,27 +18,16 @@ from torch import Tensor
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
-    """Counts int64 (num_classes, num_classes): a row per wanted class, a column per predicted one.
-
-    Args:
-        labels: int64 (N,) in ``[0, num_classes)``.
-        predictions: int64 (N,), likewise.
-        num_classes: number of classes C.
-    """
+    """Counts int64 (num_classes, num_classes): a row per label, a column per prediction, of int64 (N,) both."""
     cells = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes)
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy (Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3).
+    """Mean gap between confidence and accuracy (Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3), in [0, 1].
 
-    Args:
-        probabilities: (N, num_classes), rows sum to 1.
-        labels: int64 (N,).
-        num_bins: bins of equal width over the confidence, the largest probability of a row.
-
-    Returns:
-        The gap of each bin weighted by its proportion of the images, in [0, 1].
+    Of ``probabilities`` (N, num_classes), rows sum to 1, and ``labels`` int64 (N,). Bins are of equal width over the
+    largest probability of a row; each counts by its proportion of the images.
     """
     confidence, predictions = probabilities.double().max(dim=1)
     bins = (confidence * num_bins).long().clamp_max(num_bins - 1)
@@ -47,16 +36,10 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, num_bins: 
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    r"""Squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982).
+    r"""Squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982), of means (D,) and covariances (D, D).
 
-    ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)``, https://doi.org/10.1016/0047-259X(82)90077-X.
-    The product is symmetric, so its eigenvalues are real however singular the covariances are.
-
-    Args:
-        mean1: (D,).
-        cov1: (D, D), symmetric and positive semi-definite.
-        mean2: (D,).
-        cov2: (D, D), likewise.
+    ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)``, https://doi.org/10.1016/0047-259X(82)90077-X. The product
+    is symmetric, so its eigenvalues are real however singular the covariances are.
     """
     mean1, cov1, mean2, cov2 = (tensor.double() for tensor in (mean1, cov1, mean2, cov2))
     values, vectors = torch.linalg.eigh(cov1)
@@ -68,18 +51,12 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 def judge_fid(features_real: Tensor, features_fake: Tensor) -> float:
     """Frechet distance of two sets of features (Heusel et al. 2017, https://arxiv.org/abs/1706.08500, eq. 6).
 
-    The features are the judge's in place of Inception's; distances in other feature spaces do not compare.
-
-    Args:
-        features_real: (N, D), N at least 2; more than D for a covariance of full rank.
-        features_fake: (M, D), likewise.
-
-    Returns:
-        At least 0 up to rounding. Biased upwards by an amount that falls as 1/N (Chong and Forsyth 2020,
-        https://arxiv.org/abs/1911.07023): compare at one number of images only.
+    The features, (N, D) and (M, D), are the judge's in place of Inception's; distances in other feature spaces do not
+    compare. At least 0 up to rounding, and biased upwards by an amount that falls as 1/N (Chong and Forsyth 2020,
+    https://arxiv.org/abs/1911.07023): compare at one number of images only.
 
     Raises:
-        ValueError: the sets do not match, are too small, or are not finite.
+        ValueError: the sets do not match, have fewer than 2 rows, or are not finite.
     """
     _check(features_real, features_fake, at_least=2)
     real, fake = features_real.double(), features_fake.double()
@@ -87,19 +64,13 @@ def judge_fid(features_real: Tensor, features_fake: Tensor) -> float:
 
 
 def judge_kid(features_real: Tensor, features_fake: Tensor, chunk_size: int = 1000) -> float:
-    """Squared maximum mean discrepancy under the kernel ``(x.y / D + 1)^3``.
+    """Squared maximum mean discrepancy of features (N, D) and (M, D) under the kernel ``(x.y / D + 1)^3``.
 
-    Binkowski et al. 2018, https://arxiv.org/abs/1801.01401. All pairs are used, not random subsets, so the
-    value needs no seed; it is unbiased, so it is about 0 (of either sign) for two sets of one distribution,
-    whatever their sizes.
-
-    Args:
-        features_real: (N, D), N at least 2.
-        features_fake: (M, D), likewise.
-        chunk_size: rows of the kernel matrix held at a time.
+    Binkowski et al. 2018, https://arxiv.org/abs/1801.01401. All pairs are used, not random subsets, so the value needs
+    no seed; it is unbiased, so it is about 0 (of either sign) for two sets of one distribution, whatever their sizes.
 
     Raises:
-        ValueError: the sets do not match, are too small, or are not finite.
+        ValueError: the sets do not match, have fewer than 2 rows, or are not finite.
     """
     _check(features_real, features_fake, at_least=2)
     real, fake = features_real.double(), features_fake.double()
@@ -135,19 +106,13 @@ class Manifold(NamedTuple):
 def precision_recall_density_coverage(
     features_real: Tensor, features_fake: Tensor, k: int = 5, chunk_size: int = 1000
 ) -> Manifold:
-    """Compare two sets by the balls that reach to each image's k-th neighbour in its own set.
+    """Compare features (N, D) and (M, D) by the balls that reach to each image's k-th neighbour in its own set.
 
-    Precision and recall: Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991, equation 2. Density and
-    coverage: Naeem et al. 2020, https://arxiv.org/abs/2002.09797, section 3.
-
-    Args:
-        features_real: (N, D), N above k.
-        features_fake: (M, D), M above k.
-        k: neighbour that sets the radius, the image itself not counted.
-        chunk_size: rows of the distance matrix held at a time.
+    Precision and recall: Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991, equation 2. Density and coverage:
+    Naeem et al. 2020, https://arxiv.org/abs/2002.09797, section 3. The image itself is no neighbour.
 
     Raises:
-        ValueError: the sets do not match, are too small, or are not finite.
+        ValueError: the sets do not match, have no k-th neighbour, or are not finite.
     """
     _check(features_real, features_fake, at_least=k + 1)
     centre = features_real.double().mean(dim=0)  # differences of squares lose least around the origin
@@ -171,16 +136,12 @@ def precision_recall_density_coverage(
 
 
 def sliced_wasserstein(first: np.ndarray, second: np.ndarray, directions: int = 64) -> float:
-    r"""Sliced 1-Wasserstein distance of two samples, in the units of the data.
+    r"""Sliced 1-Wasserstein distance of two samples (N, d), in the units of the data.
 
-    The mean over unit vectors u of ``mean_i |sort(a u)_i - sort(b u)_i|`` (Rabin et al. 2011,
-    https://doi.org/10.1007/978-3-642-24785-9_37; Bonneel et al. 2015, https://doi.org/10.1007/s10851-014-0506-3,
-    equation 5). Two samples of one distribution are not at distance 0 but at a floor that shrinks as they grow.
-
-    Args:
-        first: (N, d).
-        second: (N, d).
-        directions: number of unit vectors; they are random, and the same in every call.
+    The mean over unit vectors u, random and the same in every call, of ``mean_i |sort(a u)_i - sort(b u)_i|`` (Rabin et
+    al. 2011, https://doi.org/10.1007/978-3-642-24785-9_37; Bonneel et al. 2015,
+    https://doi.org/10.1007/s10851-014-0506-3, equation 5). Two samples of one distribution are not at distance 0 but at
+    a floor that shrinks as they grow.
 
     Raises:
         ValueError: the samples differ in shape.
@@ -216,11 +177,8 @@ def memorisation(
 ) -> Memorisation:
     """Test for data-copying in pixel space (Meehan et al. 2020, https://arxiv.org/abs/2004.05675, section 3).
 
-    Args:
-        generated: uint8 (N, H, W) or (N, 3, H, W).
-        train: uint8 (T, H, W) or (T, 3, H, W), what the model was trained on.
-        held_out: uint8 (M, H, W) or (M, 3, H, W), real images that it has not seen.
-        held_out_distances: (M,), those of ``nearest_neighbours(held_out, train)``, where they are known already.
+    Images are uint8 (N, H, W) or (N, 3, H, W), ``held_out`` real ones that the model has not seen. Their distances
+    (M,), from ``nearest_neighbours(held_out, train)``, are computed where they are not given.
     """
     if held_out_distances is None:
         held_out_distances = nearest_neighbours(held_out, train)[0]
@@ -239,12 +197,7 @@ def memorisation(
 
 
 def nearest_neighbours(queries: Tensor, references: Tensor, chunk_size: int = 500) -> tuple[Tensor, Tensor]:
-    """For each query image the nearest reference image in pixel space.
-
-    Args:
-        queries: uint8 (N, H, W) or (N, 3, H, W).
-        references: uint8 (T, H, W) or (T, 3, H, W).
-        chunk_size: queries at a time, against all references.
+    """For each query image the nearest reference image in pixel space, both uint8 (N, H, W) or (N, 3, H, W).
 
     Returns:
         Euclidean distance between the images in unit range [0, 1], float32 (N,), 0 for a copy; and the index

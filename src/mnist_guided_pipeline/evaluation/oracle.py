@@ -263,8 +263,7 @@ def measure_schedulers(
             row |= {"accuracy": {}, "judge_fid": {}}
             for steps in _PIPELINE_STEPS:
                 settings = SamplingSettings(num_images, seed, reference.class_weights, name, num_inference_steps=steps)
-                drawn = draw_images(pipe, settings)
-                judgement = reference.judge(drawn.images())
+                judgement = reference.judge(draw_images(pipe, settings).images)
                 hits = (judgement.probabilities.argmax(dim=1) == labels).double()
                 row["accuracy"][str(steps)] = hits.mean().item()
                 row["judge_fid"][str(steps)] = judge_fid(reference.judgement.features, judgement.features)

@@ -159,9 +159,8 @@ def versions() -> dict[str, str]:
 def fingerprint(*parts: Any) -> str:
     """Sixteen hexadecimal digits of SHA-256 over networks, tensors and whatever JSON can write, in this order.
 
-    Args:
-        parts: ``nn.Module`` (class, config and weights count), ``Tensor`` (type, shape and values count), pipelines
-            (:func:`pipeline_fingerprint`), or plain values; other objects count by their text.
+    Of a module count class, config and weights, of a tensor type, shape and values, of a pipeline what
+    :func:`pipeline_fingerprint` says; objects that JSON cannot write count by their text.
     """
     digest = hashlib.sha256()
     for part in parts:

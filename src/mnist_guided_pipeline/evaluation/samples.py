@@ -1,28 +1,23 @@
-"""Many images of a model, drawn in batches; those of a pipeline are kept on disk.
+"""Many images of a model, drawn in batches.
 
 The classes are wanted in given proportions (:func:`wanted_classes`), and the random generator of an image is keyed by
 (seed, class, number within the class). So an image depends on nothing but these: any batch size, any number of
 processes, and any number of images around it give the same one (up to the rounding of batched arithmetic, one grey
-level at a pixel here and there), every prefix has the proportions, and 10,000 images extend the 1,000 drawn before.
-
-A chunk is written in one rename when it is finished. A run that is killed goes on from there, and 50,000 images are
-read back chunk by chunk. A cache is only as honest as its key: the samples lie under a hash of all that they depend on,
-networks, scheduler, settings, device and versions.
+level at a pixel here and there), every prefix has the proportions, and 10,000 images begin with the 1,000 of before.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -31,9 +26,7 @@ from ..models.gan import GANGenerator
 from ..sampling.arguments import check_count, check_interval, check_number
 from ..sampling.schedulers import find_support
 from ..seeding import keyed_generator
-from ..storage.atomic import atomic_write
 from ..training.launch import check_all_seen
-from .records import fingerprint, pipeline_fingerprint, public_config, versions
 
 _BATCH = 500
 _BOUNDS = {
@@ -126,36 +119,18 @@ class SamplingSettings:
         return plain
 
 
-@dataclass(frozen=True)
-class DrawnImages:
-    """Images on disk.
+class DrawnImages(NamedTuple):
+    """N images, in order.
 
     Attributes:
-        files: the chunks, in order.
+        images: uint8 (N, H, W) or (N, 3, H, W).
         labels: wanted classes int64 (N,), or None where the pipeline takes no labels.
-        seconds: time spent in the pipeline, summed over the chunks and the processes that drew them.
+        seconds: time spent in the pipeline, summed over its calls and the processes that made them.
     """
 
-    files: tuple[Path, ...]
+    images: Tensor
     labels: Tensor | None
     seconds: float
-
-    def chunks(self) -> Iterator[Tensor]:
-        """The images uint8 (n, H, W) or (n, 3, H, W), a chunk at a time."""
-        from safetensors.torch import load_file
-
-        for file in self.files:
-            yield load_file(file)["images"]
-
-    def images(self) -> Tensor:
-        """All images at once, uint8 (N, H, W) or (N, 3, H, W): 39 MB for 50,000 of 28x28."""
-        return torch.cat(list(self.chunks()))
-
-
-def default_cache() -> Path:
-    """Where samples are kept: below ``XDG_CACHE_HOME``, or ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "mnist_guided_pipeline" / "samples"
 
 
 def start_processes() -> PartialState:
@@ -166,16 +141,11 @@ def start_processes() -> PartialState:
 
 
 def wanted_classes(num_images: int, num_classes: int, class_weights: Sequence[float] = ()) -> tuple[Tensor, Tensor]:
-    """The class of each image and its number within the class, int64 (num_images,) both.
+    """The class of each image and its number within the class, int64 (num_images,) both; weights are equal if left out.
 
     The k-th image of a class of proportion p is due at ``(k + 1/2) / p``, and images come in the order of these times
     (Sainte-Lague). So every prefix has the proportions up to one image per class or so, as many images as the weights
     sum up to have just these counts, and equal weights take the classes in turn.
-
-    Args:
-        num_images: N.
-        num_classes: C.
-        class_weights: C numbers of at least 0, in proportion; equal ones if empty.
 
     Raises:
         ValueError: weights of another number, negative or all 0.
@@ -213,23 +183,11 @@ def draw_samples(
         yield pipe(labels[batch], generator=generators, **call).images, labels[batch]
 
 
-def draw_images(
-    pipe: Any,
-    settings: SamplingSettings,
-    cache_dir: str | os.PathLike[str] | None = None,
-    chunk_size: int = _BATCH,
-) -> DrawnImages:
-    """Draw what is not in the cache yet; under a launcher the processes share the chunks.
+def draw_images(pipe: Any, settings: SamplingSettings, chunk_size: int = _BATCH) -> DrawnImages:
+    """Draw images; under a launcher the processes share the work, and each gets all of them.
 
-    Args:
-        pipe: a ``ClassifierGuidedLatentPipeline`` of images, on its device. Its own progress bar is switched
-            off. Labels are given where they can matter: with a classifier or a class-conditional denoiser.
-        settings: what to draw.
-        cache_dir: folder of the samples, seen by every process; :func:`default_cache` if None. Safe to delete.
-        chunk_size: images of one call of the pipeline and of one file.
-
-    Returns:
-        The images, in index order, the same in every process.
+    The pipeline is of images and on its device; its own progress bar is switched off. Labels are given where they can
+    matter: with a classifier or a class-conditional denoiser.
 
     Raises:
         ValueError: the settings do not fit the pipeline.
@@ -242,40 +200,27 @@ def draw_images(
     labels, numbers = (
         wanted_classes(count, len(pipe.id2label), settings.class_weights) if labelled else wanted_classes(count, 1)
     )
-    scheduler = settings.make_scheduler(pipe)
-    settings = settings.resolved(pipe)
-    folder = Path(cache_dir or default_cache()) / _key(pipe, scheduler, settings)
-    spans = [range(start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)]
-    files = {span: folder / f"{span.start:06d}-{span.stop:06d}.safetensors" for span in spans}
-
-    missing = [span for span in spans if _seconds_of(files[span], len(span)) is None]
-    state.wait_for_everyone()  # no process writes before all have looked, so all divide the same list
-    own_scheduler, pipe.scheduler = pipe.scheduler, scheduler
+    own_scheduler, pipe.scheduler = pipe.scheduler, settings.make_scheduler(pipe)
+    drawn: list[tuple[int, Tensor, float]] = []
     try:
         pipe.set_progress_bar_config(disable=True)
-        with state.split_between_processes(missing) as mine:
+        with state.split_between_processes(list(torch.arange(count).split(chunk_size))) as mine:
             total = sum(map(len, mine))
             hidden = None if state.is_local_main_process and total else True
             with tqdm(total=total, desc="drawing", unit="image", disable=hidden, leave=False) as bar:
-                for span in mine:
-                    part = slice(span.start, span.stop)
-                    call = settings.call_arguments() | _labels_of_call(settings, span, labels[part], labelled)
-                    generators = _generators(settings.seed, labels[part], numbers[part])
-                    _draw_chunk(pipe, {**call, "generator": generators}, files[span])
-                    bar.update(len(span))
+                for rows in mine:
+                    call = settings.call_arguments() | _labels_of_call(settings, rows.tolist(), labels[rows], labelled)
+                    generators = _generators(settings.seed, labels[rows], numbers[rows])
+                    started = time.perf_counter()
+                    unit = pipe(output_type="pt", generator=generators, **call).images.cpu()
+                    seconds = time.perf_counter() - started
+                    drawn.append((int(rows[0]), to_uint8(unit * 2.0 - 1.0), seconds))
+                    bar.update(len(rows))
     finally:
         pipe.scheduler = own_scheduler
-    state.wait_for_everyone()
-
-    found = (_seconds_of(files[span], len(span)) for span in spans)
-    seconds = [each for each in found if each is not None]
-    if len(seconds) < len(spans):
-        raise OSError(f"cache_dir {str(folder.parent)!r} lacks images that were drawn: all processes must see it.")
-    return DrawnImages(
-        files=tuple(files.values()),
-        labels=labels if labelled else None,
-        seconds=sum(seconds),
-    )
+    parts = sorted(gather_object(drawn), key=lambda part: part[0])
+    images = torch.cat([part for _, part, _ in parts])
+    return DrawnImages(images, labels if labelled else None, sum(seconds for _, _, seconds in parts))
 
 
 @torch.no_grad()
@@ -309,48 +254,14 @@ def draw_gan_images(
     return torch.cat(images), labels
 
 
-def _key(pipe: Any, scheduler: Any, settings: SamplingSettings) -> str:
-    """Everything but the number of images: more of them extend what is there."""
-    return fingerprint(
-        pipeline_fingerprint(pipe),
-        [type(scheduler).__name__, public_config(scheduler)],
-        {name: value for name, value in settings.to_dict().items() if name != "num_images"},
-        [str(pipe.device), str(pipe.denoiser.dtype), versions()],
-    )
-
-
 def _generators(seed: int, labels: Tensor, numbers: Tensor) -> list[torch.Generator]:
     return [keyed_generator(seed, *key) for key in zip(labels.tolist(), numbers.tolist(), strict=True)]
 
 
-def _labels_of_call(settings: SamplingSettings, span: range, labels: Tensor, labelled: bool) -> dict[str, Any]:
-    """The arguments that say which classes the images of a span are wanted to be, or not to be."""
+def _labels_of_call(settings: SamplingSettings, rows: list[int], labels: Tensor, labelled: bool) -> dict[str, Any]:
+    """The arguments that say which classes the images at ``rows`` are wanted to be, or not to be."""
     if labelled:
         return {"class_labels": labels}
     if unwanted := settings.negative_class_labels:
-        return {"negative_class_labels": [unwanted[index % len(unwanted)] for index in span]}
-    return {"num_images_per_label": len(span)}
-
-
-def _draw_chunk(pipe: Any, call: Mapping[str, Any], file: Path) -> None:
-    """Draw images by one call of the pipeline and write them with the time that it took."""
-    from safetensors.torch import save
-
-    started = time.perf_counter()
-    unit = pipe(output_type="pt", **call).images.cpu()
-    seconds = time.perf_counter() - started
-    atomic_write(file, save({"images": to_uint8(unit * 2.0 - 1.0)}, metadata={"seconds": repr(seconds)}))
-
-
-def _seconds_of(file: Path, num_images: int) -> float | None:
-    """The time that a chunk took, or None where there is no sound chunk of this size."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "pt") as chunk:
-            numbers, images = chunk.metadata(), chunk.get_slice("images")
-            if images.get_shape()[:1] != [num_images] or images.get_dtype() != "U8":
-                return None
-            return float(numbers["seconds"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
+        return {"negative_class_labels": [unwanted[row % len(unwanted)] for row in rows]}
+    return {"num_images_per_label": len(rows)}

@@ -7,7 +7,6 @@ proportion of the images, or ``"range"`` (least and largest) where it is a mean 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,7 +32,6 @@ from .records import fingerprint, identity, shown_name
 from .samples import wanted_classes
 
 _MIN_IMAGES_PER_CLASS = 10
-_BATCH = 500
 _FLOOR_DRAWS = 3
 
 
@@ -106,12 +104,9 @@ class Reference:
         return tuple(counts) if self.labels == "reference" else (1,) * len(counts)
 
     def real_images(self, images: LabelledImages, num_images: int, draw: int = 0) -> LabelledImages:
-        """Real images with the wanted mix of labels.
+        """Real images with the wanted mix of labels, none twice as long as there are enough of a class.
 
-        Args:
-            images: to choose from, without repetition as long as there are enough of a class.
-            num_images: how many.
-            draw: different ones have no image in common, as long as there are enough of a class.
+        Different draws have no image in common, as long as there are enough of a class.
         """
         labels, numbers = wanted_classes(num_images, len(images.class_names), self.class_weights)
         chosen = torch.empty_like(labels)
@@ -161,39 +156,29 @@ def proportion(count: int, num_images: int) -> dict[str, Any]:
 
 
 def score_images(
-    chunks: Iterable[Tensor],
+    images: Tensor,
     labels: Tensor | None,
     reference: Reference,
     check_memorisation: bool = True,
 ) -> dict[str, Any]:
-    """Score images by the judge, read chunk by chunk; only features and probabilities of all of them are kept.
+    """Score images uint8 (N, H, W) or (N, 3, H, W), at least 10 per class, by the judge of the reference.
 
-    Args:
-        chunks: uint8 (n, H, W) or (n, 3, H, W) each, N in all, at least 10 per class.
-        labels: wanted classes int64 (N,) in the order of the chunks; None leaves out what needs them.
-        reference: real images and the judge.
-        check_memorisation: compare with the training set, pixel by pixel.
+    ``labels`` are the wanted classes int64 (N,); None leaves out what needs them.
 
     Returns:
         Values by name: ``accuracy`` of the wanted class, ``confusion_matrix`` (counts, rows wanted, columns seen),
         ``accuracy_per_class`` and ``judge_fid_per_class`` (by class name, of classes with at least 2 images),
         ``class_shares`` (by class name, of the images that the judge takes for that class), ``judge_fid``,
-        ``judge_kid``, ``judge_precision``, ``judge_recall``, ``judge_density``, ``judge_coverage``, ``near_copies``,
-        ``closer_than_typical`` and ``copying_z``; ``metrics.py`` says what they are.
+        ``judge_kid``, ``judge_precision``, ``judge_recall``, ``judge_density``, ``judge_coverage``, and from the pixels
+        ``near_copies``, ``closer_than_typical`` and ``copying_z``; ``metrics.py`` says what they are.
 
     Raises:
         ValueError: too few images for values that mean anything.
     """
-    pixels, probabilities, features = [], [], []
-    for chunk in chunks:
-        judgement = reference.judge(chunk, batch_size=_BATCH)
-        probabilities.append(judgement.probabilities)
-        features.append(judgement.features)
-        if check_memorisation:
-            pixels.append(chunk)
-    predicted, fake = torch.cat(probabilities).argmax(dim=1), torch.cat(features)
     names = reference.test.class_names
-    check_enough(len(fake), len(names))
+    check_enough(len(images), len(names))
+    probabilities, fake = reference.judge(images)
+    predicted = probabilities.argmax(dim=1)
 
     figures: dict[str, Any] = {}
     if labels is not None:
@@ -211,9 +196,8 @@ def score_images(
     figures["class_shares"] = {name: proportion(count, len(fake)) for name, count in zip(names, counts, strict=True)}
     figures |= _distances(reference.judgement.features, fake)
     if check_memorisation:
-        copies = memorisation(
-            torch.cat(pixels), reference.train.images, reference.test.images, reference.held_out_distances
-        )
+        train, test = reference.train.images, reference.test.images
+        copies = memorisation(images, train, test, reference.held_out_distances)
         for name in ("near_copies", "closer_than_typical"):
             figures[name] = proportion(round(getattr(copies, name) * len(fake)), len(fake))
         figures["copying_z"] = measured(copies.copying_z, len(fake))
@@ -224,15 +208,10 @@ def score_images(
 def floors(reference: Reference, vae: Any | None, num_images: int) -> dict[str, Any]:
     """What perfect images would reach, by the same code, with as many images and the same mix of labels.
 
-    Args:
-        reference: real images and the judge.
-        vae: of the pipeline; None leaves the reconstructions out.
-        num_images: N of the set that the floors stand beside.
-
     Returns:
         Sets of values: ``judge`` (its accuracy on the test set), ``real_training_images`` (means of three draws of N,
-        disjoint where there are enough, against the test set; no accuracy, as the judge was trained on them) and
-        ``vae_reconstructions`` (of N test images, from the posterior mean, against the whole test set).
+        disjoint where there are enough, against the test set; no accuracy, as the judge was trained on them) and, with
+        a VAE, ``vae_reconstructions`` (of N test images, from the posterior mean, against the whole test set).
     """
     test = reference.test
     hits = int((reference.judgement.probabilities.argmax(dim=1) == test.labels).sum())
@@ -240,13 +219,13 @@ def floors(reference: Reference, vae: Any | None, num_images: int) -> dict[str, 
     draws = []
     for draw in range(_FLOOR_DRAWS):
         real = reference.real_images(reference.train, num_images, draw)
-        draws.append(_distances(reference.judgement.features, reference.judge(real.images, batch_size=_BATCH).features))
+        draws.append(_distances(reference.judgement.features, reference.judge(real.images).features))
     found["real_training_images"] = {
         name: _mean([values[name]["value"] for values in draws], num_images) for name in draws[0]
     }
     if vae is not None:
         originals = reference.real_images(test, min(num_images, len(test)))
-        decoded = reconstruct(vae, originals.images).split(_BATCH)
+        decoded = reconstruct(vae, originals.images)
         found["vae_reconstructions"] = score_images(decoded, originals.labels, reference, check_memorisation=False)
     return found
 

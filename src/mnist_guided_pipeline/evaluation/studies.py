@@ -1,9 +1,8 @@
 """Studies: what is varied, what stays, and how it is measured and filed.
 
 A study of sampling is a grid of settings (:func:`grid`): all else, the noise of every image included, is the same.
-Every run is filed when it is finished (:func:`measure_runs`), runs that are in the file already are not repeated, and
-samples come from the cache, so an interrupted study goes on where it stopped. A study of different models is a table of
-named rows (:func:`file_tables`).
+Every run is filed when it is finished (:func:`measure_runs`), and runs that are in the file already are not repeated,
+so an interrupted study goes on. A study of different models is a table of named rows (:func:`file_tables`).
 """
 
 from __future__ import annotations
@@ -42,19 +41,15 @@ from .scores import Reference, check_enough, floors, measured, score_images
 from .tables import render_view
 
 _COLUMNS = ("accuracy", "judge_fid", "judge_precision", "judge_recall", "judge_coverage", "near_copies")
-_CHUNK = 500
 
 
 def grid(
     base: SamplingSettings, axes: Mapping[str, Sequence[Any]], name: str = "default"
 ) -> dict[str, SamplingSettings]:
-    """Settings by run name: the cartesian product of the axes.
+    """Settings by run name: the cartesian product of the values by setting, which without values is that of ``base``.
 
-    Args:
-        base: everything else.
-        axes: values by setting; a setting without values is that of ``base``.
-        name: of the run where it is one, else the group before the slash, as in ``default/guidance_scale=2``; the
-            settings that have several values are named.
+    ``name`` is the run's where it is one, else the group's before the slash, as in ``default/guidance_scale=2``; the
+    settings that have several values are named.
 
     Raises:
         ValueError: a value that does not fit, or a bad name.
@@ -75,22 +70,14 @@ def measure_runs(
     runs: Mapping[str, SamplingSettings],
     reference: Reference,
     output: str | os.PathLike[str],
-    cache_dir: str | os.PathLike[str] | None = None,
-    chunk_size: int = _CHUNK,
+    chunk_size: int = 500,
     with_cas: bool = False,
     again: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Draw, score, compare with the floors, and file every run.
+    """Draw, score, compare with the floors, and file every run; the pipeline is on its device.
 
-    Args:
-        pipe: on its device; networks and data are the same for all runs.
-        runs: settings by name, such as :func:`grid` makes them; classes are wanted in the mix of the reference.
-        reference: real images and the judge.
-        output: file of measurements.
-        cache_dir: of samples.
-        chunk_size: images drawn at a time.
-        with_cas: whether to compute the classification accuracy score.
-        again: measure runs that are in the file already, too.
+    Classes are wanted in the mix of the reference. ``with_cas`` computes the classification accuracy score too,
+    ``again`` measures also what is in the file already.
 
     Returns:
         The records by name; in processes other than the first, those that were filed before.
@@ -105,7 +92,7 @@ def measure_runs(
     filed, records = read_runs(output), {}
     identities = {"model": identity_of_pipeline(pipe), **reference.identities}
     hashes = {kind: found["fingerprint"] for kind, found in identities.items()}
-    floor_of = _known_floors(filed, hashes, reference.class_weights, with_cas)
+    floor_of: dict[int, dict[str, Any]] = {}
     hidden = None if state.is_main_process and len(runs) > 1 else True
     for name, settings in tqdm(runs.items(), desc="runs", unit="run", disable=hidden):
         settings = replace(settings, class_weights=reference.class_weights)
@@ -117,16 +104,16 @@ def measure_runs(
                 tqdm.write(f"{name}: in {output} already, kept.")
             continue
         started, count = time.perf_counter(), settings.num_images
-        drawn = draw_images(pipe, settings, cache_dir, chunk_size)
+        drawn = draw_images(pipe, settings, chunk_size)
         if not state.is_main_process:
             continue
-        figures = score_images(drawn.chunks(), drawn.labels, reference)
+        figures = score_images(drawn.images, drawn.labels, reference)
         figures["images_per_second"] = measured(count / drawn.seconds, count)
         if (seconds := _training_seconds(pipe)) is not None:
             figures["training_minutes"] = measured(seconds / 60.0, count)
         if with_cas and drawn.labels is not None:
             figures["classification_accuracy_score"] = classification_accuracy_score(
-                drawn.images(), drawn.labels, reference.test
+                drawn.images, drawn.labels, reference.test
             )
         if count not in floor_of:
             floor_of[count] = _floors(reference, pipe.vae, count, with_cas)
@@ -153,14 +140,8 @@ def file_tables(
 ) -> None:
     """File tables of named rows and single values as one record, and print each; see :mod:`.records` for the parts.
 
-    Args:
-        output: file of measurements.
-        name: of the record.
-        figures: tables and values.
-        settings: what they depend on.
-        model: the pipeline, or networks, images and pipelines that were measured; None where it is none of them.
-        reference: what images were measured against.
-        device: that of ``model`` if None.
+    ``settings`` are what they depend on; ``model`` is the pipeline, or the networks, images and pipelines that were
+    measured, on whose device if no other is given; ``reference`` is what images were measured against.
     """
     identities = {} if reference is None else dict(reference.identities)
     if model is not None:
@@ -173,13 +154,10 @@ def file_tables(
         print(rendered if isinstance(found, (dict, list)) else f"{view}: {rendered}")
 
 
-def measure_system(
-    model: Any, settings: SamplingSettings, reference: Reference, cache_dir: Any = None
-) -> tuple[str, Tensor, dict[str, Any]]:
+def measure_system(model: Any, settings: SamplingSettings, reference: Reference) -> tuple[str, Tensor, dict[str, Any]]:
     """Draw by a diffusion pipeline, a GAN's generator or an autoencoder, and score what it made.
 
-    A pipeline's images that are in the cache keep the seconds that they took. An autoencoder's are of its prior where
-    it is variational, else of a Gaussian fitted afterwards.
+    An autoencoder's images are of its prior where it is variational, else of a Gaussian fitted afterwards.
 
     Returns:
         The kind of the model, its images uint8 (N, H, W) or (N, 3, H, W), and a row of a table: how they were
@@ -189,8 +167,7 @@ def measure_system(
     reference.check_fits(model)
     count, seed, labels = settings.num_images, settings.seed, None
     if isinstance(model, DiffusionPipeline):
-        drawn = draw_images(model, settings, cache_dir, _CHUNK)
-        images, labels, seconds = drawn.images(), drawn.labels, drawn.seconds
+        images, labels, seconds = draw_images(model, settings)
         kind = "pixel diffusion" if model.vae is None else "latent diffusion"
         networks = [model.denoiser, model.classifier, None if model.vae is None else model.vae.decoder]
         resolved = settings.resolved(model)
@@ -208,7 +185,7 @@ def measure_system(
         images = decode_images(model, prior_draws(model, count, seed) if fitted is None else fitted)
         seconds = time.perf_counter() - started
     parameters = sum(parameter.numel() for network in filter(None, networks) for parameter in network.parameters())
-    scores, trained = score_images(images.split(_CHUNK), labels, reference), _training_seconds(model)
+    scores, trained = score_images(images, labels, reference), _training_seconds(model)
     row = {
         "drawn": how,
         **{column: scores[column] for column in _COLUMNS if column in scores},
@@ -243,20 +220,6 @@ def compare_points(pipes: Mapping[str, tuple[Any, PointSet]], num_points: int, s
             **({} if trained is None else {"training_minutes": trained / 60.0}),
         }
     return rows
-
-
-def _known_floors(
-    filed: Mapping[str, Mapping[str, Any]], hashes: Mapping[str, str], class_weights: Sequence[float], with_cas: bool
-) -> dict[int, dict[str, Any]]:
-    """Floors that a filed run with the same networks, judge, data and mix of labels has, by number of images."""
-    known = {}
-    for record in filed.values():
-        same = all(record.get(kind, {}).get("fingerprint") == found for kind, found in hashes.items())
-        same &= record["settings"].get("class_weights") == list(class_weights) and record["versions"] == versions()
-        if same and "floors" in record:
-            if "classification_accuracy_score" in record["floors"]["real_training_images"] or not with_cas:
-                known[record["settings"]["num_images"]] = record["floors"]
-    return known
 
 
 def _floors(reference: Reference, vae: Any, num_images: int, with_cas: bool) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Figures: arrays in, a ``Figure`` or a picture out; nothing here needs a display, and one function writes a file."""
+"""Figures: arrays in, a ``Figure`` or a picture out; nothing here needs a display, and only ``save_...`` write."""

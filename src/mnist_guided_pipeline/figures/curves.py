@@ -99,13 +99,7 @@ def sweep_lines(runs: Runs, axis: str | None) -> dict[str, list[dict[str, Any]]]
 def guide_report_figure(
     by_noise: _Rows, hacking: _Rows, learned_scores: Mapping[str, _Rows], gradient_errors: Mapping[str, _Rows]
 ) -> Figure:
-    """Draw the report on a guide.
-
-    Args:
-        by_noise: rows of the reading through noise: values, each with its ``interval``, by the ratio sigma / alpha.
-        hacking: rows of the accuracy by guide and by judge, by guidance scale.
-        learned_scores: rows of the errors of learned gradients where the exact one is known, by the network's name.
-        gradient_errors: rows of the errors of the classifier alone, by what it was measured on; may be empty.
+    """Draw the report on a guide: the rows that ``evaluation/guide.py`` makes, two of the four by what they are of.
 
     Returns:
         Eight axes: accuracy and calibration, share of the gradient, guide hacking, error of the gradient; two errors

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..storage.atomic import atomic_write
 
 _INK = 40
+_HOLD = 1.5  # seconds that a film rests on its last frame
 
 
 def image_rows(
@@ -25,15 +26,11 @@ def image_rows(
     scale: int = 2,
     gap: int = 2,
 ) -> Image.Image:
-    """Lay out images in rows on white, the name of each row at its left.
+    """Lay out images in rows on white, the name of each row at its left, and names of the columns above the first row.
 
-    Args:
-        rows: the images of each row, as many in each, all of one size and kind: grey or RGB ``PIL`` images or uint8
-            arrays (H, W), (H, W, 3) or (3, H, W), 0 is black.
-        row_labels: one name per row; it may be empty.
-        column_labels: one name per column, above the first row.
-        scale: whole-number magnification; pixels stay sharp squares.
-        gap: pixels between two images, before magnification.
+    The images of all rows are of one size and kind, as many in each: grey or RGB ``PIL`` images or uint8 arrays (H, W),
+    (H, W, 3) or (3, H, W), 0 is black. ``scale`` is a whole-number magnification, in which pixels stay sharp squares;
+    ``gap`` counts pixels between two images before it.
 
     Raises:
         ValueError: rows that are empty or differ, or another number of labels than of rows or columns.
@@ -111,4 +108,11 @@ def save_figure(figure: Any, output: Path) -> None:
         figure = Image.open(drawn).convert("RGB")
     encoded = BytesIO()
     figure.save(encoded, format=Image.registered_extensions()[output.suffix.lower()])
+    atomic_write(output, encoded.getvalue())
+
+
+def save_film(frames: Sequence[Image.Image], output: Path, fps: int) -> None:
+    """Write frames as a GIF whose last one stays a moment longer; whole."""
+    durations = [1000 // fps] * (len(frames) - 1) + [round(1000 * (1 / fps + _HOLD))]
+    frames[0].save(encoded := BytesIO(), "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
     atomic_write(output, encoded.getvalue())

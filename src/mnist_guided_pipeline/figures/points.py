@@ -15,7 +15,7 @@ from PIL import Image
 
 from .style import COLOURS, INK, new_figure, quiet
 
-_FRAME_INCHES = 3.2  # at 150 dots per inch a multiple of 16 dots, which video needs
+_FRAME_INCHES = 3.2
 
 
 def point_panels(
@@ -25,14 +25,11 @@ def point_panels(
     data: NDArray[np.floating],
     limits: NDArray[np.floating] | None = None,
 ) -> Figure:
-    """Panels beside each other with the same axes: samples, coloured by class, over the data in grey.
+    """Panels beside each other with the same axes: samples (N, 2), coloured by class, over the data (M, 2) in grey.
 
-    Args:
-        panels: the title and the samples (N, 2) of each.
-        labels: the class of each sample (N,), in ``[0, len(class_names))``; more than ten share colours.
-        class_names: for the legend, which one class does not need.
-        data: real points (M, 2).
-        limits: of both axes, ``[[x, y], [x, y]]``; those of the data if None.
+    ``panels`` are titles and samples; ``labels`` (N,) are the classes of the samples, of which more than ten share
+    colours. A legend names them where there are several. ``limits`` of both axes are ``[[x, y], [x, y]]``; those of the
+    data if None.
     """
     figure = new_figure(3.2 * len(panels), 3.4)
     every = figure.subplots(1, len(panels), squeeze=False)[0]

@@ -325,13 +325,9 @@ class GuidedDenoiser(Wrapper):
 
 
 def see(scheduler: Any, sample: Tensor, timestep: Tensor | float, levels: NoiseLevel | None) -> Seen:
-    """What the networks see at the step that the scheduler has reached.
+    """What the networks see of a sample (B, ...), in model-input space, at the step that the scheduler has reached.
 
-    Args:
-        scheduler: after ``set_timesteps``.
-        sample: (B, ...), in the scheduler's model-input space.
-        timestep: of the step.
-        levels: from :func:`network_levels`.
+    ``levels`` are those of :func:`network_levels`.
     """
     level = noise_level(scheduler, step_index(scheduler, timestep), timestep)
     if levels is None:

@@ -33,13 +33,7 @@ def share_classes(pipe: Any) -> None:
 
 
 def exported_code(pipe: Any) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The code of an exported pipeline.
-
-    Args:
-        pipe: the pipeline.
-
-    Returns:
-        Sources by file name, and by entry of ``model_index.json`` the module and the class.
+    """The code of an exported pipeline: sources by file name; by entry of ``model_index.json`` module and class.
 
     Raises:
         OSError: the module cache has lost a file.

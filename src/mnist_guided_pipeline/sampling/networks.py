@@ -67,12 +67,10 @@ def sample_shape(denoiser: Any) -> tuple[int, ...]:
 
 
 def check_space(name: str, network: Any, denoiser: Any) -> None:
-    """Refuse a network in another space than the denoiser's; one that does not say its own passes.
+    """Refuse a classifier, other denoiser or autoencoder in another space than the denoiser's.
 
-    Args:
-        name: what the error calls the network.
-        network: classifier, other denoiser or autoencoder; that of diffusers says its channels alone.
-        denoiser: the denoiser.
+    The error calls it ``name``. One that does not say its own passes; an autoencoder of diffusers says its channels
+    alone.
 
     Raises:
         ValueError: naming both shapes.

@@ -257,13 +257,9 @@ class Particles:
         return latents[self.pick(self._uniform(latents.device))]
 
     def weigh(self, sample: Tensor, level: NoiseLevel, scale: float | Tensor, log_likelihood: Tensor) -> None:
-        """Weigh particles that have come to a guided level.
+        """Weigh particles (N, ...), N = G K, that have come to a guided level, in model-input space.
 
-        Args:
-            sample: (N, ...), N = G K, in model-input space.
-            level: of the sample.
-            scale: of the path at this level, one number or one per particle (N,).
-            log_likelihood: log h (N,).
+        ``scale``, of the path at this level, is one number or one per particle (N,), as is ``log_likelihood``, log h.
         """
         step = self._step
         if step is None:

@@ -140,25 +140,13 @@ def find_support(scheduler: Any) -> SchedulerSupport:
 
 
 def scheduler_family(scheduler: Any) -> str:
-    """Which coefficients a supported scheduler works with, see :class:`SchedulerSupport`.
-
-    Raises:
-        ValueError: the scheduler is not supported.
-    """
-    if getattr(scheduler, "config", {}).get("use_flow_sigmas", False):
-        return "flow"
-    return find_support(scheduler).family
+    """Which coefficients a supported scheduler works with, see :class:`SchedulerSupport`."""
+    return "flow" if _uses_flow_sigmas(scheduler) else find_support(scheduler).family
 
 
 def scheduler_schedule(scheduler: Any) -> str:
-    """The kind of noise schedule whose networks a supported scheduler runs.
-
-    Raises:
-        ValueError: the scheduler is not supported.
-    """
-    if getattr(scheduler, "config", {}).get("use_flow_sigmas", False):
-        return "flow"
-    return find_support(scheduler).schedule
+    """The kind of noise schedule whose networks a supported scheduler runs."""
+    return "flow" if _uses_flow_sigmas(scheduler) else find_support(scheduler).schedule
 
 
 def scheduler_prediction_type(scheduler: Any) -> str:
@@ -191,11 +179,7 @@ def compatible_schedulers(training_noise: dict[str, Any]) -> list[type]:
 def describe_noise(scheduler: Any) -> dict[str, Any]:
     """The noise schedule that networks under this scheduler were trained on, as JSON for the pipeline's config.
 
-    Args:
-        scheduler: the scheduler the networks were trained with, or one made from its config.
-
-    Returns:
-        ``law``, ``prediction_type`` and the settings that define the schedule; every one of them explicit.
+    ``law``, ``prediction_type`` and the settings that define the schedule; every one of them explicit.
 
     Raises:
         ValueError: the scheduler is not supported.
@@ -221,11 +205,7 @@ def preserving_table(training_noise: dict[str, Any]) -> Tensor:
 
 
 def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
-    """Refuse a scheduler that would sample wrongly with these networks.
-
-    Args:
-        scheduler: any object.
-        training_noise: from :func:`describe_noise`, what the networks were trained on.
+    """Refuse a scheduler that would sample wrongly with networks of this noise schedule, from :func:`describe_noise`.
 
     Raises:
         ValueError: the class is not supported; or its settings do not fit, with the line that fixes it.
@@ -315,12 +295,9 @@ def check_steps(scheduler: Any, num_inference_steps: int) -> None:
 
 
 def build_scheduler(scheduler_class: type[SchedulerMixin] | str, training_noise: dict[str, Any], **options: Any) -> Any:
-    """A scheduler of another class on the same noise schedule, with nothing dropped.
+    """A scheduler of another class on the same noise schedule, from :func:`describe_noise`, with nothing dropped.
 
-    Args:
-        scheduler_class: a supported diffusers class, or its name.
-        training_noise: from :func:`describe_noise`.
-        options: further settings of the class, such as ``use_karras_sigmas=True``.
+    ``options`` are further settings of the class, such as ``use_karras_sigmas=True``.
 
     Raises:
         ValueError: the class is not supported, or does not have an option.
@@ -352,6 +329,10 @@ def build_scheduler(scheduler_class: type[SchedulerMixin] | str, training_noise:
     )
     check_scheduler(scheduler, training_noise)
     return scheduler
+
+
+def _uses_flow_sigmas(scheduler: Any) -> bool:
+    return getattr(scheduler, "config", {}).get("use_flow_sigmas", False)
 
 
 def _betas(alphas_cumprod: Tensor) -> list[float]:

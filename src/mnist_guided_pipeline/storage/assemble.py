@@ -76,11 +76,8 @@ def _loaded(name: str, folder: Folder) -> ModelMixin:
 def keep_recipes(pipeline_folder: Folder, steps: Mapping[str, Folder | None]) -> None:
     """Put the settings that each network was trained with beside it, for the model card; no path of a machine is kept.
 
-    Args:
-        pipeline_folder: what ``save_pretrained`` wrote.
-        steps: by component, the folder that the training script wrote, or None; a step without a
-            ``train_config.json`` is left out. That of an earlier training goes along, such as
-            ``vae_train_config.json`` of a sharpened decoder.
+    ``steps`` are the folders of the training scripts by component. Those without a ``train_config.json`` are left out;
+    that of an earlier training goes along, such as ``vae_train_config.json`` of a sharpened decoder.
 
     Raises:
         IntegrityError: a file of the pipeline's folder is damaged.
@@ -108,13 +105,7 @@ def training_scheduler(folder: Folder) -> SchedulerMixin:
 
 
 def check_same_noise(first: SchedulerMixin, second: SchedulerMixin, *names: str, predicting: bool = False) -> None:
-    """Two networks must have seen the same noise.
-
-    Args:
-        first: scheduler of the one.
-        second: scheduler of the other.
-        names: what the error calls the two.
-        predicting: they must predict the same, too.
+    """Two networks, which the error calls by ``names``, must have seen the same noise; and predict the same, if asked.
 
     Raises:
         ValueError: naming what differs.

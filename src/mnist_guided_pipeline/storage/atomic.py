@@ -85,12 +85,9 @@ def standing_folder(path: str | os.PathLike[str]) -> Path:
 def write_manifest(
     folder: str | os.PathLike[str], names: Iterable[str] | None = None, known: Mapping[str, str] | None = None
 ) -> None:
-    """Write the SHA-256 sum of files in the folder to its manifest.
+    """Write the SHA-256 sums of files below the folder, named with forward slashes, to its manifest; of all if None.
 
-    Args:
-        folder: where the manifest goes.
-        names: files below the folder, with forward slashes; all of them if None.
-        known: sums of further files, taken over as they are.
+    The sums of further files that are ``known`` are taken over as they are.
     """
     folder = Path(folder)
     if names is None:
@@ -119,11 +116,9 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, str] | None:
 
 
 def write_listed(folder: str | os.PathLike[str], texts: Mapping[str, str]) -> None:
-    """Write files into a saved folder, and their sums into its manifest where it has one.
+    """Write texts, by name, into a saved folder, and their sums into its manifest where it has one.
 
-    Args:
-        folder: is checked first, but for these files: damage must not get a new manifest.
-        texts: content by name, with forward slashes.
+    The folder's other files are checked first: damage must not get a new manifest.
 
     Raises:
         IntegrityError: another file of the folder is damaged.
@@ -139,14 +134,7 @@ def write_listed(folder: str | os.PathLike[str], texts: Mapping[str, str]) -> No
 
 
 def verify_manifest(folder: str | os.PathLike[str], names: Iterable[str] | None = None) -> bool:
-    """Compare files with the folder's manifest.
-
-    Args:
-        folder: where the manifest is.
-        names: the files to compare, with forward slashes; every listed one if None.
-
-    Returns:
-        False where the folder has no manifest, so nothing could be compared.
+    """Compare files with the folder's manifest, every listed one if no names are given; False where there is none.
 
     Raises:
         IntegrityError: a file is missing, differs or is not listed, or the manifest itself cannot be read.

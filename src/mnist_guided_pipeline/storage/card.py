@@ -36,12 +36,9 @@ def render_model_card(
 ) -> str:
     """Fill the template for one pipeline; the markers of what was measured stay as they are.
 
-    Args:
-        pipeline_folder: what ``save_pretrained`` wrote; a ``train_config.json`` beside a network's weights gives its
-            training recipe.
-        record: how the pipeline was measured, for the front matter, as ``mnist-guided evaluate`` files it.
-        repo_id: Hub id, or a folder, that the card's example loads; the shipped default if None.
-        template: another Jinja template.
+    The ``train_config.json`` beside a network's weights gives its training recipe, ``record``, as ``mnist-guided
+    evaluate`` files it, the front matter. The card's example loads ``repo_id``, a Hub id or a folder, or the shipped
+    default.
 
     Returns:
         The card: valid front matter, and a Markdown body without a placeholder left.

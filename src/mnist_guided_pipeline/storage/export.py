@@ -55,11 +55,7 @@ def remote_modules() -> list[Path]:
 
 
 def export_pipeline(folder: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
-    """Write a pipeline with the code to run it.
-
-    Args:
-        folder: what ``save_pretrained`` wrote; it is checked first.
-        output: the folder to write.
+    """Write a pipeline's folder, which is checked first, with the code to run it.
 
     Raises:
         IntegrityError: the pipeline is damaged or incomplete.
@@ -93,11 +89,7 @@ def export_pipeline(folder: str | os.PathLike[str], output: str | os.PathLike[st
 
 
 def export_space(output: str | os.PathLike[str]) -> None:
-    """Write a Hugging Face Space that runs the demo: a card, ``app.py``, the requirements and this package.
-
-    Args:
-        output: the folder to write; it is ready to be uploaded to a Space with the SDK ``gradio``.
-    """
+    """Write a Space, ready to be uploaded: a card, ``app.py``, the requirements and this package."""
     try:
         sdk_version = f"sdk_version: {importlib.metadata.version('gradio')}\n"
     except importlib.metadata.PackageNotFoundError:

@@ -21,12 +21,10 @@ def autoencoder_fingerprint(vae: Any) -> str:
 
 
 def check_latents(network: Any, vae: Any | None, name: str) -> None:
-    """Refuse a network that was trained on the latents of another VAE; those of earlier versions do not say of which.
+    """Refuse a network that was trained on the latents of another VAE, or of one where there is none here.
 
-    Args:
-        network: denoiser or classifier.
-        vae: the autoencoder; None where there is none. In bfloat16 it cannot be told from others.
-        name: what the error calls the network.
+    Networks of earlier versions do not say of which. In bfloat16 a VAE cannot be told from others. The error calls the
+    network ``name``.
 
     Raises:
         ValueError: naming both fingerprints.

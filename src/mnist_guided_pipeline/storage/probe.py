@@ -20,12 +20,10 @@ _ROUNDING = 1e-5
 
 @torch.no_grad()
 def check_label_effect(denoiser: Any, timestep: float = 500.0, seed: int = 0) -> None:
-    """Refuse a class-conditional denoiser whose output does not change with the label.
+    """Refuse a class-conditional denoiser whose output does not change with the label; one without classes passes.
 
-    Args:
-        denoiser: one without classes passes. Its mode is left as it was.
-        timestep: where to ask; with labels that matter anywhere they matter in the middle of the noise schedule.
-        seed: of the noise (1, *sample_shape) that it is shown.
+    Labels that matter anywhere matter in the middle of the noise schedule, which is the timestep to ask at. The
+    denoiser's mode is left as it was.
 
     Raises:
         ValueError: two labels have the same output; the message distinguishes a network that ignores its labels from an

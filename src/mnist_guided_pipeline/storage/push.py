@@ -90,15 +90,10 @@ def push_folder(
     token: str | None = None,
     commit_message: str = "Upload model",
 ) -> str:
-    """Upload a pipeline or a network in one commit; the repository is made where there is none.
+    """Upload a pipeline or a network in one commit to ``user/name``, or to a name of the user's own.
 
-    Args:
-        folder: what ``save_pretrained``, ``export`` or a training script wrote; a manifest is checked first.
-        repo_id: ``user/name``, or a name of the user's own.
-        private: make a new repository private.
-        revision: branch to commit to, made where there is none; the main one if None.
-        token: of the Hub; the saved one if None.
-        commit_message: of the commit.
+    The folder is of ``save_pretrained``, ``export`` or a training script. The repository and the branch ``revision``
+    are made where there is none; the branch is the main one and the token the saved one if None.
 
     Returns:
         The address of the commit.

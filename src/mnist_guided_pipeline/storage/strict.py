@@ -47,13 +47,10 @@ _FLOATING = {"F16", "BF16", "F32", "F64"}
 def check_pipeline(
     folder: Path, pipeline_class: type[DiffusionPipeline], passed: Mapping[str, Any], variant: str | None = None
 ) -> None:
-    """Check a pipeline's folder before it is loaded.
+    """Check a pipeline's folder before it is loaded by ``pipeline_class``.
 
-    Args:
-        folder: what ``save_pretrained``, ``export`` or a download wrote.
-        pipeline_class: the class that is to load it.
-        passed: components and settings that the caller gives in place of the folder's.
-        variant: as for ``from_pretrained``.
+    ``passed`` are components and settings that the caller gives in place of the folder's, ``variant`` is as for
+    ``from_pretrained``.
 
     Raises:
         IntegrityError: naming the file and what is wrong with it.
@@ -120,12 +117,9 @@ def check_network(folder: Path, network_class: type[ModelMixin], variant: str | 
 
 
 def check_fit(components: Mapping[str, Any], training_noise: Mapping[str, Any], id2label: Mapping[int, str]) -> None:
-    """Networks in their roles, of one sample shape, one set of classes and one noise schedule.
+    """The networks of a pipeline in their roles, of one sample shape, one set of classes and one noise schedule.
 
-    Args:
-        components: of a pipeline by name; those that are missing or None are not looked at.
-        training_noise: as a pipeline's config has it.
-        id2label: class index to class name.
+    Components that are missing or None are not looked at.
 
     Raises:
         ValueError: naming the component and what it does not fit.
@@ -149,12 +143,7 @@ def check_fit(components: Mapping[str, Any], training_noise: Mapping[str, Any], 
 
 
 def check_role(name: str, network: Any, place: str = "") -> None:
-    """Refuse a network in the place of another kind.
-
-    Args:
-        name: component of a pipeline.
-        network: what is to take its place.
-        place: what the error calls it; the component's name if empty.
+    """Refuse a network in the place of another kind; the error calls it ``place``, or by the component's name.
 
     Raises:
         ValueError: naming the role that the network has and the one that is wanted.
@@ -235,11 +224,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """The files that ``from_pretrained`` reads weights from: an index and its shards, or one file.
-
-    Args:
-        folder: the network's folder.
-        variant: as for ``from_pretrained``; a network that has no such variant is read without.
+    """The files that ``from_pretrained`` reads weights from: an index and its shards, or one; of a variant if there.
 
     Raises:
         IntegrityError: there are none in safetensors; the index is damaged, or names something outside the folder.

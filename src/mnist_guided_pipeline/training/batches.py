@@ -93,16 +93,9 @@ class TrainingStream:
 class Batches:
     """The micro-batches of this process, update by update, on its device.
 
-    Args:
-        stream: the order of the examples and the random numbers.
-        device: where to train.
-        total_updates: length of the run; nothing is drawn for later ones.
-        draw: from the examples int64 (global_batch_size,) and the generator of one update to tensors of its global
-            batch (global_batch_size, ...), on the CPU.
-        prepare: from those tensors, of any number of examples (N, ...) and on the device, to what the loop takes: as
-            many tensors (N, ...), or None, as it wants. An example's values must depend on that example alone.
-            If left out, the loop takes the drawn tensors.
-        part_size: examples of a micro-batch, a divisor of the stream's batch size, which it is if left out.
+    ``prepare`` may return None in the place of a tensor, and an example's values must depend on that example alone;
+    where it is left out, the loop takes the drawn tensors. A micro-batch has ``part_size`` examples, a divisor of the
+    stream's batch size, which it is if left out. Nothing is drawn for updates after ``total_updates``.
     """
 
     def __init__(

@@ -100,15 +100,9 @@ def newest_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 class TrainingState:
-    """Everything a run needs to go on: networks, averages, optimizers, schedules, and the update it stands at.
+    """Everything a run needs to go on: networks, averages, optimizers, schedules, by name, and the update it stands at.
 
-    Args:
-        settings: the run's settings; a checkpoint made with others is refused.
-        networks: by name, unwrapped.
-        emas: moving averages, by the name of their network.
-        optimizers: by name.
-        lr_schedulers: by name.
-        scaler: the gradient scaler of fp16 training, if any.
+    A checkpoint that was made with other ``settings`` is refused; the averages have the names of their networks.
     """
 
     def __init__(

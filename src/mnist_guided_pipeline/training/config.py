@@ -523,12 +523,8 @@ def parse(
 ) -> Config:
     """Read settings from the command line; what :meth:`TrainingConfig.check` refuses ends the program with status 2.
 
-    ``--config FILE`` takes the settings of a ``train_config.json`` for defaults, ``--preset NAME`` those of a table.
-
-    Args:
-        config_class: the settings; its fields are the flags.
-        arguments: the command line; that of the program if left out.
-        presets: the table of ``--preset``.
+    ``--config FILE`` takes the settings of a ``train_config.json`` for defaults, ``--preset NAME`` those of
+    ``presets``.
     """
     import tyro
 

@@ -104,13 +104,9 @@ def read_history(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def training_seconds(folder: str | os.PathLike[str]) -> float | None:
-    """Seconds that a training's updates took, summed over ``history.jsonl``.
+    """Seconds that the updates took of a training, or of all steps of a pipeline's, summed over ``history.jsonl``.
 
-    Args:
-        folder: of a training script, or of a pipeline, whose steps are then summed.
-
-    Returns:
-        None where there is no history, as beside shipped weights.
+    None where there is no history, as beside shipped weights.
     """
     folder = Path(folder)
     if (folder / "steps").is_dir():

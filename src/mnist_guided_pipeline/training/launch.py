@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -28,7 +28,7 @@ from ..storage.lineage import check_latents, note_latents
 from ..storage.pipelines import fetched, load_network
 from ..storage.push import start_push
 from .checkpoints import NonFiniteError
-from .config import AdversarialConfig, JudgeConfig, LatentTrainingConfig, TrainingConfig, VAEConfig, parse
+from .config import LatentTrainingConfig, TrainingConfig, parse
 from .history import HistoryTracker
 
 Config = TypeVar("Config", bound=TrainingConfig)
@@ -128,30 +128,17 @@ def end(accelerator: Accelerator) -> None:
     accelerator.end_training()
 
 
-@overload
-def load_splits(
-    config: VAEConfig | AdversarialConfig | JudgeConfig, accelerator: Accelerator | PartialState
-) -> tuple[LabelledImages, LabelledImages]: ...
+def load_splits(config: TrainingConfig, accelerator: Accelerator | PartialState) -> tuple[Any, Any]:
+    """The training and test split, ``LabelledImages`` or a ``PointSet`` each.
 
-
-@overload
-def load_splits(
-    config: LatentTrainingConfig, accelerator: Accelerator | PartialState
-) -> tuple[LabelledImages | PointSet, LabelledImages | PointSet]: ...
-
-
-def load_splits(
-    config: TrainingConfig, accelerator: Accelerator | PartialState
-) -> tuple[LabelledImages | PointSet, LabelledImages | PointSet]:
-    """The training and test split; the main process decodes images, the others read its cache."""
+    The main process decodes images, the others read its cache.
+    """
     counts = (config.max_train_samples, config.max_eval_samples)
     with accelerator.main_process_first():
         if is_point_set(config.dataset_name):
-            train, test = (
-                load_points(config.dataset_name, split, max_samples=count)
-                for split, count in zip(("train", "test"), counts, strict=True)
-            )
-            return train, test
+            train, test = counts
+            name = config.dataset_name
+            return load_points(name, "train", max_samples=train), load_points(name, "test", max_samples=test)
         return load_image_splits(
             config.dataset_name,
             *counts,
@@ -176,15 +163,9 @@ def make_network(
 ) -> ModelMixin:
     """A new network, or one with the weights of ``init_from``.
 
-    Args:
-        config: the run's settings.
-        network_class: the network's class.
-        data: the training set, whose classes a network that has classes must know.
-        decided: the arguments of the constructor that the data and the noise decide.
-        setting: the setting that has the others.
-        vae: whose latents it is trained on, as its config will say; None for pixels and points.
-        init_from: folder or Hub id; its network must have these arguments and may have any others.
-        place: of the network there: ``component`` or ``subfolder`` of ``load_network``.
+    ``decided`` are the arguments of the constructor that data and noise decide; ``setting`` names the setting that has
+    the others. Its config will say that it is trained on the latents of ``vae``. The network of ``init_from`` must have
+    these arguments and may have any others; ``place`` is ``component`` or ``subfolder`` of ``load_network``.
 
     Raises:
         ValueError: the arguments make no such network, or it does not fit the data or ``init_from``.
@@ -223,13 +204,6 @@ def load_fitting(
     config: LatentTrainingConfig, component: str, data: LabelledImages | PointSet, vae: Any | None, scheduler: Any
 ) -> ModelMixin:
     """The network that ``denoiser_path`` or ``classifier_path`` names, in float32, once it is known to fit a run.
-
-    Args:
-        config: the run's settings.
-        component: ``"denoiser"`` or ``"classifier"``.
-        data: the training set.
-        vae: whose latents the run trains on, if any.
-        scheduler: with the run's noise.
 
     Raises:
         ValueError: its classes, its samples, its VAE or its noise are not those of the run, or its role is another.

@@ -64,19 +64,11 @@ def roll_out(
     num_steps: int,
     generator: torch.Generator,
 ) -> None:
-    """Sample by the classifier alone at scale 1, and keep every state on the way.
+    """Sample by the classifier alone at scale 1, and keep every state on the way, ``count * num_steps``.
 
     The first timestep is uniform in the last eighth of the schedule and the others are shifted by one random offset, so
-    that rollouts visit all levels.
-
-    Args:
-        visited: gets ``count * num_steps`` states.
-        denoiser: called without a label.
-        classifier: the guide.
-        noise_settings: of their training, from ``describe_noise``; variance-preserving, so a timestep is its row.
-        count: samples.
-        num_steps: at least 2.
-        generator: on the CPU.
+    that rollouts visit all levels. ``noise_settings``, from ``describe_noise``, are those of the training and
+    variance-preserving, so a timestep is its row. The generator is on the CPU.
     """
     last, device = noise_settings["num_train_timesteps"] - 1, visited.samples.device
     first = int(torch.randint(int(_EARLIEST_START * last), last + 1, (), generator=generator))

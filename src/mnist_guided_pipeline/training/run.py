@@ -204,7 +204,7 @@ class Run:
             learner.network.train()
         self._start = self._last = self.state.update
         self._since = self._timed_from = time.perf_counter()
-        self._finite = FiniteWatch()
+        self._watched: list[tuple[int, Mapping[str, Tensor]]] = []  # since the last check; on the device, unread
         self._bar = tqdm(
             total=self.total_updates,
             initial=self._start,
@@ -248,7 +248,7 @@ class Run:
             self._timed_from = time.perf_counter()
         values = {name: value.detach() for name, value in values.items()}
         # fp16 overflows now and then: the scaler then skips the step
-        self._finite.watch(update, values if self.accelerator.scaler else {**values, **norms})
+        self._watched.append((update, values if self.accelerator.scaler else {**values, **norms}))
         values |= norms
         if update % _LOG_EVERY and update != self.total_updates:
             return
@@ -265,12 +265,21 @@ class Run:
         self.accelerator.log({**readings, **measured}, step=update)
 
     def check_finite(self) -> None:
-        """Stop where an update so far was not finite, naming it and what there is to go back to."""
+        """Stop where an update since the last check was not finite, naming it and what there is to go back to."""
+        watched, self._watched = self._watched, []
+        if not watched:
+            return
+        table = torch.stack([torch.stack([value.float() for value in values.values()]) for _, values in watched])
+        finite = table.isfinite().all(dim=1).tolist()
+        if all(finite):
+            return
+        update, values = watched[row := finite.index(False)]
+        readings = ", ".join(f"{name} {value:g}" for name, value in zip(values, table[row].tolist(), strict=True))
         folder = self.config.output_dir
         saved = f"The last checkpoint is {newest_checkpoint(folder)}." if checkpoint_folders(folder) else ""
-        self._finite.check(
-            "A lower learning_rate, a longer warm-up or mixed_precision bf16 or no may help. "
-            + (saved or "There is no checkpoint before it.")
+        raise NonFiniteError(
+            f"Update {update} is not finite: {readings}. A lower learning_rate, a longer warm-up or mixed_precision "
+            f"bf16 or no may help. {saved or 'There is no checkpoint before it.'}"
         )
 
     def validate(self, measure: Callable[[], dict[str, float | Tensor]]) -> None:
@@ -366,38 +375,6 @@ class Run:
         """Print a line above the bar."""
         if self.accelerator.is_main_process:
             tqdm.write(line)
-
-
-class FiniteWatch:
-    """Keeps the values of the last updates, on the device, and finds the first that is not finite.
-
-    Watching costs and waits for nothing; only :meth:`check` computes, and reads from the device.
-    """
-
-    def __init__(self) -> None:
-        self._watched: list[tuple[int, Mapping[str, Tensor]]] = []
-
-    def watch(self, update: int, values: Mapping[str, Tensor]) -> None:
-        """Take note of an update's values, 0-d tensors on one device without gradient; the same names every time."""
-        self._watched.append((update, values))
-
-    def check(self, advice: str) -> None:
-        """Stop where an update since the last check was not finite; ``advice`` ends the message.
-
-        Raises:
-            NonFiniteError: naming the first such update and its values.
-        """
-        if not self._watched:
-            return
-        watched, self._watched = self._watched, []
-        table = torch.stack([torch.stack([value.float() for value in values.values()]) for _, values in watched])
-        finite = table.isfinite().all(dim=1).tolist()
-        if all(finite):
-            return
-        row = finite.index(False)
-        update, values = watched[row]
-        readings = ", ".join(f"{name} {value:g}" for name, value in zip(values, table[row].tolist(), strict=True))
-        raise NonFiniteError(f"Update {update} is not finite: {readings}. {advice}")
 
 
 class StopRequest:
