@@ -21,12 +21,10 @@ import tyro
 import train_classifier
 import train_denoiser
 import train_judge
-import train_vae
 from mnist_guided_pipeline import ClassifierGuidedLatentPipeline, CleanClassifierGuide
 from mnist_guided_pipeline.cli.options import MeasuringOptions
 from mnist_guided_pipeline.evaluation.judge import Judge
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
-from mnist_guided_pipeline.evaluation.scores import floors
 from mnist_guided_pipeline.evaluation.studies import file_tables, measure_system, real_images_row
 from mnist_guided_pipeline.figures.images import image_rows, save_figure
 from mnist_guided_pipeline.storage.assemble import training_scheduler
@@ -36,7 +34,6 @@ from mnist_guided_pipeline.training.config import (
     DenoiserConfig,
     JudgeConfig,
     TrainingConfig,
-    VAEConfig,
 )
 from mnist_guided_pipeline.training.history import training_seconds
 from mnist_guided_pipeline.training.launch import make_accelerator, plain_errors
@@ -48,23 +45,21 @@ _TWENTY_STEPS: _Drawings = {"": {"scheduler": "DPMSolverMultistepScheduler", "nu
 
 
 class Variant(NamedTuple):
-    """One trained system: its denoiser, an autoencoder and a guide of its own if any, and how it samples, by row name.
+    """One trained system: its denoiser, how it samples, by row name, and a guide of its own if any.
 
     A guide that is trained like the judge reads clean images.
     """
 
     denoiser: DenoiserConfig
-    vae: VAEConfig | None = None
     drawings: _Drawings = _TWENTY_STEPS
     guide: ClassifierConfig | JudgeConfig | None = None
 
 
 class Study(NamedTuple):
-    """What the table shows, its variants by name (which is a folder's name too), and whether they are of pixels."""
+    """What the table shows, and its variants by name, which is a folder's name too."""
 
     description: str
     variants: dict[str, Variant]
-    on_pixels: bool = False
 
 
 def _denoiser(**changes: Any) -> DenoiserConfig:
@@ -77,25 +72,6 @@ def _denoiser(**changes: Any) -> DenoiserConfig:
 def _unconditional(network: str, **options: Any) -> DenoiserConfig:
     config = {"hidden_size": 256, "num_layers": 3, "condition_dim": 64, **options}
     return _denoiser(network=network, network_config=json.dumps(config), max_train_steps=4_000)
-
-
-def _vae(latent_dim: int) -> VAEConfig:
-    network = json.dumps({"latent_dim": latent_dim, "hidden_size": 400})
-    return VAEConfig("", network="MLPVAE", network_config=network, max_train_steps=2_500, learning_rate=2e-3)
-
-
-def _transformer(patch_size: int) -> DenoiserConfig:
-    network = {"patch_size": patch_size, "hidden_size": 64, "num_layers": 3, "num_heads": 4, "num_classes": 10}
-    settings = {"network": "DiTDenoiser", "network_config": json.dumps(network), "train_batch_size": 64}
-    return _denoiser(**settings, max_train_steps=1_500)
-
-
-def _all_steps(timesteps: int) -> _Drawings:
-    """The sampler that was trained for, a step per timestep, and another in twenty steps."""
-    return {
-        "DDPM in T steps": {"scheduler": "DDPMScheduler", "num_inference_steps": timesteps},
-        "DDIM in 20 steps": {"scheduler": "DDIMScheduler", "num_inference_steps": 20},
-    }
 
 
 def _guided(*settings: tuple[float, int]) -> _Drawings:
@@ -113,8 +89,6 @@ _NOISE_AWARE = dataclasses.replace(
 _CLEAN = JudgeConfig("", network_config='{"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1]}')
 _CLEAN = dataclasses.replace(_CLEAN, train_batch_size=256, max_train_steps=500)
 
-_DDPM: _Drawings = {"": {"scheduler": "DDPMScheduler", "num_inference_steps": 100}}
-
 STUDIES = {
     "targets": Study(
         "What the denoiser predicts. epsilon, x0 and v share the linear noise schedule, which keeps a little signal at "
@@ -128,28 +102,6 @@ STUDIES = {
             "epsilon,cosine": Variant(_denoiser(prediction_type="epsilon")),
             "v,cosine": Variant(_denoiser(prediction_type="v_prediction")),
         },
-    ),
-    "schedules": Study(
-        "How the noise grows over 1,000 timesteps, for a denoiser that predicts v.",
-        {  # of the samplers in diffusers, only DDPM's knows the sigmoid schedule
-            schedule: Variant(_denoiser(beta_schedule=schedule), drawings=_DDPM)
-            for schedule in ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
-        },
-    ),
-    "timesteps": Study(
-        "The number of timesteps T, with betas up to 0.02 (linear) and with the cosine schedule, which ends in noise "
-        "at every T.",
-        {
-            f"T={timesteps},{name}": Variant(
-                _denoiser(num_train_timesteps=timesteps, beta_schedule=schedule), drawings=_all_steps(timesteps)
-            )
-            for name, schedule in (("linear", "linear"), ("cosine", "squaredcos_cap_v2"))
-            for timesteps in (20, 100, 200, 1000)
-        },
-    ),
-    "latent-dim": Study(
-        "The size of a vector latent: an autoencoder of its own and a denoiser on it.",
-        {f"latent={dim}": Variant(_denoiser(), _vae(dim)) for dim in (2, 4, 8, 16, 32)},
     ),
     "components": Study(
         "An unconditional denoiser, plain or with K components that it finds without labels; unconditional samples.",
@@ -165,17 +117,12 @@ STUDIES = {
         "denoiser and decoder within the guide, and classifier.",
         {
             "noise-aware": Variant(
-                _unconditional("ResidualMLPDenoiser"), None, _guided((1, 20), (2, 20), (4, 20)), _NOISE_AWARE
+                _unconditional("ResidualMLPDenoiser"), _guided((1, 20), (2, 20), (4, 20)), _NOISE_AWARE
             ),
             "clean": Variant(
-                _unconditional("ResidualMLPDenoiser"), None, _guided((1, 10), (2, 10), (4, 10), (4, 20)), _CLEAN
+                _unconditional("ResidualMLPDenoiser"), _guided((1, 10), (2, 10), (4, 10), (4, 20)), _CLEAN
             ),
         },
-    ),
-    "patch-size": Study(
-        "The patches of a small diffusion transformer on pixels, at equal updates.",
-        {f"patch={size}": Variant(_transformer(size)) for size in (7, 4, 2)},
-        on_pixels=True,
     ),
 }
 
@@ -209,7 +156,7 @@ def main(config: StudyConfig) -> None:
     print(study.description)
     rows, pictures, pipes = {}, [], []
     for name, variant in study.variants.items():
-        pipe, seconds = trained(config, name, variant, study.on_pixels, reference.test.id2label)
+        pipe, seconds = trained(config, name, variant, reference.test.id2label)
         pipes.append(pipe)
         for drawing, call in variant.drawings.items():
             label = ", ".join(filter(None, (name.replace(",", ", "), drawing)))
@@ -218,9 +165,6 @@ def main(config: StudyConfig) -> None:
             pictures.append(images[:20].numpy())
             if seconds is not None:
                 rows[label]["training_minutes"] = seconds / 60.0
-            if variant.vae is not None:
-                copies = floors(reference, pipe.vae, options.num_images)["vae_reconstructions"]
-                rows[label]["judge-FID of reconstructions"] = copies["judge_fid"]
     titles = [f"{label}: FID {row['judge_fid']['value']:.2f}" for label, row in rows.items()]
     rows["real training images"] = real_images_row(reference, options.num_images)
     settings_of_all = {"num_images": options.num_images, "seed": options.seed, "description": study.description}
@@ -231,7 +175,7 @@ def main(config: StudyConfig) -> None:
 
 
 def trained(
-    config: StudyConfig, name: str, variant: Variant, on_pixels: bool, id2label: dict[int, str]
+    config: StudyConfig, name: str, variant: Variant, id2label: dict[int, str]
 ) -> tuple[ClassifierGuidedLatentPipeline, float | None]:
     """The pipeline of one variant, trained now or before, and the seconds that its denoiser took."""
     folder = Path(config.output_dir) / "variants" / name
@@ -239,15 +183,12 @@ def trained(
     changes["max_train_samples"] = config.max_train_samples
     if config.max_train_steps is not None:
         changes["max_train_steps"] = config.max_train_steps
-    vae_path = None if on_pixels else config.vae_path
-    if variant.vae is not None:
-        vae_path = train_once(train_vae, variant.vae, folder / "vae", **changes)
-    denoiser = train_once(train_denoiser, variant.denoiser, folder / "denoiser", vae_path=vae_path, **changes)
+    shared = {"vae_path": config.vae_path, **changes}
+    denoiser = train_once(train_denoiser, variant.denoiser, folder / "denoiser", **shared)
     guide = None
     if isinstance(variant.guide, ClassifierConfig):
-        paths = {"vae_path": vae_path, "denoiser_path": denoiser}
-        guide = train_once(train_classifier, variant.guide, folder / "guide", **paths, **changes)
-    pipe = make_pipeline(vae_path, denoiser, guide, id2label)
+        guide = train_once(train_classifier, variant.guide, folder / "guide", denoiser_path=denoiser, **shared)
+    pipe = make_pipeline(config.vae_path, denoiser, guide, id2label)
     if isinstance(variant.guide, JudgeConfig):
         judge = Judge.from_pretrained(train_once(train_judge, variant.guide, folder / "guide", **changes))
         pipe.register_modules(classifier=CleanClassifierGuide(judge.model, pipe.denoiser, pipe.vae, pipe.scheduler))

@@ -36,8 +36,6 @@ class TestTiming:
 
     def test_median_and_spread(self):
         assert Timing.of([5.0, 1.0, 2.0]) == (2.0, 1.0, 5.0)
-        with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
-            time_rounds({}, rounds=0)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_matrix_product_has_the_operations_it_says(self, dtype):

@@ -1,6 +1,5 @@
 """Scores: bad models show in the right column, and a record holds all that is needed to measure it again."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -17,7 +16,7 @@ from mnist_guided_pipeline.evaluation import studies
 from mnist_guided_pipeline.evaluation.accuracy_score import classification_accuracy_score
 from mnist_guided_pipeline.evaluation.judge import load_judge
 from mnist_guided_pipeline.evaluation.metrics import memorisation
-from mnist_guided_pipeline.evaluation.records import read_runs
+from mnist_guided_pipeline.evaluation.records import read_runs, write_run
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.scores import Reference, proportion, score_images
 from mnist_guided_pipeline.evaluation.studies import grid, measure_runs
@@ -235,20 +234,19 @@ class TestCommand:
         return lambda *options: typed(*words, *options)
 
     def test_a_sweep_resumes_and_is_drawn(self, evaluate, typed, tmp_path, capsys):
-        output = tmp_path / "sweep.jsonl"
+        output = tmp_path / "sweep.json"
         evaluate("--guidance_scale", 0, 2, "--output", output, "--name", "scales")
         printed = capsys.readouterr().out
         assert printed.count("measured in") == 2
         assert "| 100 generated" in printed and "VAE reconstructions" in printed
-        lines = output.read_text().splitlines()
-        output.write_text(lines[0] + "\n")
-        before = read_runs(tmp_path / "sweep.jsonl")
+        first, second = read_runs(output).items()
+        output.unlink()
+        write_run(output, *first)
         evaluate("--guidance_scale", 0, 2, "--output", output, "--name", "scales")
         printed = capsys.readouterr().out
         assert printed.count("already, kept") == printed.count("measured in") == 1
         runs = list(read_runs(output).values())
-        assert runs[0] == next(iter(before.values()))
-        assert runs[1]["figures"]["judge_fid"] == json.loads(lines[1])["figures"]["judge_fid"]
+        assert runs[0] == first[1] and runs[1]["figures"]["judge_fid"] == second[1]["figures"]["judge_fid"]
         assert [run["settings"]["guidance_scale"] for run in runs] == [0.0, 2.0]
         typed("figure", "sweep", "--metrics", output, "--name", "scales", "--output", tmp_path / "scales.png")
         assert "2 runs of scales" in capsys.readouterr().out and (tmp_path / "scales.png").is_file()
@@ -292,7 +290,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--output", "metrics.txt"], "must end in .json, or in .jsonl"),
+            (["--output", "metrics.txt"], "must end in .json"),
             (["--output", "nowhere/metrics.json"], "there is no folder"),
             (["--num_images", "50"], "num_images must be at least 100"),
             (["--scheduler", "NoScheduler"], "scheduler NoScheduler is not supported"),

@@ -116,9 +116,9 @@ class TestSweep:
 
     def test_what_cannot_be_drawn(self, scales, refused, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        write_run("sweep.jsonl", *next(iter(scales.items())))
+        write_run("sweep.json", *next(iter(scales.items())))
         draw = "figure sweep --output a.png --name"
-        assert "no run or group 'steps'" in refused(*f"{draw} steps --metrics sweep.jsonl".split())
+        assert "no run or group 'steps'" in refused(*f"{draw} steps --metrics sweep.json".split())
         assert "there is no file" in refused(*f"{draw} scales --metrics no.json".split())
 
 
@@ -256,31 +256,31 @@ class TestTrainedStudies:
         from run_study import STUDIES, StudyConfig
         from run_study import main as run
 
-        whole = STUDIES["schedules"]
-        quick = {"": {"scheduler": "DDPMScheduler", "num_inference_steps": 3}}
-        two = {name: whole.variants[name]._replace(drawings=quick) for name in ("linear", "sigmoid")}
-        monkeypatch.setitem(STUDIES, "schedules", whole._replace(variants=two))
-        run(StudyConfig("schedules", **common))
+        whole = STUDIES["targets"]
+        quick = {"": {"num_inference_steps": 3}}
+        two = {name: whole.variants[name]._replace(drawings=quick) for name in ("flow", "v,cosine")}
+        monkeypatch.setitem(STUDIES, "targets", whole._replace(variants=two))
+        run(StudyConfig("targets", **common))
         printed = capsys.readouterr().out
-        record = read_runs(tmp_path / "m.json")["study-schedules"]
-        assert list(record["figures"]["rows"]) == ["linear", "sigmoid", "real training images"]
+        record = read_runs(tmp_path / "m.json")["study-targets"]
+        assert list(record["figures"]["rows"]) == ["flow", "v, cosine", "real training images"]
         settings = [
             json.loads((tmp_path / "study" / "variants" / name / "denoiser" / "train_config.json").read_text())
-            for name in ("linear", "sigmoid")
+            for name in ("flow", "v,cosine")
         ]
         assert {key for key, value in settings[0].items() if settings[1][key] != value} == {
-            "beta_schedule",
+            "prediction_type",
             "output_dir",
         }
         assert printed.count(": training") == 2
-        run(StudyConfig("schedules", **common))
+        run(StudyConfig("targets", **common))
         again = capsys.readouterr().out
         assert again.count("finished before, kept") == 2
-        rows = read_runs(tmp_path / "m.json")["study-schedules"]["figures"]["rows"]
+        rows = read_runs(tmp_path / "m.json")["study-targets"]["figures"]["rows"]
         assert all(row["judge_fid"] == record["figures"]["rows"][name]["judge_fid"] for name, row in rows.items())
-        text = "<!-- metrics:study-schedules rows --><!-- /metrics -->"
-        assert "| sigmoid" in render_document(text, read_runs(tmp_path / "m.json"))
-        assert (tmp_path / "study" / "study-schedules.png").is_file()
+        text = "<!-- metrics:study-targets rows --><!-- /metrics -->"
+        assert "| v, cosine" in render_document(text, read_runs(tmp_path / "m.json"))
+        assert (tmp_path / "study" / "study-targets.png").is_file()
         assert str(tmp_path) not in (tmp_path / "m.json").read_text()
 
     def test_all_faults(self, common, tmp_path, capsys):
@@ -300,7 +300,6 @@ class TestTrainedStudies:
 
         for study in STUDIES.values():
             for variant in study.variants.values():
-                for settings in filter(None, (variant.denoiser, variant.vae)):
-                    settings.check()
+                variant.denoiser.check()
                 for options in variant.drawings.values():
                     SamplingSettings(100, **options)

@@ -49,8 +49,7 @@ class TestImageRows:
             ([], [], None, "equally many images of one size"),
             ([(2, 4, 4), (3, 4, 4)], ["a", "b"], None, r"got \[2, 3\] images"),
             ([(2, 4, 4), (2, 4, 5)], ["a", "b"], None, r"of the sizes \[\(4, 4\), \(4, 5\)\]"),
-            ([(2, 4, 4)], ["a", "b"], None, "row_labels must be 1 names, .* got 2"),
-            ([(2, 4, 4)], ["a"], ["x"], "column_labels must be 2 names, .* got 1"),
+            ([(2, 4, 4)], ["a", "b"], None, "longer than argument 1"),
         ],
     )
     def test_refuses_what_does_not_fit(self, rows, labels, columns, message):
@@ -74,7 +73,7 @@ class TestManifold:
                 np.testing.assert_array_equal(place, images[row, column].repeat(2, 0).repeat(2, 1))
 
     def test_refuses_another_number_of_images(self):
-        with pytest.raises(ValueError, match="row_labels must be 2 names"):
+        with pytest.raises(ValueError, match="longer than argument 1"):
             manifold(pixels(2, 3, 4, 4), manifold_coordinates(3))
 
 

@@ -50,9 +50,6 @@ def benchmark_sampling(pipe: Any, num_images: int, rounds: int) -> dict[str, Any
         ``rows``, one per task, with images per second, the spread of the rounds, how many times slower than the
         pipeline it is, and the proportion of the rate of a float32 matrix product that it reaches; and single values,
         among them the time of the pipeline over that of the hand-written loop, with the same small networks.
-
-    Raises:
-        ValueError: no rounds.
     """
     pipe.set_progress_bar_config(disable=True)
     device = pipe.device

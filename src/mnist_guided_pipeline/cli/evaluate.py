@@ -34,7 +34,7 @@ def evaluate(
     Several schedulers, scheduler options, numbers of steps, scales or etas make a sweep over all combinations. Finished
     runs are kept, so the same command continues an interrupted one. Under torchrun, the processes share the drawing.
 
-    Example: mnist-guided evaluate --model runs/pipeline --guidance_scale 1 2 4 --num_images 2000 --output sweep.jsonl
+    Example: mnist-guided evaluate --model runs/pipeline --guidance_scale 1 2 4 --num_images 2000 --output sweep.json
 
     Args:
         model: Folder or Hub id of a pipeline; the one shipped with the package if left out.

@@ -350,10 +350,10 @@ def points(
 def sweep(metrics: Path, name: str, output: Picture, force: Force = False) -> None:
     """Draw a sweep that evaluate has filed; which axes the figure has follows from what was varied.
 
-    Example: mnist-guided figure sweep --metrics sweep.jsonl --name scales --output scales.png
+    Example: mnist-guided figure sweep --metrics sweep.json --name scales --output scales.png
 
     Args:
-        metrics: File that evaluate wrote, .json or .jsonl.
+        metrics: File that evaluate wrote.
         name: Name of the sweep in it: what evaluate was given as --name.
     """
     check_figure(output, force)

@@ -61,10 +61,9 @@ def assemble(
 def export(
     output: _Folder,
     model: Annotated[Path | None, arg(metavar="FOLDER")] = None,
-    space: bool = False,
     force: _Replace = False,
 ) -> None:
-    """Write a pipeline that loads where this package is not installed, or a Hugging Face Space.
+    """Write a pipeline that loads where this package is not installed.
 
     Example: mnist-guided export --model runs/pipeline --output runs/exported
 
@@ -72,24 +71,17 @@ def export(
 
     Args:
         model: Folder of a pipeline; the one shipped with the package if left out.
-        space: Write a Space instead, ready to be uploaded; it starts the demo with the shipped weights.
     """
     check_folder(output, force)
-    if model is not None and space:
-        raise ValueError("--space starts the demo with the shipped weights; leave --model out.")
     if model is not None and not model.is_dir():
         raise FileNotFoundError(f"--model: there is no folder {str(model)!r}.")
     check_model(None if model is None else str(model))
 
-    from ..storage.export import export_pipeline, export_space
+    from ..storage.export import export_pipeline
     from ..weights import DEFAULT_FOLDER
 
-    if space:
-        export_space(output)
-        print(f"{output}: a Space; upload it with: hf upload USER/NAME {output} --repo-type space")
-    else:
-        export_pipeline(model or DEFAULT_FOLDER, output)
-        print(f"{output}: loads with DiffusionPipeline.from_pretrained(..., trust_remote_code=True).")
+    export_pipeline(model or DEFAULT_FOLDER, output)
+    print(f"{output}: loads with DiffusionPipeline.from_pretrained(..., trust_remote_code=True).")
 
 
 def push(

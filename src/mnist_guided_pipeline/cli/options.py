@@ -236,7 +236,7 @@ class MeasuringOptions:
     """What the commands that measure images share."""
 
     output: Path = Path("metrics.json")
-    """File of measurements to add to: .json, or .jsonl for one line per run. All other runs in it stay."""
+    """File of measurements to add to, .json. All other runs in it stay."""
     num_images: int = 1_000
     """Images of each set."""
     labels: Literal["reference", "uniform"] = "reference"

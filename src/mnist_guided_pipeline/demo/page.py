@@ -8,7 +8,6 @@ import gradio as gr
 
 from ..evaluation.judge import load_judge
 from ..sampling.networks import needs_posterior, sample_shape
-from ..storage.pipelines import load_default
 from .compare import compare_tab
 from .draw import draw_tab
 from .generate import generate_tab
@@ -33,18 +32,15 @@ def who_has_the_label(pipe: Any) -> str:
     return f"Only the classifier knows which digit is wanted; the denoiser {belief}."
 
 
-def build_demo(pipe: Any | None = None, judge: Any | None = None, model: str | None = None) -> gr.Blocks:
-    """The page. Launch it with the look of ``look.launch_options()``.
+def build_demo(pipe: Any, judge: Any | None = None, model: str | None = None) -> gr.Blocks:
+    """The page of a pipeline, which is only read. Launch it with the look of ``look.launch_options()``.
 
-    Args:
-        pipe: a ``ClassifierGuidedLatentPipeline`` that makes images; the shipped one if None. It is only read.
-        judge: an ``evaluation.judge.Judge``; the shipped one if None, where the images are of its shape.
-        model: the folder or Hub id that ``pipe`` came from, for the command line that the page shows.
+    The judge is the shipped one if None, where the images are of its shape. ``model`` is the folder or Hub id that the
+    pipeline came from, for the command line that the page shows.
 
     Raises:
         ValueError: the pipeline makes no images, or has no classes, or the judge reads others.
     """
-    pipe = load_default() if pipe is None else pipe
     shape = pipe.image_shape
     if shape is None:
         raise ValueError(

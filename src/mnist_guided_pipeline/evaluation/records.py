@@ -1,8 +1,7 @@
 """The file of measurements: a record per run, with all that is needed to measure it again.
 
-``metrics.json`` holds ``{"runs": {name: record}}`` and is what README and model card are rendered from; a ``.jsonl``
-file holds one record per line, ``{"name": ..., **record}``, for sweeps. Both are written in one rename, keep every
-other run, and are never written over where they cannot be read.
+``metrics.json`` holds ``{"runs": {name: record}}`` and is what README and model card are rendered from. It is written
+in one rename, keeps every other run, and is never written over where it cannot be read.
 
 A record:
 
@@ -58,23 +57,16 @@ def check_name(name: str) -> None:
 def read_runs(file: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """The records of a file by name, in its order; none where there is no file.
 
-    The last line of a ``.jsonl`` file is left out where it was cut off.
-
     Raises:
-        ValueError: the file is something else, or its name ends in neither ``.json`` nor ``.jsonl``.
+        ValueError: the file is something else, or its name does not end in ``.json``.
     """
     file = Path(file)
-    if file.suffix not in (".json", ".jsonl"):
-        raise ValueError(f"output {str(file)!r} must end in .json, or in .jsonl for one line per run.")
+    if file.suffix != ".json":
+        raise ValueError(f"output {str(file)!r} must end in .json.")
     if not file.exists():
         return {}
-    text = file.read_text(encoding="utf-8")
     try:
-        if file.suffix == ".json":
-            return dict(json.loads(text)["runs"])
-        complete = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and line.strip()]
-        lines = [json.loads(line) for line in complete]
-        return {line["name"]: {name: value for name, value in line.items() if name != "name"} for line in lines}
+        return dict(json.loads(file.read_text(encoding="utf-8"))["runs"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(file)!r} is not a file of measurements ({error!r}); name another file.") from error
 
@@ -86,12 +78,7 @@ def write_run(file: str | os.PathLike[str], name: str, record: dict[str, Any]) -
         ValueError: a bad name, or the file holds something else.
     """
     check_name(name)
-    runs = read_runs(file) | {name: record}
-    if Path(file).suffix == ".jsonl":
-        text = "".join(json.dumps({"name": name, **run}) + "\n" for name, run in runs.items())
-    else:
-        text = json.dumps({"runs": runs}, indent=1) + "\n"
-    atomic_write(file, text)
+    atomic_write(file, json.dumps({"runs": read_runs(file) | {name: record}}, indent=1) + "\n")
 
 
 def make_record(

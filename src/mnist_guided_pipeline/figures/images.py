@@ -33,7 +33,7 @@ def image_rows(
     ``gap`` counts pixels between two images before it.
 
     Raises:
-        ValueError: rows that are empty or differ, or another number of labels than of rows or columns.
+        ValueError: rows that are empty or differ.
     """
     tiles = [[_channels_last(np.asarray(image)) for image in row] for row in rows]
     shapes = {image.shape for row in tiles for image in row}
@@ -42,12 +42,7 @@ def image_rows(
             f"rows must hold equally many images of one size, got {[len(row) for row in tiles]} images of the sizes "
             f"{sorted(shapes)}."
         )
-    if len(row_labels) != len(tiles):
-        raise ValueError(f"row_labels must be {len(tiles)} names, one per row, got {len(row_labels)}.")
     columns = len(tiles[0])
-    if column_labels is not None and len(column_labels) != columns:
-        raise ValueError(f"column_labels must be {columns} names, one per column, got {len(column_labels)}.")
-
     height, width = (scale * side for side in tiles[0][0].shape[:2])
     across, down, margin = width + scale * gap, height + scale * gap, 8 * scale
     size = max(10, round(0.45 * height))

@@ -1,4 +1,4 @@
-"""A pipeline's folder that loads without this package, and a Hugging Face Space.
+"""A pipeline's folder that loads without this package.
 
 ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` runs ``pipeline.py`` of the folder, and one file
 beside each network's weights. The former are this package's ``sampling/``, unchanged: diffusers fetches ``pipeline.py``
@@ -7,7 +7,6 @@ and the files that ``pipeline.py`` itself imports. The latter are networks, ``mo
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 import json
 import os
@@ -21,32 +20,8 @@ from .card import PICTURE
 from .pipelines import ClassifierGuidedLatentPipeline
 from .strict import PACKAGE, REMOTE_CODE, check_pipeline, installed_names, read_json
 
-_PACKAGE = Path(__file__).parents[1]
-_SAMPLING = _PACKAGE / "sampling"
-_EXTRAS = ("demo", "plots")
+_SAMPLING = Path(__file__).parents[1] / "sampling"
 _KEPT = ("README.md", PICTURE, "metrics.json", "train_config.json")
-
-_APP = """\
-from mnist_guided_pipeline.demo.look import launch_options
-from mnist_guided_pipeline.demo.page import build_demo
-
-build_demo().launch(**launch_options())
-"""
-_CARD = """\
----
-title: Guided digits
-emoji: ✏️
-colorFrom: indigo
-colorTo: gray
-sdk: gradio
-{sdk_version}app_file: app.py
-license: apache-2.0
-short_description: Handwritten digits by classifier guidance
----
-
-Draws handwritten digits by classifier guidance, with a [diffusers](https://github.com/huggingface/diffusers) pipeline.
-`app.py` starts the demo of the package `mnist_guided_pipeline`, which lies beside it with its weights.
-"""
 
 
 def remote_modules() -> list[Path]:
@@ -86,30 +61,6 @@ def export_pipeline(folder: str | os.PathLike[str], output: str | os.PathLike[st
             (partial / target).write_text(source, encoding="utf-8")
         (partial / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         write_manifest(partial)
-
-
-def export_space(output: str | os.PathLike[str]) -> None:
-    """Write a Space, ready to be uploaded: a card, ``app.py``, the requirements and this package."""
-    try:
-        sdk_version = f"sdk_version: {importlib.metadata.version('gradio')}\n"
-    except importlib.metadata.PackageNotFoundError:
-        sdk_version = ""  # the Space then takes its own
-    with atomic_folder(output) as partial:
-        (partial / "README.md").write_text(_CARD.format(sdk_version=sdk_version), encoding="utf-8")
-        (partial / "app.py").write_text(_APP, encoding="utf-8")
-        (partial / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()), encoding="utf-8")
-        shutil.copytree(_PACKAGE, partial / _PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-
-
-def _requirements() -> list[str]:
-    """What this package needs to run the demo, as pip reads it; the Space itself brings gradio."""
-    needed = []
-    for line in importlib.metadata.requires("mnist-guided-pipeline") or []:
-        requirement, _, marker = line.partition(";")
-        wanted = "extra ==" not in marker or any(f"extra == {name!r}" in marker.replace('"', "'") for name in _EXTRAS)
-        if wanted and not requirement.startswith("mnist-guided-pipeline"):
-            needed.append(requirement.strip())
-    return list(dict.fromkeys(needed))
 
 
 def network_code(class_name: str) -> tuple[str, str]:
