@@ -1,7 +1,7 @@
 """Stop and starve trainings in every way a machine can, and count: survived / tried.
 
     python tests/reliability.py
-    python tests/reliability.py --kills 4 --two_process_kills 0 --every 0 --two_process_runs 0
+    python tests/reliability.py --kills 4 --two_process_kills 0 --every 0
 
 A run survives where, resumed until it ends, it has the weights of the run that was never stopped, bit for bit, or where
 there is a clear error and nothing is lost. A run that had ended before its kill does not count as tried.
@@ -31,15 +31,7 @@ from mnist_guided_pipeline.storage.atomic import verify_manifest
 from mnist_guided_pipeline.training.checkpoints import checkpoint_folders
 from survival import HANGS, Course, after_saving, send, wait
 
-COUNTS = {  # what is done how often if left out
-    "kills": 25,
-    "terminations": 5,
-    "two_process_kills": 10,
-    "two_process_terminations": 3,
-    "two_process_runs": 50,
-    "every": 3,
-    "seed": 0,
-}
+COUNTS = {"kills": 25, "terminations": 5, "two_process_kills": 10, "two_process_terminations": 3, "every": 3, "seed": 0}
 Stop = Callable[[Course, Path, random.Random, list[int]], "bool | None"]
 
 
@@ -112,13 +104,6 @@ def exact_resumes(course: Course, every: int) -> Iterator[bool]:
         good = ended[0] == -signal.SIGKILL and checkpoint_folders(folder)[-1].name == f"checkpoint-{update}"
         yield good and course.goes_on(folder)
         shutil.rmtree(folder)
-
-
-def whole_runs(course: Course, tries: int) -> Iterator[bool]:
-    """Runs that nothing happens to: all processes end with status 0, and with the same weights."""
-    for _ in range(tries):
-        yield course.goes_on(course.root / "run")
-        shutil.rmtree(course.root / "run", ignore_errors=True)
 
 
 def full_disks(course: Course) -> Iterator[bool]:
@@ -247,9 +232,6 @@ def sources(options: argparse.Namespace, root: Path) -> Iterator[tuple[str, Iter
         course = Course(folder, processes=processes, accumulation=accumulation, **updates)
         name = f"killed at a checkpoint, {processes} processes, {accumulation} batches per update"
         yield name, exact_resumes(course, options.every)
-    if options.two_process_runs:
-        short = Course(root / "short", processes=2, max_train_steps=20, checkpointing_steps=10)
-        yield "two processes, not stopped", whole_runs(short, options.two_process_runs)
 
 
 def main() -> None:

@@ -10,7 +10,9 @@ from PIL import Image as PILImage
 from pyarrow import parquet
 
 from conftest import FEATURES, write_split
+from mnist_guided_pipeline.cli import main
 from mnist_guided_pipeline.data import images as data
+from mnist_guided_pipeline.data.digits import NAMES
 from mnist_guided_pipeline.data.images import DatasetError, load_images, to_model_range, to_uint8, to_unit_range
 
 
@@ -39,11 +41,14 @@ class TestReading:
         assert torch.cat([train.labels, test.labels]).tolist() == labels
         assert (train.images.dtype, train.labels.dtype) == (torch.uint8, torch.int64)
         assert (len(train), len(test)) == (1500, 297)
+        assert test.class_names == tuple("0123456789") and test.id2label[3] == "3"
 
-    def test_names_of_the_classes(self, digits_folder):
-        split = read(digits_folder, "test")
-        assert split.class_names == tuple("0123456789")
-        assert split.id2label[3] == "3"
+    def test_the_bundled_digits_go_the_same_way_from_the_command(self, digits, tmp_path):
+        main(["digits", "--output", str(tmp_path / "digits")])
+        train, test = (read(tmp_path / "digits", split) for split in ("train", "test"))
+        assert train.class_names == test.class_names == NAMES
+        assert (len(train), train.labels.tolist() + test.labels.tolist()) == (1500, digits[1])
+        assert bytes(test.images[-1].numpy()) == digits[0][-1].tobytes()
 
     def test_second_reading_is_the_first_and_decodes_nothing(self, digits_folder, tmp_path, monkeypatch):
         first = read(digits_folder, cache_dir=tmp_path)
@@ -132,41 +137,53 @@ class TestRefusals:
         with pytest.raises(DatasetError, match=match):
             read(folder, split, **options)
 
-    def test_missing_folder(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"split": "validation"}, r"it has no split 'validation'; it has train, test"),
+            ({"image_column": "wrong"}, r"image_column 'wrong' is not a column .* image, label"),
+            ({"label_column": "wrong"}, r"label_column 'wrong' is not a column .* image, label"),
+            ({"image_column": "label"}, r"image_column 'label' must be an Image"),
+            ({"max_samples": 0}, r"max_samples must be at least 1 .* got 0"),
+            ({"max_samples": -3}, r"max_samples must be at least 1 .* got -3"),
+            ({"resolution": 7}, r"resolution must be from 8 to 64 .* got 7"),
+            ({"resolution": 65}, r"resolution must be from 8 to 64 .* got 65"),
+        ],
+        ids=str,
+    )
+    def test_arguments(self, digits_folder, options, match):
+        self.refuses(match, digits_folder, **options)
+
+    def test_what_is_no_data_set(self, tmp_path):
         self.refuses(r"is no folder, and neither the Hub", tmp_path / "nothing")
-
-    def test_folder_without_data(self, tmp_path):
         self.refuses(r"must hold parquet files", tmp_path)
-
-    def test_unknown_hub_id_without_a_network(self):
         self.refuses(
             r"^dataset_name 'nobody/nothing' is no folder, and neither the Hub \(not asked, .*\) nor the local cache "
             r"has it; give a Hub id such as 'ylecun/mnist', or a folder with the same parquet files.$",
             "nobody/nothing",
         )
 
-    def test_missing_split(self, digits_folder):
-        self.refuses(r"it has no split 'validation'; it has train, test", digits_folder, "validation")
-
-    @pytest.mark.parametrize("argument", ["image_column", "label_column"])
-    def test_missing_column(self, digits_folder, argument):
-        self.refuses(rf"{argument} 'wrong' is not a column .* image, label", digits_folder, **{argument: "wrong"})
-
-    def test_image_column_of_another_type(self, digits_folder):
-        self.refuses(r"image_column 'label' must be an Image", digits_folder, image_column="label")
-
-    def test_label_column_of_another_type(self, tmp_path, one):
-        write_split(tmp_path, "train", [one], [1.5], Features({"image": Image(), "label": Value("float32")}))
-        self.refuses(r"label_column 'label' must be a ClassLabel feature, integers or strings", tmp_path)
-
-    @pytest.mark.parametrize("label", [-1, None])
-    def test_integer_that_is_no_class(self, tmp_path, one, label):
-        write_split(tmp_path, "train", [one] * 2, [3, label], Features({"image": Image(), "label": Value("int64")}))
-        self.refuses(rf"Row 1 of split 'train': column 'label' is {label}, which is no class", tmp_path)
-
-    @pytest.mark.parametrize("count", [0, -3])
-    def test_no_samples(self, digits_folder, count):
-        self.refuses(rf"max_samples must be at least 1 .* got {count}", digits_folder, max_samples=count)
+    @pytest.mark.parametrize(
+        ("images", "labels", "dtype", "match"),
+        [
+            ([None], [1.5], "float32", r"label_column 'label' must be a ClassLabel feature, integers or strings"),
+            ([None] * 2, [3, -1], "int64", r"Row 1 of split 'train': column 'label' is -1, which is no class"),
+            ([None] * 2, [3, None], "int64", r"Row 1 of split 'train': column 'label' is None, which is no class"),
+            ([(28, 28), None], [3, 4], None, r"Row 1: column 'image' holds no image"),
+            (
+                [(28, 28), (32, 30)],
+                [3, 4],
+                None,
+                r"Row 1: column 'image' is 30x32, row 0 is 28x28; .* Give a res",
+            ),
+            ([(65, 30)], [3], None, r"Row 0: column 'image' is 30x65; height and width must be from 8 to 64"),
+        ],
+    )
+    def test_rows(self, tmp_path, one, images, labels, dtype, match):
+        features = FEATURES if dtype is None else Features({"image": Image(), "label": Value(dtype)})
+        images = [one if dtype else size and one.resize(size) for size in images]
+        write_split(tmp_path, "train", images, labels, features)
+        self.refuses(match, tmp_path)
 
     def test_truncated_file(self, tmp_path, one):
         write_split(tmp_path, "train", [one] * 100, [1] * 100)
@@ -180,22 +197,6 @@ class TestRefusals:
         write_split(tmp_path, "train", [one, one], [3, label], plain)
         declare_class_labels(tmp_path)
         self.refuses(rf"Row 1: column 'label' is {label}; it must be a class index from 0 to 9", tmp_path)
-
-    def test_no_image(self, tmp_path, one):
-        write_split(tmp_path, "train", [one, None], [3, 4])
-        self.refuses(r"Row 1: column 'image' holds no image", tmp_path)
-
-    def test_other_size_than_the_first(self, tmp_path, one):
-        write_split(tmp_path, "train", [one, one.resize((32, 30))], [3, 4])
-        self.refuses(r"Row 1: column 'image' is 30x32, row 0 is 28x28; .* Give a resolution", tmp_path)
-
-    def test_no_small_image(self, tmp_path, one):
-        write_split(tmp_path, "train", [one.resize((65, 30))], [3])
-        self.refuses(r"Row 0: column 'image' is 30x65; height and width must be from 8 to 64", tmp_path)
-
-    @pytest.mark.parametrize("resolution", [7, 65])
-    def test_resolution_of_no_small_image(self, digits_folder, resolution):
-        self.refuses(rf"resolution must be from 8 to 64 .* got {resolution}", digits_folder, resolution=resolution)
 
     def test_damaged_image(self, tmp_path, one):
         cell = png(one)
@@ -244,7 +245,5 @@ class TestRanges:
         assert torch.equal(to_uint8(model_range), images)
         assert torch.equal(to_unit_range(images) * 2 - 1, model_range)
         assert torch.equal(to_unit_range(images[:, None]), to_unit_range(images))
-
-    def test_values_outside_are_clamped(self):
         extremes = torch.tensor([-3.0, 3.0]).reshape(2, 1, 1, 1).expand(2, 1, 28, 28)
         assert to_uint8(extremes).flatten(1).unique().tolist() == [0, 255]

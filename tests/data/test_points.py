@@ -40,17 +40,13 @@ class TestDatasaurus:
     def test_same_statistics_different_graphs(self, shape):
         data = load_points(f"points:{shape}")
         assert data.class_names == (shape,)
+        counts = data.points.unique(dim=0, return_counts=True)[1]
+        assert len(data) >= 20_000 and counts.min() == counts.max()  # every point stands as often
         points = data.to_data_units(data.points.unique(dim=0).double()).numpy()
         deviations = np.std(points, axis=0, ddof=1)
         assert np.abs(points.mean(axis=0) - (54.26, 47.83)).max() < 0.01
         assert np.abs(deviations - (16.76, 26.93)).max() < 0.011
         assert abs(np.corrcoef(points.T)[0, 1] + 0.065) < 0.006
-
-    def test_every_point_stands_as_often(self):
-        data = load_points("points:dino")
-        counts = data.points.unique(dim=0, return_counts=True)[1]
-        assert len(data) >= 20_000
-        assert counts.min() == counts.max()
 
     def test_a_copy_of_the_file_is_the_same(self, table):
         from mnist_guided_pipeline.data.points import _DATASAURUS
@@ -135,8 +131,6 @@ class TestRefusals:
                 refuse(name)
         assert is_point_set(name)
         assert not is_point_set("ylecun/mnist")
-
-    def test_split(self):
         with pytest.raises(DatasetError, match="split 'validation' is unknown"):
             load_points("points:dino", "validation")
 
@@ -155,7 +149,5 @@ class TestRefusals:
     def test_rows(self, table, rows, header, message):
         with pytest.raises(DatasetError, match=message):
             load_points(table(rows, header))
-
-    def test_a_set_that_the_file_has_not(self, table):
         with pytest.raises(DatasetError, match="there is no set 'c'; there are a"):
             check_point_set(table(line_of("a", 12)) + "#c")

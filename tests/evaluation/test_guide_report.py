@@ -88,6 +88,8 @@ class TestByNoise:
             guide_by_noise(linear, images)
         with pytest.raises(ValueError, match="noise law 'edm'"):
             timesteps_and_levels(exact_pipeline(PLANE, "EDMEulerScheduler", "epsilon"))
+        with pytest.raises(ValueError, match="measured against a denoiser that is told the label"):
+            gradient_errors(exact_pipeline(PLANE, "DDIMScheduler", "v_prediction"), None)
 
     @pytest.mark.parametrize("name", ["DDIMScheduler", "FlowMatchEulerDiscreteScheduler"])
     def test_the_law_is_that_of_the_exact_networks(self, name):
@@ -150,22 +152,14 @@ class TestGradientErrors:
         pipe = exact_pipeline(PLANE, "DDIMScheduler", "v_prediction", conditional=True)
         table = timesteps_and_levels(pipe)[1]
         noise = torch.randn(200, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        return (
-            pipe,
-            table,
-            add_noise(x0, noise, levels_at(table, times, x0)),
-            times,
-            torch.arange(2).repeat_interleave(100),
-        )
+        noisy = add_noise(x0, noise, levels_at(table, times, x0))
+        return pipe, table, noisy, times, torch.arange(2).repeat_interleave(100)
 
-    def test_exact_networks_have_none(self):
+    def test_exact_networks_have_none_and_a_gradient_of_half_the_length_is_wrong_by_half(self):
         pipe, table, *states = self.states()
         for row in _errors_by_level(pipe, table, *states):
             assert row["gradient_error"]["value"] < 1e-6 * max(row["wanted"]["value"], 1e-3)
             assert row["base_error"]["value"] < 1e-6
-
-    def test_a_gradient_of_half_the_length_is_wrong_by_half(self):
-        pipe, table, *states = self.states()
         exact = pipe.classifier.forward
 
         def half(sample, timestep, return_dict=True):
@@ -176,11 +170,6 @@ class TestGradientErrors:
         pipe.classifier.forward = half
         for row in _errors_by_level(pipe, table, *states):
             assert row["gradient_error"]["value"] == pytest.approx(0.25 * row["wanted"]["value"], rel=1e-3, abs=1e-9)
-
-    def test_a_pipeline_without_a_label_to_tell_is_refused(self, tiny_pipeline_folder):
-        pipe = exact_pipeline(PLANE, "DDIMScheduler", "v_prediction")
-        with pytest.raises(ValueError, match="measured against a denoiser that is told the label"):
-            gradient_errors(pipe, None)
 
 
 class TestCommand:

@@ -36,7 +36,7 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (21, 28, 28), dtype=torch.uint8, generator=generator)
 
 
-def test_shapes_and_ranges(judge, images):
+def test_is_the_transformers_model_on_model_range(judge, images):
     probabilities, features = judge(images)
     assert probabilities.shape == (21, 10)
     assert probabilities.dtype == features.dtype == torch.float32
@@ -45,18 +45,15 @@ def test_shapes_and_ranges(judge, images):
     assert torch.equal(judge.predict(images), probabilities)
     assert torch.equal(judge.features(images), features)
     assert judge.class_names == tuple("0123456789")
+    with torch.no_grad():
+        logits = judge.model(images[:, None].float() / 127.5 - 1.0).logits
+    assert torch.allclose(probabilities, logits.softmax(dim=1), atol=1e-5)
 
 
 def test_does_not_depend_on_the_batch(judge, images):
     together, apart = judge(images), judge(images, batch_size=4)
     assert torch.allclose(together.probabilities, apart.probabilities, atol=1e-5)
     assert torch.allclose(together.features, apart.features, atol=1e-4)
-
-
-def test_is_the_transformers_model_on_model_range(judge, images):
-    with torch.no_grad():
-        logits = judge.model(images[:, None].float() / 127.5 - 1.0).logits
-    assert torch.allclose(judge.predict(images), logits.softmax(dim=1), atol=1e-5)
 
 
 def test_survives_saving(tmp_path, images):
@@ -162,17 +159,15 @@ class TestSharesNothingWithTheGuide:
             forbidden = (mgp.__name__, "models", "sampling", "guidance", "losses", "noise", "posteriors", "pipeline")
             assert ours and not [name for name in ours if name.endswith(forbidden) or ".models" in name], file.name
 
-    def test_no_order_or_noise_of_the_training(self):
-        """Seeds key weights, order and noise (``streams.py``): the judge's differs from every step's default."""
-        recipe = json.loads((JUDGE_FOLDER / "train_config.json").read_text())
-        assert recipe["seed"] not in {config("").seed for config in (VAEConfig, DenoiserConfig, ClassifierConfig)}
-        assert recipe["network"] == "ResNetForImageClassification"
 
-
-def test_shipped_files_are_small_and_public():
+def test_shipped_files_are_small_and_public_and_of_another_seed_than_any_guide():
+    """Seeds key weights, order and noise (``streams.py``): the judge's differs from every step's default."""
     assert (JUDGE_FOLDER / "model.safetensors").stat().st_size <= 2_000_000
     texts = "".join((JUDGE_FOLDER / name).read_text() for name in ("config.json", "train_config.json"))
     assert '"ylecun/mnist"' in texts and '"/' not in texts
+    recipe = json.loads((JUDGE_FOLDER / "train_config.json").read_text())
+    assert recipe["seed"] not in {config("").seed for config in (VAEConfig, DenoiserConfig, ClassifierConfig)}
+    assert recipe["network"] == "ResNetForImageClassification"
 
 
 def test_reads_the_test_set(judge, mnist):

@@ -32,11 +32,6 @@ class TestClassification:
         expected = sklearn_metrics.confusion_matrix(labels, predictions, labels=range(6))
         assert metrics.confusion_matrix(labels, predictions, 6).tolist() == expected.tolist()
 
-    def test_calibration_error_of_a_constant_confidence(self):
-        probabilities = torch.tensor([[0.8, 0.2]]).expand(10, 2)
-        labels = torch.tensor([0] * 6 + [1] * 4)
-        assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(0.2)
-
     def test_calibration_error_equals_torchmetrics(self):
         functional = pytest.importorskip("torchmetrics.functional.classification")
         probabilities = (2 * draw(0, 2000, 4)).softmax(dim=1)
@@ -44,29 +39,17 @@ class TestClassification:
         expected = functional.multiclass_calibration_error(probabilities, labels, num_classes=4, n_bins=15)
         assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx(expected.item(), abs=1e-5)
 
-    def test_labels_drawn_from_the_probabilities_are_calibrated(self):
-        probabilities = draw(2, 50_000, 4).softmax(dim=1)
-        labels = torch.multinomial(probabilities, 1, generator=torch.Generator().manual_seed(3)).squeeze(1)
-        assert metrics.expected_calibration_error(probabilities, labels) < 0.01
 
-
-class TestFrechet:
+class TestDistances:
     @pytest.mark.parametrize("rank", [6, 3])
-    def test_equals_the_matrix_square_root_of_scipy(self, rank):
+    def test_frechet_equals_the_matrix_square_root_of_scipy(self, rank):
         linalg = pytest.importorskip("scipy.linalg")
         cov1, cov2 = covariance(0), covariance(1, rank=rank)
         root = linalg.sqrtm((cov1 @ cov2).numpy()).real
         expected = np.trace(cov1.numpy() + cov2.numpy() - 2 * root)
         assert metrics.frechet_distance(torch.zeros(6), cov1, torch.zeros(6), cov2) == pytest.approx(expected, rel=1e-5)
 
-    def test_is_symmetric_and_zero_on_the_diagonal(self):
-        first, second = (draw(0, 6)[0], covariance(0)), (draw(1, 6)[0], covariance(1, rank=2))
-        assert metrics.frechet_distance(*first, *second) == pytest.approx(metrics.frechet_distance(*second, *first))
-        assert metrics.frechet_distance(*second, *second) == pytest.approx(0.0, abs=1e-6)
-
-
-class TestJudgeFid:
-    def test_equals_torchmetrics(self):
+    def test_fid_equals_torchmetrics(self):
         fid = pytest.importorskip("torchmetrics.image.fid")
         real, fake = draw(0, 500).double(), draw(1, 400, shift=0.3).double() * 1.5
         known = torch.nn.Identity()
@@ -75,33 +58,13 @@ class TestJudgeFid:
         oracle.update(real, real=True)
         oracle.update(fake, real=False)
         assert metrics.judge_fid(real, fake) == pytest.approx(oracle.compute().item(), rel=1e-9)
-
-    def test_does_not_depend_on_the_order_and_is_zero_for_equal_sets(self):
-        real, fake = draw(0, 300), draw(1, 200)
-        assert metrics.judge_fid(real, fake) == pytest.approx(metrics.judge_fid(real.flip(0), fake.flip(0)))
         assert metrics.judge_fid(real, real.flip(0)) == pytest.approx(0.0, abs=1e-9)
 
-    def test_dead_features_do_not_matter(self):
-        real, fake = draw(0, 300), draw(1, 200)
-        wide_real, wide_fake = (torch.cat([x, torch.zeros(len(x), 4)], dim=1) for x in (real, fake))
-        assert metrics.judge_fid(wide_real, wide_fake) == pytest.approx(metrics.judge_fid(real, fake), abs=1e-6)
-
-
-class TestJudgeKid:
-    def test_equals_torchmetrics_on_the_whole_sets(self):
+    def test_kid_equals_torchmetrics_on_the_whole_sets_in_chunks_too(self):
         kid = pytest.importorskip("torchmetrics.image.kid")
         real, fake = draw(0, 200).double(), draw(1, 200, shift=0.2).double()
-        distance = kid.poly_mmd(real, fake)
-        assert metrics.judge_kid(real, fake) == pytest.approx(distance.item(), rel=1e-9)
-
-    def test_does_not_depend_on_chunks_or_order(self):
-        real, fake = draw(0, 103), draw(1, 88)
-        expected = metrics.judge_kid(real, fake)
-        assert metrics.judge_kid(real.flip(0), fake, chunk_size=7) == pytest.approx(expected, rel=1e-9)
-
-    def test_is_unbiased(self):
-        values = [metrics.judge_kid(draw(2 * seed, 30), draw(2 * seed + 1, 40)) for seed in range(200)]
-        assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(len(values))
+        expected = pytest.approx(kid.poly_mmd(real, fake).item(), rel=1e-9)
+        assert metrics.judge_kid(real, fake) == expected and metrics.judge_kid(real.flip(0), fake, 7) == expected
 
 
 class TestManifold:
@@ -118,33 +81,24 @@ class TestManifold:
 
 
 @pytest.mark.parametrize("metric", [metrics.judge_fid, metrics.judge_kid, metrics.precision_recall_density_coverage])
-class TestBadFeatures:
-    def test_too_few(self, metric):
-        with pytest.raises(ValueError, match=r"features_fake must be .* at least"):
-            metric(draw(0, 20), draw(1, 1))
-
-    def test_other_width(self, metric):
-        with pytest.raises(ValueError, match="one width, got 6 and 5"):
-            metric(draw(0, 20), draw(1, 20, width=5))
-
-    def test_not_finite(self, metric):
-        with pytest.raises(ValueError, match="features_real must be .* finite"):
-            metric(draw(0, 20) / 0.0, draw(1, 20))
+def test_bad_features_are_refused(metric):
+    for real, fake, message in (
+        (draw(0, 20), draw(1, 1), r"features_fake must be .* at least"),
+        (draw(0, 20), draw(1, 20, width=5), "one width, got 6 and 5"),
+        (draw(0, 20) / 0.0, draw(1, 20), "features_real must be .* finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric(real, fake)
 
 
 class TestMemorisation:
     def test_nearest_neighbours_equal_brute_force(self):
         queries, references = pictures(0, 23), pictures(1, 50)
+        queries[3] = references[40]
         gaps = (queries[:, None].double() - references[None].double()).flatten(2).norm(dim=2) / 255.0
         distances, indices = metrics.nearest_neighbours(queries, references, chunk_size=7)
         assert torch.equal(indices, gaps.argmin(dim=1))
-        assert torch.allclose(distances.double(), gaps.min(dim=1).values, rtol=1e-6)
-
-    def test_a_copy_is_at_distance_zero(self):
-        references = pictures(0, 50)
-        distances, indices = metrics.nearest_neighbours(references.flip(0), references)
-        assert torch.equal(distances, torch.zeros(50))
-        assert torch.equal(indices, torch.arange(49, -1, -1))
+        assert torch.allclose(distances.double(), gaps.min(dim=1).values, rtol=1e-6) and distances[3] == 0
 
     def test_shouts_on_copies(self):
         train = pictures(0, 400)
@@ -152,11 +106,9 @@ class TestMemorisation:
         assert result.closer_than_typical == 1.0
         assert result.near_copies == 1.0
         assert result.copying_z < -10
-
-    def test_notices_one_copy_in_five(self):
-        train, generated = pictures(0, 400), pictures(2, 200)
-        generated[::5] = train[:40]
-        result = metrics.memorisation(generated, train, pictures(1, 200))
+        few = pictures(2, 200)
+        few[::5] = train[:40]  # one copy in five
+        result = metrics.memorisation(few, train, pictures(1, 200))
         assert result.near_copies >= 0.2
         assert result.copying_z < -2
 
@@ -187,7 +139,5 @@ class TestSlicedWasserstein:
         first, second = np.random.default_rng(0).normal(size=(2, 300, 1))
         expected = scipy_stats.wasserstein_distance(first[:, 0], second[:, 0])
         assert metrics.sliced_wasserstein(first, second) == pytest.approx(expected)
-
-    def test_refuses_samples_of_other_sizes(self):
-        with pytest.raises(ValueError, match=r"one shape \(N, d\), got \(3, 2\) and \(4, 2\)"):
-            metrics.sliced_wasserstein(np.zeros((3, 2)), np.zeros((4, 2)))
+        with pytest.raises(ValueError, match=r"one shape \(N, d\), got \(300, 1\) and \(4, 1\)"):
+            metrics.sliced_wasserstein(first, second[:4])

@@ -137,22 +137,10 @@ class TestScores:
         per_class = figures["accuracy_per_class"]
         assert [per_class[str(digit)]["value"] for digit in range(10)] == (matrix.diag().double() / wanted).tolist()
         assert figures["images_per_second"]["value"] > 0
-
-    def test_floors(self, scores):
         floors = scores["faithful"]["floors"]
-        assert floors["judge"]["accuracy"]["num_images"] == 600
-        assert floors["judge"]["accuracy"]["value"] > 0.9
+        assert floors["judge"]["accuracy"]["num_images"] == 600 and floors["judge"]["accuracy"]["value"] > 0.9
         assert floors["real_training_images"]["judge_fid"]["num_images"] == 400
         assert "vae_reconstructions" not in floors
-
-    def test_few_images_are_refused(self, reference, handwriting):
-        with pytest.raises(ValueError, match="num_images must be at least 100"):
-            score_images(handwriting.images[:99], handwriting.labels[:99], reference)
-
-    def test_other_classes_are_refused(self, reference):
-        test = LabelledImages(reference.test.images, reference.test.labels, tuple("abcdefghij"))
-        with pytest.raises(ValueError, match="give a judge that was trained on this data set"):
-            Reference(reference.train, test, reference.judge)
 
 
 class TestMixOfLabels:
@@ -175,10 +163,8 @@ class TestMixOfLabels:
     def test_uniform_labels_alone_are_a_distance(self, uneven):
         uniform = replace(uneven, labels="uniform")
         assert uneven.class_weights == (100,) * 5 + (20,) * 5 and set(uniform.class_weights) == {1}
-        fid = [
-            studies.floors(mix, None, 180)["real_training_images"]["judge_fid"]["value"] for mix in (uneven, uniform)
-        ]
-        assert fid[1] > 1.5 * fid[0]
+        floors = [studies.floors(mix, None, 180)["real_training_images"]["judge_fid"] for mix in (uneven, uniform)]
+        assert floors[1]["value"] > 1.5 * floors[0]["value"]
 
     def test_floors_are_of_disjoint_draws_in_the_mix(self, uneven):
         draws = [uneven.real_images(uneven.train, 120, draw) for draw in range(3)]
@@ -267,9 +253,8 @@ class TestCommand:
             "--num_images 100 --output m.json --scheduler DDIMScheduler "
             """--scheduler_options '{"timestep_spacing": "leading"}' --eta 1"""
         )
-        assert [record[name]["name"] for name in ("model", "judge", "dataset")] == [
-            *("tiny", "shipped", digits_folder.name)
-        ]
+        names = [record[name]["name"] for name in ("model", "judge", "dataset")]
+        assert names == ["tiny", "shipped", digits_folder.name]
 
     def test_another_judge_or_type_measures_again(self, evaluate, tmp_path, capsys):
         output = tmp_path / "metrics.json"
@@ -293,11 +278,8 @@ class TestCommand:
             (["--output", "metrics.txt"], "must end in .json"),
             (["--output", "nowhere/metrics.json"], "there is no folder"),
             (["--num_images", "50"], "num_images must be at least 100"),
-            (["--scheduler", "NoScheduler"], "scheduler NoScheduler is not supported"),
-            (["--scheduler_options", "karras"], "--scheduler_options must be JSON"),
             (["--guidance_scale", "-1"], "guidance_scale must be"),
             (["--chunk_size", "0"], "chunk_size must be"),
-            (["--device", "abacus"], "--device 'abacus' cannot be used here"),
             (["--name", "two words"], "name must be letters"),
             (["--judge", "nowhere"], "--judge 'nowhere' is neither a folder nor a Hub id"),
             (["--judge", "."], "--judge '.' has no config.json: it is not the folder of a judge"),

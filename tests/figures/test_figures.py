@@ -6,7 +6,7 @@ from PIL import Image
 from scipy.stats import norm
 from sklearn.decomposition import PCA
 
-from mnist_guided_pipeline.cli.options import check_figure, check_packages
+from mnist_guided_pipeline.cli.options import check_figure
 from mnist_guided_pipeline.figures.curves import Curve, line_panels
 from mnist_guided_pipeline.figures.images import image_rows, manifold, manifold_coordinates, save_figure
 from mnist_guided_pipeline.figures.points import latent_scatter, point_frames, point_panels, principal_plane
@@ -71,10 +71,6 @@ class TestManifold:
             for column in range(4):
                 place = picture[12 * (3 - row) : 12 * (4 - row), 12 * column : 12 * (column + 1)]
                 np.testing.assert_array_equal(place, images[row, column].repeat(2, 0).repeat(2, 1))
-
-    def test_refuses_another_number_of_images(self):
-        with pytest.raises(ValueError, match="longer than argument 1"):
-            manifold(pixels(2, 3, 4, 4), manifold_coordinates(3))
 
 
 class TestLatents:
@@ -150,7 +146,3 @@ class TestSaving:
         assert [file.name for file in tmp_path.iterdir()] == [output.name]
         with pytest.raises(FileExistsError, match="--force"):
             check_figure(output, force=False)
-
-    def test_missing_package_names_the_extra(self):
-        with pytest.raises(ValueError, match=r"needs no_such_package: pip install 'mnist-guided-pipeline\[plots\]'"):
-            check_packages(("matplotlib", "no_such_package"), "plots")

@@ -79,28 +79,18 @@ class TestLogLikelihood:
     logits = 3 * noise(5, 4)
     labels = torch.tensor([2, 0, 3, 3, 1])
 
-    def test_reads_each_row_at_its_own_label(self):
-        expected = [torch.log_softmax(row, 0)[y] for row, y in zip(self.logits, self.labels, strict=True)]
-        torch.testing.assert_close(class_log_likelihood(self.logits, self.labels), torch.stack(expected))
+    one, several = torch.nn.functional.one_hot(labels, 4).float(), torch.tensor([[0.5, 0.0, 0.25, 0.25]])
 
-    def test_one_hot_weights_are_labels(self):
-        weights = torch.nn.functional.one_hot(self.labels, 4).float()
-        hard = class_log_likelihood(self.logits, self.labels)
-        torch.testing.assert_close(class_log_likelihood(self.logits, weights), hard)
-
-    def test_weights_mix_probabilities(self):
-        weights = torch.tensor([[0.5, 0.0, 0.25, 0.25]]).expand(5, 4)
+    @pytest.mark.parametrize("weights", [one, excluded_classes(labels, 4), several])
+    def test_weights_mix_probabilities(self, weights):
         expected = torch.log((weights * torch.softmax(self.logits, 1)).sum(1))
-        torch.testing.assert_close(class_log_likelihood(self.logits, weights), expected)
+        torch.testing.assert_close(class_log_likelihood(self.logits, weights.expand(5, 4)), expected)
 
-    def test_an_excluded_class_leaves_the_rest(self):
-        probability = torch.softmax(self.logits, 1).gather(1, self.labels[:, None]).squeeze(1)
-        unwanted = excluded_classes(self.labels, 4)
-        torch.testing.assert_close(class_log_likelihood(self.logits, unwanted), torch.log1p(-probability))
-
-    def test_temperature_divides_the_logits(self):
-        expected = class_log_likelihood(self.logits / 2.5, self.labels)
-        torch.testing.assert_close(class_log_likelihood(self.logits, self.labels, 2.5), expected)
+    @pytest.mark.parametrize("temperature", [1.0, 2.5])
+    def test_reads_each_row_at_its_own_label_and_temperature_divides_the_logits(self, temperature):
+        log_p = torch.log_softmax(self.logits / temperature, 1)
+        expected = torch.stack([row[y] for row, y in zip(log_p, self.labels, strict=True)])
+        torch.testing.assert_close(class_log_likelihood(self.logits, self.labels, temperature), expected)
 
     def test_is_computed_in_float32_at_least(self):
         assert class_log_likelihood(self.logits.bfloat16(), self.labels).dtype == torch.float32

@@ -64,12 +64,11 @@ def build(mixture, name, kind, **options):
 @pytest.fixture(scope="module")
 def floor():
     """Sliced Wasserstein distance between two exact samples: no sampler can be expected to beat it."""
-    return {
-        mixture: np.mean(
-            [sliced_wasserstein(mixture.draw(1, COUNT, s), mixture.draw(1, COUNT, s + 100)) for s in range(5)]
-        )
-        for mixture in (PLANE, HIGHER)
-    }
+
+    def distance(mixture, seed):
+        return sliced_wasserstein(mixture.draw(1, COUNT, seed), mixture.draw(1, COUNT, seed + 100))
+
+    return {mixture: np.mean([distance(mixture, seed) for seed in range(5)]) for mixture in (PLANE, HIGHER)}
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
@@ -202,16 +201,9 @@ def test_autoguidance_is_exact_for_gaussians():
         seen.append(tensors["latents"])
         return {}
 
-    pipe(
-        None,
-        64,
-        latents=seen[0],
-        num_inference_steps=20,
-        autoguidance_scale=2.5,
-        output_type="latent",
-        callback_on_step_end=compare,
-        callback_on_step_end_tensor_inputs=["latents", "prediction"],
-    )
+    watched = {"callback_on_step_end": compare, "callback_on_step_end_tensor_inputs": ["latents", "prediction"]}
+    call = {"latents": seen[0], "num_inference_steps": 20, "output_type": "latent", **watched}
+    pipe(None, 64, autoguidance_scale=2.5, **call)
     assert len(errors) == 20
     assert max(errors) < 1e-6
 

@@ -5,7 +5,6 @@ import typing
 
 import diffusers
 import pytest
-import torch
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.evaluation.oracle import (
@@ -19,6 +18,7 @@ from mnist_guided_pipeline.evaluation.oracle import (
 )
 from mnist_guided_pipeline.models.mixture import MixtureClassifier, MixtureDenoiser
 from mnist_guided_pipeline.sampling.schedulers import SUPPORTED
+from tiny import seeds
 
 OF_THE_NOISE_SCHEDULE = {  # settled by training; test_schedulers.py has what becomes of others
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
@@ -93,19 +93,11 @@ def test_every_setting_draws_or_is_refused_by_name(name):
     pipe = exact_networks(name)
     for setting, value in settings_of(name):
         begun = []
+        call = {"num_inference_steps": 10, "latents": even_noise(512, 2), "generator": seeds(0)[0]}
+        call |= {"output_type": "latent", "callback_on_step_end": lambda *_, begun=begun: begun.append(1) or {}}
         try:
-            pipe.scheduler = pipe.make_scheduler(
-                getattr(diffusers, name), **{**_SETTINGS.get(name, {}), setting: value}
-            )
-            samples = pipe(
-                [1],
-                512,
-                num_inference_steps=10,
-                latents=even_noise(512, 2),
-                generator=torch.Generator().manual_seed(0),
-                output_type="latent",
-                callback_on_step_end=lambda *_, begun=begun: begun.append(1) or {},
-            ).images
+            pipe.scheduler = pipe.make_scheduler(name, **{**_SETTINGS.get(name, {}), setting: value})
+            samples = pipe([1], 512, **call).images
         except ValueError as refusal:
             assert setting in str(refusal) and not begun, f"{name}, {setting}={value!r}: {refusal}"
         else:

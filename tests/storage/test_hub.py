@@ -101,30 +101,16 @@ def test_a_pull_is_identical_or_refused_by_name(found, name):
         assert result["again"] == "new"
 
 
-def test_without_the_network(found):
+def test_other_scenes(found):
     assert found["no Hub, warm cache"] == found["local_files_only"] == "new"
-    outcome = found["local_files_only, cold"]
-    assert is_typed(outcome) and "user/digits" in outcome
-
-
-def test_what_is_not_there_or_not_allowed(found):
-    assert is_typed(found["no such repository"]) and is_typed(found["wrong revision"])
-    assert "RevisionNotFoundError" in found["wrong revision"]
-    assert found["private"] == ["user/secret"]
-
-
-def test_branches(found):
+    for scene in ("local_files_only, cold", "no such repository", "wrong revision"):
+        assert is_typed(found[scene])
+    assert "user/digits" in found["local_files_only, cold"] and "RevisionNotFoundError" in found["wrong revision"]
     assert (found["branch"], found["pull of branch"], found["pull of main"]) == ("done", "old", "new")
-
-
-def test_a_repository_that_is_damaged_itself(found):
     assert "vae/config.json is damaged" in found["damaged in the repository"]
     assert "denoiser/diffusion_pytorch_model.safetensors is missing" in found["missing in the repository"]
-
-
-def test_the_ways_of_diffusers(found):
     assert found["save_pretrained with push_to_hub"] == found["push_to_hub of the pipeline"] == "new"
-    assert found["network"] == "MLPDenoiser"
+    assert found["network"] == "MLPDenoiser" and found["private"] == ["user/secret"]
 
 
 def test_only_the_model_is_uploaded(found, folders):
@@ -159,11 +145,7 @@ def test_a_training_result_is_complete(tmp_path):
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / "checkpoint-1" / "state.json").write_text("{}")
     save_result(config, config.to_json())
-    assert model_files(tmp_path) == [
-        "config.json",
-        "diffusion_pytorch_model.safetensors",
-        "manifest.json",
-        "train_config.json",
-    ]
+    files = ["config.json", "diffusion_pytorch_model.safetensors", "manifest.json", "train_config.json"]
+    assert model_files(tmp_path) == files
     assert VAEConfig.from_json((tmp_path / "train_config.json").read_text()) == config
     assert json.loads((tmp_path / "manifest.json").read_text()).keys() == set(model_files(tmp_path)) - {"manifest.json"}

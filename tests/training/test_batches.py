@@ -35,18 +35,9 @@ def test_every_update_has_its_own_numbers_wherever_a_run_starts(updates):
 @pytest.mark.parametrize(("processes", "accumulation", "part_size"), [(1, 2, 4), (2, 1, 4), (2, 2, 2), (2, 1, 2)])
 def test_the_layouts_share_one_global_batch(processes, accumulation, part_size):
     batch = 8 // processes // accumulation
-    shares = [
-        Batches(
-            TrainingStream(
-                120, batch, accumulation_steps=accumulation, num_processes=processes, process_index=index, seed=1
-            ),
-            CPU,
-            UPDATES,
-            draw,
-            part_size=part_size,
-        )
-        for index in range(processes)
-    ]
+    cut = {"accumulation_steps": accumulation, "num_processes": processes, "seed": 1}
+    streams = [TrainingStream(120, batch, **cut, process_index=index) for index in range(processes)]
+    shares = [Batches(stream, CPU, UPDATES, draw, part_size=part_size) for stream in streams]
     for update in (0, 60):
         parts = [part for share in shares for part in share.of(update)]
         assert all(len(indices) == len(noise) == part_size for indices, noise in parts)

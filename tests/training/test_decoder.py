@@ -34,13 +34,7 @@ def vae_folder(digits_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def sharpened(vae_folder, digits_folder):
     folder = vae_folder.with_name("sharpened")
-    settings = {
-        "learning_rate": 1e-2,
-        "lr_scheduler": "constant",
-        "use_ema": False,
-        "validation_steps": 8,
-        "reconstruction_weight": 300.0,
-    }
+    settings = {"learning_rate": 1e-2, "lr_scheduler": "constant", "use_ema": False, "reconstruction_weight": 300.0}
     train("decoder", make_config("decoder", digits_folder, folder, vae_path=str(vae_folder), **settings))
     return folder
 
@@ -54,14 +48,10 @@ def test_only_the_decoder_changes(vae_folder, sharpened):
     assert first["latents_mean"] == second["latents_mean"] and first["latents_std"] == second["latents_std"]
 
 
-def test_it_learns_to_reconstruct(sharpened):
-    losses = [line["test/reconstruction"] for line in read_history(sharpened) if "test/reconstruction" in line]
-    assert losses[-1] < losses[0]
-
-
-def test_the_discriminator_tells_decoded_from_real_images(sharpened):
-    last = [line for line in read_history(sharpened) if "test/logits_real" in line][-1]
-    assert last["test/logits_real"] > last["test/logits_fake"]
+def test_both_of_its_networks_learn(sharpened):
+    lines = [line for line in read_history(sharpened) if "test/reconstruction" in line]
+    assert lines[-1]["test/reconstruction"] < lines[0]["test/reconstruction"]
+    assert lines[-1]["test/logits_real"] > lines[-1]["test/logits_fake"]
 
 
 def test_an_untrained_decoder_takes_the_adversarial_loss_too(vae_folder, digits_folder, tmp_path):

@@ -20,17 +20,13 @@ def start(folder, step=0) -> Accelerator:
     return accelerator
 
 
-def test_events_come_back_in_order(tmp_path):
+def test_events_come_back_in_order_and_a_new_run_starts_anew(tmp_path):
     accelerator = start(tmp_path / "run")
     accelerator.log({"loss": 1.5, "note": "text"}, step=1)
     accelerator.log({"loss": 0.5, "test/loss": 0.25}, step=2)
     assert read_history(tmp_path / "run") == [{"step": 1, "loss": 1.5}, {"step": 2, "loss": 0.5, "test/loss": 0.25}]
-
-
-def test_a_new_run_starts_anew(tmp_path):
-    start(tmp_path).log({"loss": 1.0}, step=1)
-    start(tmp_path)
-    assert read_history(tmp_path) == []
+    start(tmp_path / "run")
+    assert read_history(tmp_path / "run") == read_history(tmp_path) == []
 
 
 def test_a_resumed_run_cuts_what_came_after_its_checkpoint(tmp_path):
@@ -42,10 +38,6 @@ def test_a_resumed_run_cuts_what_came_after_its_checkpoint(tmp_path):
     accelerator = start(tmp_path, step=20)
     accelerator.log({"loss": 30.0}, step=30)
     assert [event["step"] for event in read_history(tmp_path)] == [10, 20, 30]
-
-
-def test_a_folder_without_history(tmp_path):
-    assert read_history(tmp_path) == []
 
 
 def test_seconds_are_the_sum_over_the_history(tmp_path):

@@ -47,21 +47,13 @@ def test_a_launcher_that_says_otherwise_than_the_settings_is_refused(digits_fold
 
 def test_the_one_for_cpus_starts_two_processes_that_train_together(digits_folder, tmp_path):
     script = FOLDER.parent / "train_vae.py"
-    options = {
-        "--dataset_name": digits_folder,
-        "--output_dir": tmp_path / "vae",
-        "--network": "MLPVAE",
-        "--network_config": '{"latent_dim": 4, "hidden_size": 16}',
-        "--max_train_samples": 64,
-        "--max_eval_samples": 16,
-        "--train_batch_size": 8,
-        "--num_train_epochs": 1,
-        "--checkpointing_steps": 4,
-        "--report_to": "none",
-    }
+    options = "--network MLPVAE --max_train_samples 64 --max_eval_samples 16 --train_batch_size 8 --num_train_epochs 1 "
+    options += "--checkpointing_steps 4 --report_to none --network_config"
+    words = [*options.split(), '{"latent_dim": 4, "hidden_size": 16}']
+    words += ["--dataset_name", digits_folder, "--output_dir", tmp_path / "vae"]
     launcher = ["accelerate", "launch", "--config_file", str(FOLDER / "cpu.yaml")]
     done = subprocess.run(
-        [*launcher, "--main_process_port", "0", script, *map(str, sum(options.items(), ()))],
+        [*launcher, "--main_process_port", "0", script, *map(str, words)],
         capture_output=True,
         text=True,
         timeout=300,

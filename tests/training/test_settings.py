@@ -44,15 +44,11 @@ CONTRADICTIONS = [
     (DenoiserConfig, "--beta_end 2", "must satisfy 0 < beta_start < beta_end < 1"),
     (ClassifierConfig, "--score_matching_weight 1", "score_matching_weight 1.0 needs denoiser_path"),
     (DenoiserConfig, "--snr_gamma 0", "snr_gamma must be positive, got 0"),
-    (
-        DenoiserConfig,
-        "--vae_path a/b --dataset_name points:moons",
-        "vae_path 'a/b' contradicts dataset_name 'points:moons'",
-    ),
+    (DenoiserConfig, "--vae_path a/b --dataset_name points:moons", "'a/b' contradicts dataset_name 'points:moons'"),
     (
         ClassifierConfig,
         "--random_label_share 0.5",
-        "random_label_share 0.5 is a share of the guided denoising loss, whose score_matching_weight is 0",
+        "0.5 is a share of the guided denoising loss, whose score_",
     ),
     (JudgeConfig, "--norm_batch_size 3 --train_batch_size 8", "norm_batch_size 3 must divide train_batch_size 8"),
 ]
@@ -104,11 +100,8 @@ def test_a_batch_larger_than_the_data(digits_folder, tmp_path):
 class TestRunsOfBefore:
     def test_a_run_is_repeated_from_its_settings_bit_for_bit(self, digits_folder, tmp_path):
         train("vae", make_config("vae", digits_folder, tmp_path / "vae", max_train_steps=12, checkpointing_steps=10))
-        config = parse(
-            VAEConfig,
-            ["--config", str(tmp_path / "vae" / "train_config.json"), "--output_dir", str(tmp_path / "again")],
-        )
-        train("vae", config)
+        words = ["--config", str(tmp_path / "vae" / "train_config.json"), "--output_dir", str(tmp_path / "again")]
+        train("vae", parse(VAEConfig, words))
         first, second = (weights(tmp_path / name) for name in ("vae", "again"))
         assert first.keys() == second.keys()
         assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
@@ -156,9 +149,7 @@ class TestRunsOfBefore:
         other = property(lambda data: fingerprint(data.images, data.labels.flip(0)))
         monkeypatch.setattr(LabelledImages, "fingerprint", other)
         with pytest.raises(ValueError, match="checkpoint-7 was made with data = '[0-9a-f]{16}', this run has"):
-            train(
-                "vae", make_config("vae", digits_folder, tmp_path, max_train_steps=8, resume_from_checkpoint="latest")
-            )
+            train("vae", make_config("vae", digits_folder, tmp_path, **settings))
 
 
 def test_a_dry_run_prints_what_it_would_take_and_writes_nothing(digits_folder, tmp_path, capsys):

@@ -39,8 +39,10 @@ def data(request, tmp_path):
     return tmp_path / "data", shape
 
 
-def test_from_data_to_images(data, tmp_path):
+def test_from_data_to_images(data, tmp_path, refused):
     folder, shape = data
+    line = refused("evaluate", "--dataset_name", folder, "--output", tmp_path / "metrics.json")
+    assert "the judge that is shipped reads those of shape (1, 28, 28): give --judge" in line
     folders = {name: tmp_path / name for name in ("vae", "denoiser", "classifier")}
     settings = {"max_train_steps": 2, "train_batch_size": 10, "max_train_samples": None, "max_eval_samples": None}
     settings |= {"validation_steps": None, "checkpointing_steps": None, "lr_warmup_steps": 0}
@@ -131,8 +133,6 @@ def test_networks_of_images_in_sizes_that_they_can_cut_and_halve(network):
     for shape in ((3, 16, 16), (1, 32, 64), (3, 64, 64)):
         output = make(sample_shape=shape)(torch.zeros(1, *shape), torch.tensor(5), return_dict=False)[0]
         assert output.shape == ((1, 10) if network == "ConvClassifier" else (1, *shape))
-    with pytest.raises(ValueError, match=r"sample_shape \(1, 28, 30\) does not fit patch_size 4"):
-        make(sample_shape=(1, 28, 30), patch_size=4)
     if network in ("UNetDenoiser", "ConvClassifier"):
         make(sample_shape=(1, 28, 20), patch_size=4, block_channels=(8, 8, 8, 8))  # 5, 3, 2, 1
         with pytest.raises(ValueError, match=r"in patches of 4 cannot be halved 3 times: give fewer block_channels"):
@@ -179,11 +179,6 @@ def test_a_gan_in_colour():
         images = mgp.GANGenerator(hidden_sizes=sizes, image_shape=shape)(torch.zeros(2, 64)).sample
         assert images.shape == (2, *shape)
         assert mgp.GANDiscriminator(hidden_sizes=sizes, image_shape=shape)(images).logits.shape == (2,)
-
-
-def test_evaluation_refuses_what_its_judge_cannot_read(data, tmp_path, refused):
-    line = refused("evaluate", "--dataset_name", data[0], "--output", tmp_path / "metrics.json")
-    assert "the judge that is shipped reads those of shape (1, 28, 28): give --judge" in line
 
 
 def test_without_a_test_split_the_last_tenth_is_held_out(digits, tmp_path, caplog):

@@ -12,14 +12,7 @@ from mnist_guided_pipeline.training.checkpoints import NonFiniteError, checkpoin
 from mnist_guided_pipeline.training.run import Run, StopRequest
 from training_runs import make_config, train
 
-FEW = {  # of what ``python tests/reliability.py`` does
-    "kills": 2,
-    "terminations": 1,
-    "two_process_kills": 2,
-    "two_process_terminations": 1,
-    "two_process_runs": 0,
-    "every": 20,
-}
+FEW = {"kills": 2, "terminations": 1, "two_process_kills": 2, "two_process_terminations": 1, "every": 20}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
