@@ -90,7 +90,7 @@ def test_a_whole_pipeline_in_colour_is_measured_by_a_judge_of_transformers(tmp_p
     ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, num_labels=3, **size)).save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
     words = ["evaluate", "--model", pipeline, "--dataset_name", data, "--num_images", "30", "--judge", str(tmp_path)]
-    words += ["--image_column", "picture", "--label_column", "colour", "--cache_dir", str(tmp_path / "cache")]
+    words += ["--image_column", "picture", "--label_column", "colour"]
     words += ["--output", str(tmp_path / "metrics.json")]
     with pytest.raises(SystemExit):
         main(words)
