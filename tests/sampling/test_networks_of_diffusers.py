@@ -25,7 +25,7 @@ from mnist_guided_pipeline.sampling.networks import arguments_for, null_label, n
 from mnist_guided_pipeline.storage.assemble import assemble_pipeline
 from mnist_guided_pipeline.storage.export import export_pipeline
 from mnist_guided_pipeline.storage.pipelines import load_network
-from tiny import NOISE, UNET, seeds, shaken, unet
+from tiny import NOISE, UNET, noise, seeds, shaken, unet
 from training_runs import make_config, train
 
 SMALL = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
@@ -113,7 +113,8 @@ def test_where_there_is_no_null_class_it_is_said():
 
 def test_classifier_free_guidance_is_between_null_and_label():
     pipe = pipeline(dit(1))
-    null, told, half = (draw(pipe, num_inference_steps=1, guidance_scale=0.0, cfg_scale=w) for w in (0.0, 1.0, 0.5))
+    call = {"num_inference_steps": 1, "latents": noise(3, *sample_shape(pipe.denoiser)), "guidance_scale": 0.0}
+    null, told, half = (draw(pipe, cfg_scale=w, **call) for w in (0.0, 1.0, 0.5))
     torch.testing.assert_close(half, (null + told) / 2, rtol=1e-3, atol=1e-4)
 
 

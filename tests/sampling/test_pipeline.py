@@ -16,6 +16,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.evaluation.oracle import (
+    COSINE,
     LINEAR,
     PLANE,
     even_noise,
@@ -47,6 +48,13 @@ def tiny(
                 parameter.mul_(3)  # so that labels and scales are seen in the samples
     names = {index: f"digit {index}" for index in range(10)}
     return mgp.ClassifierGuidedLatentPipeline(**{**made, **components}, id2label=names)
+
+
+def on_cosine(name: str, **options) -> mgp.ClassifierGuidedLatentPipeline:
+    """A tiny pipeline on the noise schedule of the shipped networks, under any scheduler that can run them."""
+    pipe = tiny(scheduler=make_scheduler("DDIMScheduler", "epsilon", COSINE))
+    pipe.scheduler = pipe.make_scheduler(f"{name}Scheduler", **options)
+    return pipe
 
 
 def draw(pipe, class_labels=3, **arguments) -> torch.Tensor:
@@ -473,18 +481,66 @@ def test_numbers_of_numpy_and_torch_are_those_of_python():
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"),
+    ("name", "options", "steps"),
     [
-        ("EulerDiscrete", {"timesteps": [999, 500, 0]}),
-        ("EulerDiscrete", {"sigmas": np.array([100.0, 3.0, 0.5, 0.0])}),
-        ("FlowMatchEulerDiscrete", {"timesteps": [1000, 500, 3]}),
-        ("FlowMatchEulerDiscrete", {"sigmas": [1.0, 0.5, 0.1]}),
+        ("EulerDiscrete", {}, {"timesteps": [999, 500.5, 0]}),
+        ("EulerDiscrete", {}, {"sigmas": np.array([100.0, 3.0, 0.5, 0.0])}),
+        ("HeunDiscrete", {}, {"timesteps": [990.7, 500.2, 3.1]}),
+        ("DDPM", {}, {"timesteps": np.array([900.0, 500.0, 3.0])}),
+        ("FlowMatchEulerDiscrete", {}, {"timesteps": [1000, 500.5, 3]}),
+        ("FlowMatchEulerDiscrete", {}, {"sigmas": [1.0, 0.5, 0.1]}),
+        ("UniPCMultistep", {"use_flow_sigmas": True}, {"sigmas": [1.0, 0.5, 0.1]}),
     ],
 )
-def test_steps_that_fall_are_those_of_the_call(name, steps):
-    pipe = exact_pipeline(PLANE, f"{name}Scheduler", SUPPORTED[f"{name}Scheduler"].prediction_types[0])
-    assert torch.isfinite(pipe([1], **steps, output_type="latent").images).all()
-    assert pipe.num_timesteps == 3
+def test_steps_that_fall_are_those_of_the_call(name, options, steps):
+    pipe, seen = on_cosine(name, **options), []
+    found = pipe([1], **steps, output_type="latent", callback_on_step_end=lambda _, i, t, k: seen.append(float(t)))
+    assert torch.isfinite(found.images).all()
+    if "timesteps" in steps:
+        assert sorted(set(seen), reverse=True) == pytest.approx(list(steps["timesteps"]))
+    assert len(set(seen)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "steps", "words"),
+    [
+        *(
+            (name, {}, {"timesteps": [900.5, 300.2]}, rf"become \[900.0, 300.0\] under {name}Scheduler")
+            for name in ("DDPM", "DDPMParallel", "DPMSolverMultistep", "DPMSolverSinglestep", "LCM", "TCD")
+        ),
+        *(
+            (name, options, {"timesteps": [900, 700, 300]}, f"timesteps .* become .* under {name}Scheduler")
+            for name in ("FlowMatchEulerDiscrete", "FlowMatchLCM")
+            for options in ({"shift": 3.0}, {"use_karras_sigmas": True}, {"shift_terminal": 0.1})
+        ),
+        *(
+            (name, {"use_flow_sigmas": True}, {"timesteps": [900, 300]}, "does not take custom timesteps")
+            for name in ("DPMSolverMultistep", "DPMSolverSinglestep")
+        ),
+        ("HeunDiscrete", {}, {"timesteps": [999, 500, 0]}, "timesteps must fall .* from 0 to 996"),
+        *(
+            (name, {}, steps, f"{name}Scheduler would start from noise at timestep .* more signal than noise")
+            for name, steps in (
+                ("DDIM", {"num_inference_steps": 1}),
+                ("EulerAncestralDiscrete", {"num_inference_steps": 1}),
+                ("DDPM", {"timesteps": [300, 200, 100]}),
+                ("EulerDiscrete", {"sigmas": [0.5, 0.1, 0.0]}),
+                ("FlowMatchEulerDiscrete", {"sigmas": [0.4, 0.1]}),
+            )
+        ),
+    ],
+)
+def test_steps_that_a_scheduler_would_change_or_not_draw_with_are_refused_before_any_work(name, options, steps, words):
+    pipe = on_cosine(name, **options)
+    calls = calls_of(pipe.denoiser)
+    with pytest.raises(ValueError, match=words):
+        pipe([1], **steps, output_type="latent")
+    assert calls == []
+
+
+def test_latents_of_ones_own_may_start_anywhere():
+    pipe = on_cosine("DDPM")
+    assert torch.isfinite(pipe([1], timesteps=[300], latents=torch.ones(1, 4), output_type="latent").images).all()
 
 
 def test_fewer_steps_than_pndm_starts_with_are_refused():

@@ -37,12 +37,13 @@ from .exported import exported_code, is_exported, share_classes
 from .guidance import classifier_score  # noqa: F401 - as above
 from .latents import denormalise
 from .networks import check_space, is_conditional, note_classes, num_classes, sample_shape
-from .noise import NoiseLevel  # noqa: F401 - as above
+from .noise import noise_level
 from .particles import Particles, check_particles, guided_course, rows_at_a_time
 from .schedulers import (
     build_scheduler,
     check_scheduler,
     check_steps,
+    check_taken,
     compatible_schedulers,
     describe_noise,
     trained_range,
@@ -412,7 +413,9 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         if timesteps is not None and sigmas is not None:
             raise ValueError("timesteps and sigmas were both given; give one of them.")
-        accepted = inspect.signature(self.scheduler.set_timesteps).parameters
+        accepted = set(inspect.signature(self.scheduler.set_timesteps).parameters)
+        if self.scheduler.config.get("use_flow_sigmas", False):  # with which those that take timesteps do not read them
+            accepted -= {"timesteps"}
         for name, value in (("timesteps", timesteps), ("sigmas", sigmas)):
             if value is not None and name not in accepted:
                 raise ValueError(f"{type(self.scheduler).__name__} does not take custom {name}; leave it None.")
@@ -539,12 +542,13 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         """Set the scheduler's timesteps and return them. They stay on the CPU, so no step waits for the device."""
         if timesteps is not None:
             self.scheduler.set_timesteps(timesteps=timesteps, device="cpu")
+            check_taken(self.scheduler, timesteps)
         elif sigmas is not None:
-            self.scheduler.set_timesteps(sigmas=sigmas, device="cpu")
+            self.scheduler.set_timesteps(sigmas=torch.as_tensor(sigmas).numpy(), device="cpu")
         else:
             self.scheduler.set_timesteps(num_inference_steps, device="cpu")
-        first, (_, highest) = self.scheduler.timesteps.max(), trained_range(self.scheduler, "timesteps")
-        if first > highest:
+        first, highest = self.scheduler.timesteps.max(), self.scheduler.config.num_train_timesteps - 1
+        if first > highest and self.scheduler.config.get("steps_offset", 0):
             raise ValueError(
                 f"num_inference_steps {num_inference_steps} and the scheduler's steps_offset lead to timestep "
                 f"{first:g}, and networks were trained up to {highest:g}; take fewer steps, or steps_offset=0."
@@ -560,6 +564,14 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         dtype = torch.promote_types(self.denoiser.dtype, torch.float32)
         shape = (batch_size, *sample_shape(self.denoiser))
         if latents is None:
+            first = noise_level(self.scheduler, 0, self.scheduler.timesteps[0]).ratio
+            if first < 1.0:
+                raise ValueError(
+                    f"{type(self.scheduler).__name__} would start from noise at timestep "
+                    f"{self.scheduler.timesteps[0]:g}, where samples are more signal than noise (sigma / alpha is "
+                    f"{first:.2g}). Take more of num_inference_steps, timestep_spacing='trailing', or timesteps or "
+                    "sigmas that begin higher."
+                )
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         return latents.to(device, dtype) * getattr(self.scheduler, "init_noise_sigma", 1.0)
 

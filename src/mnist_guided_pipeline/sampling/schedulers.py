@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import diffusers
@@ -103,6 +104,7 @@ _BETA_SETTINGS = (
 
 _TO_ZERO = {"final_sigmas_type": "zero"}
 _UNIPC, _SA, _COSINE = ("UniPCMultistepScheduler",), ("SASolverScheduler",), ("CosineDPMSolverMultistepScheduler",)
+_OF_ANOTHER_KIND = "spreads the steps over noise levels that are not those of straight lines"
 
 # Settings that cannot work here: together, in which classes (all, where none is named), and what they do.
 _UNUSABLE: tuple[tuple[dict[str, Any], tuple[str, ...], str], ...] = (
@@ -116,12 +118,22 @@ _UNUSABLE: tuple[tuple[dict[str, Any], tuple[str, ...], str], ...] = (
     ({"lower_order_final": False}, _SA, "extrapolates over the last step, far from right"),
     ({"solver_order": 3}, _COSINE, "is not written there"),
     ({"final_sigmas_type": "sigma_min"}, _COSINE, "asks its tree of noise for a step of no length"),
+    ({"algorithm_type": "noise_prediction", "use_flow_sigmas": True}, _SA, "is not written there"),
+    ({"use_karras_sigmas": True, "use_flow_sigmas": True}, (), _OF_ANOTHER_KIND),
+    ({"use_exponential_sigmas": True, "use_flow_sigmas": True}, (), _OF_ANOTHER_KIND),
+    ({"use_lu_lambdas": True, "use_flow_sigmas": True}, (), _OF_ANOTHER_KIND),
 )
+
+_UNUSABLE_AT_ALL = {
+    "scale_factors": "which change latents' size between steps",
+    "solver_p": "a scheduler with a noise schedule of its own",
+}
 
 _LEAST_SIGMA = 1e-6  # of straight lines, whose schedulers add the step to 0 themselves
 
 # steps of second order that are lost between the last two timesteps of a schedule that ends in almost pure noise
 _NOT_FROM_PURE_NOISE = ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+_ALMOST_PURE_NOISE = 1e-5  # of alphas_cumprod
 
 
 def find_support(scheduler: Any) -> SchedulerSupport:
@@ -161,6 +173,8 @@ def trained_range(scheduler: Any, name: str) -> tuple[float, float]:
         ValueError: a scheduler that refuses custom sigmas, or reads them as something else.
     """
     family, last = scheduler_family(scheduler), scheduler.config.num_train_timesteps
+    if name == "timesteps" and type(scheduler).__name__ in _NOT_FROM_PURE_NOISE:
+        return 0, int((scheduler.alphas_cumprod > _ALMOST_PURE_NOISE).sum()) - 1
     if name == "timesteps":
         return (_LEAST_SIGMA * last, last) if family == "flow" else (0, last - 1)
     if family == "flow":
@@ -245,11 +259,12 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
         if (not classes or name in classes) and all(config.get(key) == value for key, value in settings.items()):
             found = " and ".join(f"{key}={value!r}" for key, value in settings.items())
             raise ValueError(f"{name} has {found}, which {effect}. Leave {' and '.join(settings)} out, {fix}.")
-    if config.get("scale_factors") is not None:
-        raise ValueError(f"{name} has scale_factors, which change latents' size between steps. Leave them out, {fix}.")
+    for setting, effect in _UNUSABLE_AT_ALL.items():
+        if config.get(setting) is not None:
+            raise ValueError(f"{name} has {setting}, {effect}. Leave {setting} out, {fix}.")
     spacing = config.get("timestep_spacing", "leading")
     if name in _NOT_FROM_PURE_NOISE and spacing != "leading" and law == trained_law == "preserving":
-        if preserving_table(training_noise)[-1] < 1e-6:
+        if preserving_table(training_noise)[-1] < _ALMOST_PURE_NOISE:
             raise ValueError(
                 f"{name} has timestep_spacing={spacing!r}, with which it starts where the noise schedule is almost "
                 f"pure noise, and its samples are far from right. Set timestep_spacing='leading', {fix}."
@@ -291,6 +306,22 @@ def check_steps(scheduler: Any, num_inference_steps: int) -> None:
     if not fewest <= num_inference_steps <= most:
         raise ValueError(
             f"num_inference_steps must be from {fewest} to {most} under {name}, got {num_inference_steps}."
+        )
+
+
+def check_taken(scheduler: Any, timesteps: Sequence[float]) -> None:
+    """Refuse timesteps that a scheduler, after ``set_timesteps``, does not run at.
+
+    Raises:
+        ValueError: it cuts them to whole numbers, or a setting such as ``shift`` moves its noise levels elsewhere.
+    """
+    wanted, taken = torch.as_tensor(timesteps).double(), scheduler.timesteps.unique().flip(0).double()
+    if scheduler_family(scheduler) == "flow":
+        taken = scheduler.sigmas[:-1].double() * scheduler.config.num_train_timesteps
+    if taken.shape != wanted.shape or not torch.allclose(taken, wanted, rtol=0.0, atol=1e-2):
+        raise ValueError(
+            f"timesteps {timesteps!r} become {[round(number, 2) for number in taken.tolist()]} under "
+            f"{type(scheduler).__name__}: give those that it takes, or leave out its settings that move them."
         )
 
 
