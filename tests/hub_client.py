@@ -17,6 +17,7 @@ from packaging.version import Version
 
 import mnist_guided_pipeline as mgp
 from hub_server import TOKEN
+from mnist_guided_pipeline.evaluation.judge import Judge, load_judge
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.storage.push import push_folder
 from tiny import images
@@ -109,6 +110,8 @@ def main(old: Path, new: Path, work: Path) -> dict:
     found["wrong revision"] = pulled(work / "wrong", expected, revision="nothing")
     found["no such repository"] = pulled(work / "wrong", expected, repo_id="user/nothing")
     found["network"] = type(load_network("user/digits", "denoiser", cache_dir=work / "network")).__name__
+    picture = torch.eye(28).mul(255).byte()[None]
+    found["judge"] = torch.equal(Judge.from_pretrained("user/judge").predict(picture), load_judge().predict(picture))
 
     push_folder(new, "user/secret", private=True)
     found["branch"] = pushed(old, "user/digits", revision="before")

@@ -10,6 +10,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torchvision.transforms.functional import gaussian_blur
 
 import mnist_guided_pipeline as mgp
+from judged import part
 from mnist_guided_pipeline.data.images import LabelledImages, to_model_range
 from mnist_guided_pipeline.evaluation import scores as scoring
 from mnist_guided_pipeline.evaluation import studies
@@ -141,6 +142,10 @@ class TestScores:
         assert floors["judge"]["accuracy"]["num_images"] == 600 and floors["judge"]["accuracy"]["value"] > 0.9
         assert floors["real_training_images"]["judge_fid"]["num_images"] == 400
         assert "vae_reconstructions" not in floors
+
+    def test_few_real_images_are_refused(self, reference):
+        with pytest.raises(ValueError, match="real images in the test split must be at least 100 .* got 99"):
+            Reference(reference.train, part(reference.test, 0, 99), reference.judge)
 
 
 class TestMixOfLabels:

@@ -15,6 +15,7 @@ from hub_server import TOKEN, Hub
 from mnist_guided_pipeline.storage.export import export_pipeline
 from mnist_guided_pipeline.storage.push import model_files, save_result
 from mnist_guided_pipeline.training.config import VAEConfig
+from mnist_guided_pipeline.weights import JUDGE_FOLDER
 from tiny import images, make
 
 HERE = Path(__file__).parents[1]
@@ -57,6 +58,7 @@ def found(folders) -> dict:
     work = folders["cache"]
     with Hub() as hub:
         hub.add("user/exported", folders["exported"])
+        hub.add("user/judge", JUDGE_FOLDER)
         alone = start(
             "without_package.py",
             *("user/exported", work / "alone.pt", folders["exported"], work / "alone-local.pt"),
@@ -111,6 +113,7 @@ def test_other_scenes(found):
     assert "denoiser/diffusion_pytorch_model.safetensors is missing" in found["missing in the repository"]
     assert found["save_pretrained with push_to_hub"] == found["push_to_hub of the pipeline"] == "new"
     assert found["network"] == "MLPDenoiser" and found["private"] == ["user/secret"]
+    assert found["judge"]
 
 
 def test_only_the_model_is_uploaded(found, folders):

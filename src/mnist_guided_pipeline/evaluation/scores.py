@@ -49,7 +49,8 @@ class Reference:
             the mixes, so with uniform labels perfect images are the farther from the test set the less uniform it is.
 
     Raises:
-        ValueError: the judge knows other classes than the data set has, or there is no such mix.
+        ValueError: the judge knows other classes than the data set has, the test set is too small, or there is no such
+            mix.
     """
 
     train: LabelledImages
@@ -60,6 +61,7 @@ class Reference:
 
     def __post_init__(self) -> None:
         check_choice("labels", self.labels, ("reference", "uniform"))
+        check_enough(len(self.test), len(self.test.class_names), "The number of real images in the test split")
         if self.judge.class_names != self.test.class_names:
             raise ValueError(
                 f"The judge names the classes {', '.join(self.judge.class_names)}, the data set "
@@ -129,15 +131,15 @@ class Reference:
         }
 
 
-def check_enough(num_images: int, num_classes: int) -> None:
-    """Refuse sets so small that their values mean nothing.
+def check_enough(num_images: int, num_classes: int, name: str = "num_images") -> None:
+    """Refuse sets so small that their values mean nothing; ``name`` says which set.
 
     Raises:
         ValueError: fewer than 10 images per class.
     """
     if num_images < _MIN_IMAGES_PER_CLASS * num_classes:
         raise ValueError(
-            f"num_images must be at least {_MIN_IMAGES_PER_CLASS * num_classes} ({_MIN_IMAGES_PER_CLASS} per class), "
+            f"{name} must be at least {_MIN_IMAGES_PER_CLASS * num_classes} ({_MIN_IMAGES_PER_CLASS} per class), "
             f"got {num_images}: values of fewer mean nothing."
         )
 
