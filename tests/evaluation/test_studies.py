@@ -153,7 +153,7 @@ def gaussian_pipeline(prediction_type: str) -> mgp.ClassifierGuidedLatentPipelin
 def test_a_data_set_of_other_classes_is_refused(tmp_path):
     features = Features({"image": Image(), "label": ClassLabel(names=["shirt", "boot"])})
     for split in ("train", "test"):
-        write_split(tmp_path, split, [PILImage.new("L", (28, 28))] * 2, [0, 1], features)
+        write_split(tmp_path, split, [PILImage.new("L", (28, 28))] * 20, [0, 1] * 10, features)
     with pytest.raises(ValueError, match=r"The judge names the classes 0, 1, 2.* the data set shirt, boot"):
         MeasuringOptions(dataset_name=str(tmp_path)).reference()
 
