@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
-from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
+from transformers import PreTrainedModel, ResNetForImageClassification
 
 from mnist_guided_pipeline.data.images import LabelledImages, to_model_range, to_unit_range
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.training.config import JudgeConfig
-from mnist_guided_pipeline.training.launch import launch, load_splits
+from mnist_guided_pipeline.training.launch import build_network, launch, load_splits
 from mnist_guided_pipeline.training.run import Run
 
 
@@ -37,11 +37,11 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     label2id = {name: index for index, name in train.id2label.items()}
     data: dict[str, Any] = {
         "num_channels": channels,
-        "image_size": size,
         "id2label": train.id2label,
         "label2id": label2id,
     }
-    judge = ResNetForImageClassification(ResNetConfig(**data, **config.network_arguments))
+    judge = build_network(ResNetForImageClassification, data, "network_config", config.network_config)
+    judge.config.image_size = size
     norm_batch_size = config.norm_batch_size or config.train_batch_size
     run = Run(config, accelerator, train, {"judge": judge}, settings={"norm_batch_size": norm_batch_size})
     pixels, labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)

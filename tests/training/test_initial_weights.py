@@ -20,7 +20,14 @@ NETWORK_CONFIGS = [
     ('{"hidden_size": "256"}', "hidden_size '256' is no int"),
     ('{"hidden_size": 0}', "it would have layers of no width"),
     ('{"hidden_size": -1}', "makes no MLPDenoiser: Trying to create tensor with negative dimension"),
+    ('{"hidden_size": 1000000}', "its training would hold [0-9,]+ GB, and this machine has"),
     ('{"sample_shape": [3]}', r"sample_shape is \(1, 28, 28\) by the data set and noise; leave it out"),
+]
+JUDGE_CONFIGS = [
+    ('{"hidden": 3}', "hidden is no setting of it. It takes .*embedding_size: int"),
+    ('{"embedding_size": "64"}', "embedding_size '64' is no int"),
+    ('{"hidden_sizes": [1000000, 1000000], "depths": [2, 2]}', "its training would hold [0-9,]+ GB"),
+    ('{"num_channels": 3}', "num_channels is 1 by the data set and noise; leave it out"),
 ]
 
 
@@ -119,11 +126,14 @@ def test_a_denoiser_of_another_training_guides_no_classifier(pipeline, digits_fo
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-@pytest.mark.parametrize(("text", "message"), NETWORK_CONFIGS)
-def test_network_configs_that_make_no_network(digits_folder, tmp_path, text, message):
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [("denoiser", *row) for row in NETWORK_CONFIGS] + [("judge", *row) for row in JUDGE_CONFIGS],
+)
+def test_network_configs_that_make_no_network(digits_folder, tmp_path, name, text, message):
     with pytest.raises(ValueError, match=f"network_config '{{.*{message}"):
-        train("denoiser", make_config("denoiser", digits_folder, tmp_path / "denoiser", network_config=text))
-    assert not (tmp_path / "denoiser").exists()
+        train(name, make_config(name, digits_folder, tmp_path / name, network_config=text))
+    assert not (tmp_path / name).exists()
 
 
 def test_a_pair_begins_with_networks_that_fit(digits_folder, tmp_path):

@@ -183,11 +183,11 @@ def test_a_gan_in_colour():
 
 def test_without_a_test_split_the_last_tenth_is_held_out(digits, tmp_path, caplog):
     images, labels = digits
-    write_split(tmp_path / "data", "train", images[:200], labels[:200])
+    write_split(tmp_path / "data", "train", images[:1000], labels[:1000])
     settings = {"max_train_steps": 2, "max_train_samples": None, "max_eval_samples": None, "lr_warmup_steps": 0}
     config = make_config("vae", tmp_path / "data", tmp_path / "vae", **settings, checkpointing_steps=None)
     train_split, test_split = load_splits(config, make_accelerator(config))
-    assert (len(train_split), len(test_split)) == (180, 20)
+    assert (len(train_split), len(test_split)) == (900, 100)
     whole = load_images(tmp_path / "data", "train")
     assert torch.equal(torch.cat([train_split.images, test_split.images]), whole.images)
     train("vae", config)
@@ -195,4 +195,4 @@ def test_without_a_test_split_the_last_tenth_is_held_out(digits, tmp_path, caplo
     data, picture = str(tmp_path / "data"), str(tmp_path / "latents.png")
     words = ["figure", "autoencoder", "--show", "latents", "--model", str(tmp_path / "vae"), "--output", picture]
     main([*words, "--dataset_name", data])
-    assert len(MeasuringOptions(num_images=100, dataset_name=data).reference().test) == 20
+    assert len(MeasuringOptions(num_images=100, dataset_name=data).reference().test) == 100

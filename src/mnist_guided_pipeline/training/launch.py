@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -32,6 +33,9 @@ from .config import LatentTrainingConfig, TrainingConfig, parse
 from .history import HistoryTracker
 
 Config = TypeVar("Config", bound=TrainingConfig)
+
+
+_BYTES_PER_PARAMETER = 5 * 4  # weight, gradient, AdamW's two moments and the average, in float32
 
 
 def launch(
@@ -172,14 +176,10 @@ def make_network(
         OSError: ``init_from`` cannot be read.
     """
     text = getattr(config, setting)
-    given = json.loads(text)
-    for name in decided.keys() & given.keys() - {"num_classes", "out_channels"}:
-        if _plain(given[name]) != _plain(decided[name]):
-            raise ValueError(f"{setting} {text!r}: {name} is {decided[name]} by the data set and noise; leave it out.")
-    arguments = {**decided, **given}
+    arguments = _arguments(decided, setting, text)
     source = f"{setting} {text!r} makes"
     if init_from is None:
-        network = _built(network_class, arguments, f"{setting} {text!r}")
+        network = build_network(network_class, decided, setting, text)
     else:
         source = f"init_from {init_from!r} has"
         network = load_network(init_from, **place).float()
@@ -227,26 +227,56 @@ def load_fitting(
     return network
 
 
-def _built(network_class: type[ModelMixin], arguments: Mapping[str, Any], text: str) -> ModelMixin:
-    """A new network; what its constructor does not take is an error that lists what it does."""
-    parameters = inspect.signature(network_class).parameters
+def build_network(network_class: type[Any], decided: Mapping[str, Any], setting: str, text: str) -> Any:
+    """A new network of this package, of diffusers or of transformers.
+
+    Args:
+        network_class: the network's class.
+        decided: the arguments of the constructor that the data and the noise decide.
+        setting: the setting that has the others.
+        text: these, a JSON object.
+
+    Raises:
+        ValueError: they make no network, or none that this machine's memory holds; it lists what there is to set.
+    """
+    arguments = _arguments(decided, setting, text)
+    settings_class = getattr(network_class, "config_class", None)  # of transformers
+
+    def make() -> Any:
+        return network_class(**arguments) if settings_class is None else network_class(settings_class(**arguments))
+
+    parameters = inspect.signature(settings_class or network_class).parameters
     problem = ""
-    for name, value in arguments.items():
+    for name, value in json.loads(text).items():
         if name not in parameters:
             problem = f"{name} is no setting of it"
         elif isinstance(parameters[name].default, int) and type(value) is not type(parameters[name].default):
             problem = f"{name} {value!r} is no {type(parameters[name].default).__name__}"
     if not problem:
         try:
-            network = network_class(**arguments)
+            with torch.device("meta"):
+                sizes = [parameter.numel() for parameter in make().parameters()]
         except Exception as error:  # whatever a constructor makes of a wrong value
             problem = str(error)
         else:
-            if all(parameter.numel() for parameter in network.parameters()):
-                return network
-            problem = "it would have layers of no width"
+            needed, there = sum(sizes) * _BYTES_PER_PARAMETER / 1e9, psutil.virtual_memory().total / 1e9
+            if min(sizes) == 0:
+                problem = "it would have layers of no width"
+            elif needed > there:
+                problem = f"its training would hold {needed:,.0f} GB, and this machine has {there:,.0f}"
+            else:
+                return make()
     settings = ", ".join(str(parameter).replace("'", "") for parameter in parameters.values())
-    raise ValueError(f"{text} makes no {network_class.__name__}: {problem}. It takes {settings}.")
+    raise ValueError(f"{setting} {text!r} makes no {network_class.__name__}: {problem}. It takes {settings}.")
+
+
+def _arguments(decided: Mapping[str, Any], setting: str, text: str) -> dict[str, Any]:
+    """What is decided and what is given, which may not contradict it, except in numbers that are checked later."""
+    given = json.loads(text)
+    for name in decided.keys() & given.keys() - {"num_classes", "out_channels"}:
+        if _plain(given[name]) != _plain(decided[name]):
+            raise ValueError(f"{setting} {text!r}: {name} is {decided[name]} by the data set and noise; leave it out.")
+    return {**decided, **given}
 
 
 def _plain(value: Any) -> Any:
