@@ -61,12 +61,12 @@ class Reference:
 
     def __post_init__(self) -> None:
         check_choice("labels", self.labels, ("reference", "uniform"))
-        check_enough(len(self.test), len(self.test.class_names), "The number of real images in the test split")
         if self.judge.class_names != self.test.class_names:
             raise ValueError(
                 f"The judge names the classes {', '.join(self.judge.class_names)}, the data set "
                 f"{', '.join(self.test.class_names)}: give a judge that was trained on this data set."
             )
+        check_enough(len(self.test), len(self.test.class_names), "The number of real images in the test split")
 
     def check_fits(self, model: Any) -> None:
         """Refuse a pipeline, generator or autoencoder of images of another shape than the data set's, or other classes.

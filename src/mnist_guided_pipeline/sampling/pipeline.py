@@ -564,13 +564,13 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         dtype = torch.promote_types(self.denoiser.dtype, torch.float32)
         shape = (batch_size, *sample_shape(self.denoiser))
         if latents is None:
-            first = noise_level(self.scheduler, 0, self.scheduler.timesteps[0]).ratio
-            if first < 1.0:
+            first = self.scheduler.timesteps[0]
+            ratio = noise_level(self.scheduler, 0, first).ratio
+            if ratio < 1.0 and first < trained_range(self.scheduler, "timesteps")[1]:  # it could begin higher
                 raise ValueError(
-                    f"{type(self.scheduler).__name__} would start from noise at timestep "
-                    f"{self.scheduler.timesteps[0]:g}, where samples are more signal than noise (sigma / alpha is "
-                    f"{first:.2g}). Take more of num_inference_steps, timestep_spacing='trailing', or timesteps or "
-                    "sigmas that begin higher."
+                    f"{type(self.scheduler).__name__} would start from noise at timestep {first:g}, where samples are "
+                    f"more signal than noise (sigma / alpha is {ratio:.2g}). Take more of num_inference_steps, "
+                    "timestep_spacing='trailing', or timesteps or sigmas that begin higher."
                 )
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         return latents.to(device, dtype) * getattr(self.scheduler, "init_noise_sigma", 1.0)
