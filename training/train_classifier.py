@@ -24,7 +24,7 @@ import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples, sample_shape_of
 from mnist_guided_pipeline.sampling.networks import mean_prediction, predict
 from mnist_guided_pipeline.sampling.networks import num_classes as classes_of
-from mnist_guided_pipeline.sampling.noise import NoiseLevel, prediction_target
+from mnist_guided_pipeline.sampling.noise import NoiseLevel
 from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.config import ClassifierConfig
 from mnist_guided_pipeline.training.launch import launch, load_fitting, load_splits, make_network
@@ -93,9 +93,7 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     def prepare(
         indices: Tensor, posterior_noise: Tensor, noise: Tensor, rows: Tensor, wanted: Tensor
     ) -> tuple[Tensor | None, ...]:
-        z0 = samples.draw(indices, posterior_noise)
-        noisy, times, level = training_noise.corrupt(z0, noise, rows)
-        target = prediction_target(z0, noise, level, config.prediction_type) if matches_scores else None
+        noisy, times, level, target = training_noise.examples(samples, indices, posterior_noise, noise, rows)
         return noisy, times, labels[indices], wanted, target, *level
 
     for noisy, times, classes, wanted, target, alpha, sigma in run.batches(draw, prepare):

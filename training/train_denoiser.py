@@ -25,7 +25,7 @@ from mnist_guided_pipeline.sampling.networks import (
     predict,
     sample_shape,
 )
-from mnist_guided_pipeline.sampling.noise import NoiseLevel, prediction_target
+from mnist_guided_pipeline.sampling.noise import NoiseLevel
 from mnist_guided_pipeline.sampling.schedulers import scheduler_schedule
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.pipelines import load_network
@@ -69,8 +69,7 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     def prepare(
         indices: Tensor, posterior_noise: Tensor, noise: Tensor, rows: Tensor, dropped: Tensor
     ) -> tuple[Tensor | None, ...]:
-        z0 = samples.draw(indices, posterior_noise)
-        noisy, times, level = training_noise.corrupt(z0, noise, rows)
+        noisy, times, level, target = training_noise.examples(samples, indices, posterior_noise, noise, rows)
         condition = labels[indices] if is_conditional(denoiser) else None
         if condition is not None and null is not None:
             condition = condition.masked_fill(dropped, null)
@@ -78,7 +77,6 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
         if config.snr_gamma is not None:
             flat = NoiseLevel(level.alpha.flatten(), level.sigma.flatten())
             weight = min_snr_weight(flat, config.snr_gamma, config.prediction_type)
-        target = prediction_target(z0, noise, level, config.prediction_type)
         return noisy, times, condition, target, weight
 
     def measure() -> dict[str, float | Tensor]:

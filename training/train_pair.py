@@ -26,7 +26,7 @@ from torch import Tensor
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.posteriors import PosteriorTable, clean_samples
-from mnist_guided_pipeline.sampling.noise import NoiseLevel, prediction_target
+from mnist_guided_pipeline.sampling.noise import NoiseLevel
 from mnist_guided_pipeline.sampling.schedulers import describe_noise
 from mnist_guided_pipeline.seeding import keyed_generator
 from mnist_guided_pipeline.storage.lineage import note_latents
@@ -123,9 +123,7 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
     def prepare(
         indices: Tensor, posterior_noise: Tensor, noise: Tensor, rows: Tensor, chances: Tensor
     ) -> tuple[Tensor | None, ...]:
-        z0 = samples.draw(indices, posterior_noise)
-        noisy, _, level = training_noise.corrupt(z0, noise, rows)
-        target = prediction_target(z0, noise, level, config.prediction_type) if config.target == "data" else None
+        noisy, _, _, target = training_noise.examples(samples, indices, posterior_noise, noise, rows)
         return noisy, rows, labels[indices], target, chances
 
     rolled_out = -1

@@ -8,6 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.data.posteriors import PosteriorTable
+from mnist_guided_pipeline.sampling.noise import prediction_target
 from mnist_guided_pipeline.storage.assemble import assemble_pipeline
 from mnist_guided_pipeline.training.config import DenoiserConfig
 from mnist_guided_pipeline.training.losses import guided_denoising_loss
@@ -68,6 +69,26 @@ def test_a_schedule_that_keeps_the_signal_gets_a_warning_that_says_what_would_do
     product = torch.linspace(1e-4, 0.02, settings["num_train_timesteps"], dtype=torch.float64)
     assert schedule.terminal_signal == pytest.approx(float((1 - product).prod()), rel=1e-4)
     assert schedule.terminal_signal == pytest.approx(signal, abs=2e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The noise schedule ends at alpha")
+@pytest.mark.parametrize("prediction_type", TYPES)
+def test_a_target_is_the_expectation_of_what_made_the_noisy_sample(prediction_type):
+    """For one image both are Gaussian, so the expectation is the line of least squares through the draws' own targets."""
+    schedule, count, row = noise_of(prediction_type, num_train_timesteps=50), 50_000, 20
+    samples = PosteriorTable(torch.tensor([[0.7]]), torch.tensor([[0.5]]))
+    indices, rows = torch.zeros(count, dtype=torch.int64), torch.full((count,), row)
+    u, eps, _ = schedule.draw(count, (1,), torch.Generator().manual_seed(0))
+    noisy, _, level, target = schedule.examples(samples, indices, u, eps, rows)
+    z0 = 0.7 + 0.5 * u
+    torch.testing.assert_close(noisy, level.alpha * z0 + level.sigma * eps)
+    own = prediction_target(z0, eps, level, prediction_type)
+    line = torch.cat([torch.ones_like(noisy), noisy], dim=1)
+    fitted = line @ torch.linalg.lstsq(line, own).solution
+    torch.testing.assert_close(target, fitted, rtol=0, atol=0.05)
+    assert target.var() < 0.9 * own.var()
+    exact = schedule.examples(PosteriorTable(samples.mean, None), indices, u, eps, rows)[3]  # points have no spread
+    torch.testing.assert_close(exact, prediction_target(torch.tensor(0.7), eps, level, prediction_type).expand_as(eps))
 
 
 @pytest.mark.parametrize("prediction_type", TYPES)

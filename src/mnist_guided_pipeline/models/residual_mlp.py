@@ -18,24 +18,35 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.activations import SwiGLU
 from torch import Tensor, nn
 
 from .layers import ClassifierOutput, Denoiser, DenoiserOutput, Network, SignalGate, TimeEmbedding, check_sample
 
 
 class _Block(nn.Module):
-    """``h + factor * W2 silu(W1 (norm(h) * (1 + scale) + shift))`` with shift, scale, factor from the condition."""
+    """``h + factor * layers(norm(h) * (1 + scale) + shift)`` with shift, scale, factor from the condition.
 
-    def __init__(self, hidden_size: int, condition_dim: int):
+    The layers are two linear ones with SiLU between them, or SwiGLU (Shazeer 2020, https://arxiv.org/abs/2002.05202):
+    one half of the first one's outputs multiplies the SiLU of the other, in as many weights.
+    """
+
+    def __init__(self, hidden_size: int, condition_dim: int, activation_fn: str):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(condition_dim, 3 * hidden_size)
-        self.layers = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size),
-            nn.SiLU(),
-            nn.Identity(),  # keeps the names of saved weights
-            nn.Linear(hidden_size, hidden_size),
-        )
+        if activation_fn == "swiglu":
+            inner = 32 * max(1, round(2 * hidden_size / 96))
+            self.layers = nn.Sequential(SwiGLU(hidden_size, inner), nn.Linear(inner, hidden_size))
+        elif activation_fn == "silu":
+            self.layers = nn.Sequential(
+                nn.Linear(hidden_size, hidden_size),
+                nn.SiLU(),
+                nn.Identity(),  # keeps the names of saved weights
+                nn.Linear(hidden_size, hidden_size),
+            )
+        else:
+            raise ValueError(f"activation_fn must be 'silu' or 'swiglu', got {activation_fn!r}.")
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
@@ -47,11 +58,11 @@ class _Block(nn.Module):
 class _Trunk(nn.Module):
     """Flattened sample to features, modulated by a condition throughout."""
 
-    def __init__(self, in_features: int, hidden_size: int, num_layers: int, condition_dim: int):
+    def __init__(self, in_features: int, hidden_size: int, num_layers: int, condition_dim: int, activation_fn: str):
         super().__init__()
         self.input = nn.Linear(in_features, hidden_size)
         self.input_modulation = nn.Linear(condition_dim, 2 * hidden_size)
-        self.blocks = nn.ModuleList(_Block(hidden_size, condition_dim) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(_Block(hidden_size, condition_dim, activation_fn) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
 
     def forward(self, sample: Tensor, condition: Tensor) -> Tensor:
@@ -72,6 +83,7 @@ class ResidualMLPDenoiser(Denoiser):
         condition_dim: size of the timestep and class embeddings, even.
         num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
             stands in where no labels are given.
+        activation_fn: of the blocks, ``"silu"`` or ``"swiglu"``, which learns in fewer updates.
     """
 
     _no_split_modules = ["_Block"]
@@ -85,12 +97,13 @@ class ResidualMLPDenoiser(Denoiser):
         num_layers: int = 5,
         condition_dim: int = 128,
         num_classes: int | None = None,
+        activation_fn: str = "silu",
     ):
         super().__init__()
         size = math.prod(sample_shape)
         self.time_embedding = TimeEmbedding(condition_dim)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, condition_dim)
-        self.trunk = _Trunk(size, hidden_size, num_layers, condition_dim)
+        self.trunk = _Trunk(size, hidden_size, num_layers, condition_dim, activation_fn)
         self.output = nn.Linear(hidden_size, size)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
@@ -141,6 +154,7 @@ class ResidualMLPClassifier(Network):
         condition_dim: size of the timestep embedding, even.
         noise_schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them, or ``{"law": "flow",
             "num_train_timesteps": T}``; with them the classifier reads ``alpha(t) x``. None makes it read x as it is.
+        activation_fn: of the blocks, ``"silu"`` or ``"swiglu"``.
     """
 
     _no_split_modules = ["_Block"]
@@ -155,12 +169,13 @@ class ResidualMLPClassifier(Network):
         num_layers: int = 3,
         condition_dim: int = 128,
         noise_schedule: dict[str, Any] | None = None,
+        activation_fn: str = "silu",
     ):
         super().__init__()
         self.gate = None if noise_schedule is None else SignalGate(noise_schedule)
         self.time_embedding = TimeEmbedding(condition_dim)
         self.activation = nn.SiLU()
-        self.trunk = _Trunk(math.prod(sample_shape), hidden_size, num_layers, condition_dim)
+        self.trunk = _Trunk(math.prod(sample_shape), hidden_size, num_layers, condition_dim, activation_fn)
         self.output = nn.Linear(hidden_size, num_classes)
 
     def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = True) -> ClassifierOutput | tuple[Tensor]:

@@ -68,11 +68,18 @@ _DECODER = DecoderConfig(
 )
 _DENOISER = DenoiserConfig(
     "",
-    **_of("ResidualMLPDenoiser", hidden_size=512, num_layers=4, condition_dim=64, num_classes=10),
+    **_of(
+        "ResidualMLPDenoiser",
+        hidden_size=512,
+        num_layers=4,
+        condition_dim=64,
+        num_classes=10,
+        activation_fn="swiglu",
+    ),
     label_dropout=0.2,
     train_batch_size=512,
     learning_rate=2e-3,
-    num_train_epochs=150,
+    num_train_epochs=60,
     mixed_precision="bf16",
 )
 _CLASSIFIER = ClassifierConfig(
@@ -80,11 +87,12 @@ _CLASSIFIER = ClassifierConfig(
     **_of("ResidualMLPClassifier", hidden_size=320, num_layers=3, condition_dim=64),
     train_batch_size=512,
     learning_rate=2e-3,
-    num_train_epochs=36,
+    num_train_epochs=6,
     score_matching_weight=20.0,
     random_label_share=0.5,
+    mixed_precision="bf16",
 )
-_PAIR = PairConfig("", max_train_steps=9_000, validation_steps=1_000)
+_PAIR = PairConfig("", max_train_steps=4_000, validation_steps=1_000, mixed_precision="bf16")
 _ALONE = {"guidance_scale": 1.25, "cfg_scale": 0.0, "num_inference_steps": 10}
 _TOLD = {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 10}
 _LAPTOP = Preset(
