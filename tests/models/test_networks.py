@@ -11,7 +11,11 @@ from mnist_guided_pipeline.models.dit import patchify, unpatchify
 from tiny import noise
 
 RESIDUAL = {"hidden_size": 16, "num_layers": 2, "condition_dim": 8}
-OF_VECTORS = {"MLPDenoiser": {"hidden_size": 16}, "ResidualMLPDenoiser": RESIDUAL, "PointDenoiser": {"hidden_size": 16}}
+OF_VECTORS = {
+    "MLPDenoiser": {"hidden_size": 16},
+    "ResidualMLPDenoiser": {**RESIDUAL, "activation_fn": "swiglu"},
+    "PointDenoiser": {"hidden_size": 16},
+}
 OF_IMAGES = {
     "FiLMConvDenoiser": {"patch_size": 1, "channels": 8, "num_layers": 2, "condition_dim": 8},
     "UNetDenoiser": {"patch_size": 1, "block_channels": [8, 16], "condition_dim": 8, "attention": True},

@@ -58,7 +58,9 @@ class _Block(nn.Module):
 class _Trunk(nn.Module):
     """Flattened sample to features, modulated by a condition throughout."""
 
-    def __init__(self, in_features: int, hidden_size: int, num_layers: int, condition_dim: int, activation_fn: str):
+    def __init__(
+        self, in_features: int, hidden_size: int, num_layers: int, condition_dim: int, activation_fn: str = "silu"
+    ):
         super().__init__()
         self.input = nn.Linear(in_features, hidden_size)
         self.input_modulation = nn.Linear(condition_dim, 2 * hidden_size)
@@ -154,7 +156,6 @@ class ResidualMLPClassifier(Network):
         condition_dim: size of the timestep embedding, even.
         noise_schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them, or ``{"law": "flow",
             "num_train_timesteps": T}``; with them the classifier reads ``alpha(t) x``. None makes it read x as it is.
-        activation_fn: of the blocks, ``"silu"`` or ``"swiglu"``.
     """
 
     _no_split_modules = ["_Block"]
@@ -169,13 +170,12 @@ class ResidualMLPClassifier(Network):
         num_layers: int = 3,
         condition_dim: int = 128,
         noise_schedule: dict[str, Any] | None = None,
-        activation_fn: str = "silu",
     ):
         super().__init__()
         self.gate = None if noise_schedule is None else SignalGate(noise_schedule)
         self.time_embedding = TimeEmbedding(condition_dim)
         self.activation = nn.SiLU()
-        self.trunk = _Trunk(math.prod(sample_shape), hidden_size, num_layers, condition_dim, activation_fn)
+        self.trunk = _Trunk(math.prod(sample_shape), hidden_size, num_layers, condition_dim)
         self.output = nn.Linear(hidden_size, num_classes)
 
     def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = True) -> ClassifierOutput | tuple[Tensor]:
