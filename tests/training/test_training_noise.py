@@ -74,7 +74,7 @@ def test_a_schedule_that_keeps_the_signal_gets_a_warning_that_says_what_would_do
 @pytest.mark.filterwarnings("ignore:The noise schedule ends at alpha")
 @pytest.mark.parametrize("prediction_type", TYPES)
 def test_a_target_is_the_expectation_of_what_made_the_noisy_sample(prediction_type):
-    """For one image both are Gaussian, so the expectation is the line of least squares through the draws' own targets."""
+    """For one image all is Gaussian, so the expectation is the line of least squares through the draws' own targets."""
     schedule, count, row = noise_of(prediction_type, num_train_timesteps=50), 50_000, 20
     samples = PosteriorTable(torch.tensor([[0.7]]), torch.tensor([[0.5]]))
     indices, rows = torch.zeros(count, dtype=torch.int64), torch.full((count,), row)
