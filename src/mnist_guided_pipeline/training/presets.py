@@ -87,7 +87,7 @@ _CLASSIFIER = ClassifierConfig(
     **_of("ResidualMLPClassifier", hidden_size=320, num_layers=3, condition_dim=64),
     train_batch_size=512,
     learning_rate=2e-3,
-    num_train_epochs=6,
+    num_train_epochs=36,
     score_matching_weight=20.0,
     random_label_share=0.5,
     mixed_precision="bf16",
