@@ -153,8 +153,8 @@ PRESETS = {
         sampling_defaults={"guidance_scale": 7.0, "num_inference_steps": 20},
     ),
     "default": _LAPTOP._replace(
-        description="What the package ships: the classifier alone guides. The denoiser is told what it believes of the "
-        "present sample, never the wanted class.",
+        description="The networks that the package ships, whose weights were trained for longer: the classifier alone "
+        "guides. The denoiser is told what it believes of the present sample, never the wanted class.",
         denoiser=_DENOISER,
         vae=_VAE,
         decoder=_DECODER,
