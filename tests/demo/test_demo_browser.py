@@ -243,7 +243,7 @@ def test_no_other_host_is_asked_and_the_console_is_clean(page):
     events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
     asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     assert any(url.startswith(page.address) for url in asked)
-    own = (page.address, "data:", "blob:", "about:", "chrome:")
+    own = (page.address, "data:", "blob:", "about:", "chrome:", "chrome-untrusted:")  # the last two are the browser
     assert [url for url in asked if not url.startswith(own)] == []
     severe = [entry["message"] for entry in page.driver.get_log("browser") if entry["level"] == "SEVERE"]
     assert severe == []
