@@ -5,6 +5,7 @@ import typing
 
 import diffusers
 import pytest
+import torch
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.evaluation.oracle import (
@@ -115,3 +116,20 @@ def test_every_setting_draws_or_is_refused_by_name(name, flow):
         else:
             errors = moment_errors(samples.numpy(), *PLANE.moments(1))
             assert max(errors) < 1.0, f"{name}, {setting}={value!r}: errors {errors}"
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_no_value_of_a_setting_ends_in_an_error_of_diffusers(name):
+    if name in ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"):
+        pytest.importorskip("torchsde")
+    pipe, before = exact_networks(name), torch.get_rng_state()
+    call = {"num_inference_steps": 4, "generator": seeds(0)[0], "output_type": "latent"}
+    for setting in list(inspect.signature(getattr(diffusers, name).__init__).parameters)[1:]:
+        for value in ("x", -1):
+            try:
+                pipe.scheduler = pipe.make_scheduler(name, **{**_SETTINGS.get(name, {}), setting: value})
+                assert pipe([1], **call).images.isfinite().all()
+            except ValueError as refusal:
+                known = (setting, "noise schedule", "num_inference_steps", "overflowed")
+                assert any(words in str(refusal) for words in known), f"{name}, {setting}={value!r}: {refusal}"
+    assert torch.equal(torch.get_rng_state(), before)

@@ -17,9 +17,11 @@ a flow scheduler, through :func:`~mnist_guided_pipeline.sampling.noise.preservin
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import diffusers
@@ -348,18 +350,48 @@ def build_scheduler(scheduler_class: type[SchedulerMixin] | str, training_noise:
         settings["prediction_type"] = _F
     settings.update(options)
     accepted = {name: value for name, value in settings.items() if name in parameters}
-    try:
-        scheduler = scheduler_class(**accepted)
-    except NotImplementedError:  # the class does not know this beta_schedule by name, but takes its betas
-        accepted["trained_betas"] = _betas(preserving_table(training_noise))
-        scheduler = scheduler_class(**accepted)
+    with _blamed_on(scheduler_class, options):
+        try:
+            scheduler = scheduler_class(**accepted)
+        except NotImplementedError:  # the class does not know this beta_schedule by name, but takes its betas
+            if "trained_betas" not in parameters:
+                raise
+            accepted["trained_betas"] = _betas(preserving_table(training_noise))
+            scheduler = scheduler_class(**accepted)
     # settings that this class has no use for stay in its config, so that Other.from_config(scheduler.config) finds them
     kept = ("clip_sample", "timestep_spacing", *_BETA_SETTINGS)
     scheduler.register_to_config(
         **{name: settings[name] for name in kept if name in settings and name not in parameters}
     )
     check_scheduler(scheduler, training_noise)
+    if options:
+        with _blamed_on(scheduler_class, options):
+            _try_steps(copy.deepcopy(scheduler))
     return scheduler
+
+
+@contextlib.contextmanager
+def _blamed_on(scheduler_class: type, options: dict[str, Any]) -> Iterator[None]:
+    """What a class makes of wrong values is an error that names them; a package that is missing stays one."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        if not options:
+            raise
+        problem = str(error) or type(error).__name__
+        raise ValueError(f"{scheduler_class.__name__} does not work with {options}: {problem}") from error
+
+
+def _try_steps(scheduler: Any) -> None:
+    """Steps from nothing to nothing, which meet values that the constructor did not look at."""
+    learned = str(scheduler.config.get("variance_type")).startswith("learned")
+    sample, output = torch.zeros(1, 1), torch.zeros(1, 1 + learned)
+    with torch.random.fork_rng(devices=[]):
+        scheduler.set_timesteps(4)
+        for timestep in scheduler.timesteps:
+            scheduler.step(output, timestep, sample)
 
 
 def _uses_flow_sigmas(scheduler: Any) -> bool:
