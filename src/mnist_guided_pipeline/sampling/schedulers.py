@@ -390,7 +390,11 @@ def _try_steps(scheduler: Any) -> None:
     sample, output = torch.zeros(1, 1), torch.zeros(1, 1 + learned)
     with torch.random.fork_rng(devices=[]):
         scheduler.set_timesteps(4)
+        if hasattr(scheduler, "set_begin_index"):  # else timesteps that are equal are mistaken for one another
+            scheduler.set_begin_index(0)
         for timestep in scheduler.timesteps:
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(sample, timestep)
             scheduler.step(output, timestep, sample)
 
 
