@@ -517,6 +517,7 @@ def test_steps_that_fall_are_those_of_the_call(name, options, steps):
             (name, {"use_flow_sigmas": True}, {"timesteps": [900, 300]}, "does not take custom timesteps")
             for name in ("DPMSolverMultistep", "DPMSolverSinglestep")
         ),
+        ("DDIM", {}, {"num_inference_steps": 600}, "600 .* begins at timestep 599 of 999.* at most 500"),
         ("HeunDiscrete", {}, {"timesteps": [999, 500, 0]}, "timesteps must fall .* from 0 to 996"),
         *(
             (name, {}, steps, f"{name}Scheduler would start from noise at timestep .* more signal than noise")

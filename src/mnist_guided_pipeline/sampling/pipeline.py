@@ -553,6 +553,12 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 f"num_inference_steps {num_inference_steps} and the scheduler's steps_offset lead to timestep "
                 f"{first:g}, and networks were trained up to {highest:g}; take fewer steps, or steps_offset=0."
             )
+        if timesteps is None and sigmas is None and num_inference_steps > highest / 2 and first < 0.7 * highest:
+            raise ValueError(
+                f"num_inference_steps {num_inference_steps} with the scheduler's timestep_spacing 'leading' begins at "
+                f"timestep {first:g} of {highest:g}, far from noise, as its steps are one timestep long; take at most "
+                f"{(highest + 1) // 2}, or timestep_spacing='trailing'."
+            )
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(0)
         return self.scheduler.timesteps
