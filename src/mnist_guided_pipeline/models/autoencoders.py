@@ -44,7 +44,14 @@ class LatentGaussian(DiagonalGaussianDistribution):
 
 
 class _Autoencoder(Network):
-    """What both autoencoders share: the interface. Subclasses define ``encoder`` and ``decoder``."""
+    """What both autoencoders share: the interface. Subclasses define ``encoder`` and ``decoder``.
+
+    Args:
+        variational: False makes a plain autoencoder, whose posterior is a point.
+        latents_mean: fitted mean of each latent channel (or dimension of a vector latent), for normalisation.
+        latents_std: fitted standard deviation of each latent channel (or dimension).
+        image_shape: as in :class:`~.layers.Network`.
+    """
 
     encoder: nn.Module
     decoder: nn.Module
@@ -81,16 +88,11 @@ class _Autoencoder(Network):
 class MLPVAE(_Autoencoder):
     """Fully connected VAE with a vector latent: pixels - hidden - latent_dim and back.
 
+    Further arguments are those of both autoencoders, :class:`_Autoencoder`.
+
     Args:
         latent_dim: size of the latent vector.
         hidden_size: width of the hidden layer on both sides.
-        variational: False makes a plain autoencoder, whose posterior is a point.
-        latents_mean: fitted mean of each latent dimension, for normalisation.
-        latents_std: fitted standard deviation of each latent dimension.
-        image_shape: the shape of one image, (C, H, W).
-
-    Raises:
-        ValueError: an ``image_shape`` that is none of a small image.
     """
 
     @register_to_config
@@ -138,18 +140,13 @@ class _ResidualConv(nn.Module):
 class ConvVAE(_Autoencoder):
     """Convolutional VAE, each side halved twice, with a spatial latent (C, H / 4, W / 4) or a vector latent.
 
+    Further arguments are those of both autoencoders, :class:`_Autoencoder`.
+
     Args:
         latent_channels: channels of the spatial latent; ignored with ``latent_dim``.
         latent_dim: with a number, the features are mapped to a vector latent of this size.
         hidden_channels: channels at half and at a quarter of each side, multiples of 8.
         num_res_blocks: residual blocks at a quarter of each side, in encoder and decoder.
-        variational: False makes a plain autoencoder, whose posterior is a point.
-        latents_mean: fitted mean of each latent channel (or dimension), for normalisation.
-        latents_std: fitted standard deviation of each latent channel (or dimension).
-        image_shape: the shape of one image, (C, H, W), with H and W multiples of 4.
-
-    Raises:
-        ValueError: an ``image_shape`` that is none of a small image, or whose sides cannot be halved twice.
     """
 
     @register_to_config

@@ -22,42 +22,15 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .layers import ClassifierOutput, Network, SignalGate, TimeEmbedding, check_patches, check_sample
+from .layers import Classifier, TimeEmbedding, _ResidualBlock, check_patches
 
 
-class _ResidualBlock(nn.Module):
-    """Two convolutions, the second after adaptive group normalisation, added to their input."""
-
-    def __init__(self, channels: int, condition_dim: int):
-        super().__init__()
-        self.norm = nn.GroupNorm(1, channels)
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.modulation = nn.Linear(condition_dim, 2 * channels)
-        self.modulated_norm = nn.GroupNorm(1, channels, affine=False)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
-        inner = self.first(F.silu(self.norm(hidden)))
-        inner = F.silu(torch.addcmul(shift, self.modulated_norm(inner), 1 + scale))
-        return hidden + self.second(inner)
-
-
-class ConvClassifier(Network):
-    """Convolutional noise-aware classifier.
+class ConvClassifier(Classifier):
+    """Convolutional noise-aware classifier; arguments not named here as in :class:`~.layers.Network`.
 
     Args:
-        sample_shape: the shape of one sample, (C, H, W), such as ``(1, 28, 28)`` or ``(4, 7, 7)``.
-        num_classes: number of classes.
-        patch_size: pixels of a patch's side that are folded into channels; divides H and W. 1 is full resolution.
         block_channels: channels of each level; each level halves the resolution of the one before.
         layers_per_block: residual blocks of a level.
-        condition_dim: size of the timestep embedding, even.
-        noise_schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them, or ``{"law": "flow",
-            "num_train_timesteps": T}``; with them the classifier reads ``alpha(t) x``. None makes it read x as it is.
-
-    Raises:
-        ValueError: a shape that does not fit the patches, or no levels.
     """
 
     _no_split_modules = ["_ResidualBlock"]
@@ -74,11 +47,10 @@ class ConvClassifier(Network):
         condition_dim: int = 128,
         noise_schedule: dict[str, Any] | None = None,
     ):
-        super().__init__()
+        super().__init__(noise_schedule)
         check_patches(sample_shape, patch_size, len(block_channels))
         if not block_channels or min(block_channels) < 1:
             raise ValueError(f"block_channels must be positive numbers, one per level, got {tuple(block_channels)}.")
-        self.gate = None if noise_schedule is None else SignalGate(noise_schedule)
         self.time_embedding = TimeEmbedding(condition_dim)
         self.input_modulation = nn.Linear(condition_dim, 2 * block_channels[0])
         channels = sample_shape[0] * patch_size**2
@@ -87,21 +59,13 @@ class ConvClassifier(Network):
         for level, wider in enumerate(block_channels):
             stride = 1 if level == 0 else 2
             self.resamplers.append(nn.Conv2d(channels, wider, 3, stride=stride, padding=1))
-            self.blocks.extend(_ResidualBlock(wider, condition_dim) for _ in range(layers_per_block))
+            self.blocks.extend(_ResidualBlock(wider, wider, condition_dim, 1, False) for _ in range(layers_per_block))
             channels, height, width = wider, -(-height // stride), -(-width // stride)
         self.norm = nn.GroupNorm(1, channels)
         self.output = nn.Linear(channels * height * width, num_classes)
 
-    def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = True) -> ClassifierOutput | tuple[Tensor]:
-        """Class logits of noisy samples (B, *sample_shape) at ``timestep`` (any dtype, 0-d or (B,)).
-
-        Raises:
-            ValueError: samples of another shape.
-        """
-        check_sample(sample, self.config.sample_shape)
+    def _logits(self, sample: Tensor, timestep: Tensor) -> Tensor:
         condition = F.silu(self.time_embedding(timestep, sample))
-        if self.gate is not None:
-            sample = self.gate(timestep, sample)
         hidden = F.pixel_unshuffle(sample, self.config.patch_size)
         depth = self.config.layers_per_block
         for level, resample in enumerate(self.resamplers):
@@ -111,5 +75,4 @@ class ConvClassifier(Network):
                 hidden = torch.addcmul(shift, hidden, 1 + scale)
             for block in self.blocks[level * depth : (level + 1) * depth]:
                 hidden = block(hidden, condition)
-        logits = self.output(F.silu(self.norm(hidden)).flatten(1))
-        return ClassifierOutput(logits=logits) if return_dict else (logits,)
+        return self.output(F.silu(self.norm(hidden)).flatten(1))

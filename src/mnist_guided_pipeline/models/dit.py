@@ -22,7 +22,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from .layers import Denoiser, TimeEmbedding, check_patches
+from .layers import Denoiser, TimeEmbedding, check_patches, zeroed
 
 
 def patchify(sample: Tensor, patch_size: int) -> Tensor:
@@ -65,9 +65,7 @@ class _DiTBlock(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(hidden_size, inner), nn.GELU(approximate="tanh"), nn.Linear(inner, hidden_size)
         )
-        self.modulation = nn.Linear(condition_dim, 6 * hidden_size)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        self.modulation = zeroed(nn.Linear(condition_dim, 6 * hidden_size))
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
@@ -79,21 +77,13 @@ class _DiTBlock(nn.Module):
 
 
 class DiTDenoiser(Denoiser):
-    """Diffusion transformer on images or spatial latents.
+    """Diffusion transformer on images or spatial latents; arguments not named here as in :class:`~.layers.Network`.
 
     Args:
-        sample_shape: the shape of one sample, (C, H, W), such as ``(1, 28, 28)`` or ``(4, 7, 7)``.
-        patch_size: pixels of a patch's side; divides H and W.
         hidden_size: width, a multiple of 4 and of ``num_heads``.
         num_layers: number of blocks.
         num_heads: heads of attention.
         mlp_ratio: width inside the network of each token, in units of ``hidden_size``.
-        condition_dim: size of the timestep and class embeddings, even.
-        num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
-            stands in where no labels are given.
-
-    Raises:
-        ValueError: a shape that does not fit the patches, or a width that does not fit heads and positions.
     """
 
     _no_split_modules = ["_DiTBlock"]
@@ -124,11 +114,8 @@ class DiTDenoiser(Denoiser):
             _DiTBlock(hidden_size, num_heads, mlp_ratio, condition_dim) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.modulation = nn.Linear(condition_dim, 2 * hidden_size)
-        self.output = nn.Linear(hidden_size, channels * patch_size**2)
-        for layer in (self.modulation, self.output):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.modulation = zeroed(nn.Linear(condition_dim, 2 * hidden_size))
+        self.output = zeroed(nn.Linear(hidden_size, channels * patch_size**2))
 
     def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         condition = self._condition(sample, timestep, labels)

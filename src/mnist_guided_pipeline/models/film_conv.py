@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .layers import Denoiser, TimeEmbedding, check_patches
+from .layers import Denoiser, TimeEmbedding, check_patches, zeroed
 
 _GROUPS = 8
 
@@ -41,19 +41,11 @@ class _FiLMLayer(nn.Module):
 
 
 class FiLMConvDenoiser(Denoiser):
-    """Convolutional denoiser of images or spatial latents, modulated by FiLM.
+    """Convolutional denoiser modulated by FiLM; arguments not named here as in :class:`~.layers.Network`.
 
     Args:
-        sample_shape: the shape of one sample, (C, H, W), such as ``(1, 28, 28)`` or ``(4, 7, 7)``.
-        patch_size: pixels of a patch's side that are folded into channels; divides H and W. 1 is full resolution.
         channels: width, a multiple of 8.
         num_layers: number of modulated convolutions; they see ``num_layers + 2`` patches in each direction.
-        condition_dim: size of the timestep and class embeddings, even.
-        num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
-            stands in where no labels are given.
-
-    Raises:
-        ValueError: a shape that does not fit the patches, or a width that does not fit the normalisation.
     """
 
     _no_split_modules = ["_FiLMLayer"]
@@ -79,9 +71,7 @@ class FiLMConvDenoiser(Denoiser):
         self.input = nn.Conv2d(folded, channels, 3, padding=1)
         self.layers = nn.ModuleList(_FiLMLayer(channels, condition_dim) for _ in range(num_layers))
         self.norm = nn.GroupNorm(_GROUPS, channels)
-        self.output = nn.Conv2d(channels, folded, 3, padding=1)
-        for parameter in self.output.parameters():
-            nn.init.zeros_(parameter)
+        self.output = zeroed(nn.Conv2d(channels, folded, 3, padding=1))
 
     def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         condition = self._condition(sample, timestep, labels)

@@ -15,42 +15,21 @@ Images are in model range [-1, 1].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from .layers import Network, check_image_shape
-
-
-@dataclass
-class GANGeneratorOutput(BaseOutput):
-    """Images ``sample`` (B, *image_shape) in [-1, 1]."""
-
-    sample: Tensor
-
-
-@dataclass
-class GANDiscriminatorOutput(BaseOutput):
-    """One logit per image, ``logits`` (B,), above 0 where it is taken for real."""
-
-    logits: Tensor
+from .layers import ClassifierOutput, DenoiserOutput, Network, check_image_shape
 
 
 class GANGenerator(Network):
-    """Noise, and a class where there are classes, to an image.
+    """Noise, and its class if it has one, to an image; arguments not named here as in :class:`~.layers.Network`.
 
     Args:
         latent_dim: size of the noise vector.
         hidden_channels: channels at a quarter and at half of each side, multiples of 8; ignored with ``hidden_sizes``.
         hidden_sizes: widths of the hidden layers, for a network without convolutions.
-        num_classes: number of classes; None for a generator without classes.
-        image_shape: the shape of one image, (C, H, W); with convolutions, H and W are multiples of 4.
-
-    Raises:
-        ValueError: an ``image_shape`` that is none of a small image, or whose sides cannot be halved twice.
+        num_classes: number of classes; None for a network without classes.
     """
 
     @register_to_config
@@ -91,13 +70,13 @@ class GANGenerator(Network):
 
     def forward(
         self, latents: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> GANGeneratorOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor]:
         """Generate images.
 
         Args:
             latents: standard Gaussian noise (B, latent_dim).
             class_labels: int64 (B,), for a generator with classes and for no other.
-            return_dict: return a :class:`GANGeneratorOutput` in place of a tuple.
+            return_dict: return an object with ``.sample``, images (B, *image_shape) in [-1, 1], in place of a tuple.
 
         Raises:
             ValueError: labels are missing, or given to a generator without classes.
@@ -106,21 +85,15 @@ class GANGenerator(Network):
         if self.class_embedding is not None:
             latents = torch.cat([latents, self.class_embedding(class_labels)], dim=1)
         images = torch.tanh(self.layers(latents))
-        return GANGeneratorOutput(sample=images) if return_dict else (images,)
+        return DenoiserOutput(sample=images) if return_dict else (images,)
 
 
 class GANDiscriminator(Network):
-    """An image, and its class where there are classes, to one logit.
+    """An image, and its class where there are classes, to one logit; arguments not named here as in the generator.
 
     Args:
         hidden_channels: channels at half and at a quarter of each side; ignored with ``hidden_sizes``.
         num_features: width of the features that are judged; ignored with ``hidden_sizes``, whose last is that width.
-        hidden_sizes: widths of the hidden layers, for a network without convolutions.
-        num_classes: number of classes; None for a discriminator without classes.
-        image_shape: the shape of one image, (C, H, W); with convolutions, H and W are multiples of 4.
-
-    Raises:
-        ValueError: an ``image_shape`` that is none of a small image, or whose sides cannot be halved twice.
     """
 
     @register_to_config
@@ -161,13 +134,13 @@ class GANDiscriminator(Network):
 
     def forward(
         self, sample: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
-    ) -> GANDiscriminatorOutput | tuple[Tensor]:
+    ) -> ClassifierOutput | tuple[Tensor]:
         """Tell real images from generated ones.
 
         Args:
             sample: images (B, *image_shape) in [-1, 1].
             class_labels: int64 (B,), for a discriminator with classes and for no other.
-            return_dict: return a :class:`GANDiscriminatorOutput` in place of a tuple.
+            return_dict: return an object with ``.logits`` (B,), above 0 for real, in place of a tuple.
 
         Raises:
             ValueError: labels are missing, or given to a discriminator without classes.
@@ -177,7 +150,7 @@ class GANDiscriminator(Network):
         logits = self.head(features).squeeze(1)
         if self.class_embedding is not None:
             logits = logits + (self.class_embedding(class_labels) * features).sum(dim=1)
-        return GANDiscriminatorOutput(logits=logits) if return_dict else (logits,)
+        return ClassifierOutput(logits=logits) if return_dict else (logits,)
 
 
 def _check_labels(embedding: nn.Embedding | None, class_labels: Tensor | None, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What the networks share: outputs, the embeddings of timestep and class, the signal gate, and checks of shapes.
+"""What the networks share: outputs, embeddings of timestep and class, the signal gate, layers and checks of shapes.
 
 It imports torch and diffusers only, and no other file of this package: an export puts it in front of each network, so
 that a network's file can go alone.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +17,19 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+Layer = TypeVar("Layer", bound=nn.Module)
+
 
 @dataclass
 class DenoiserOutput(BaseOutput):
-    """The prediction ``sample``, in the shape of the input."""
+    """The prediction ``sample``, in the shape of the input; of a generator, its images (B, *image_shape)."""
 
     sample: Tensor
 
 
 @dataclass
 class ClassifierOutput(BaseOutput):
-    """Class ``logits`` (B, num_classes)."""
+    """Class ``logits`` (B, num_classes); of a discriminator, one per image (B,)."""
 
     logits: Tensor
 
@@ -36,6 +38,23 @@ class Network(ModelMixin, ConfigMixin):
     """A diffusers model that says in its config what it works on, where that is images, as diffusers' own do.
 
     A saved config may hold settings of earlier versions that no longer exist.
+
+    These arguments are the same in every network that has them. A constructor raises ValueError for a shape or width
+    that does not fit the patches, layers or heads.
+
+    Args:
+        sample_shape: the shape of one sample, such as ``(16,)`` or ``(4, 7, 7)``; (C, H, W) where there are patches.
+        image_shape: the shape of one image, (C, H, W), as :func:`check_image_shape` wants it; with convolutions that
+            halve its sides twice, H and W are multiples of 4.
+        patch_size: pixels of a patch's side that are folded into channels; divides H and W. 1 is full resolution.
+        hidden_size: width of the hidden layers.
+        time_embed_dim: size of the timestep's sinusoidal features, even.
+        condition_dim: size of the embeddings of timestep and class, even.
+        num_classes: number of classes. With it a denoiser takes class labels, and label ``num_classes`` is the null
+            class, which also stands in where no labels are given.
+        noise_schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them, or ``{"law": "flow",
+            "num_train_timesteps": T}``; with them a classifier reads ``alpha(t) x`` (:class:`SignalGate`). None makes
+            it read x as it is.
     """
 
     retired_settings: ClassVar[tuple[str, ...]] = ("dropout",)
@@ -106,6 +125,31 @@ class Denoiser(Network):
         return F.silu(embedded if labels is None else embedded + labels)
 
 
+class Classifier(Network):
+    """What noise-aware classifiers p(y | x, t) share: samples are checked and scaled, and the logits are wrapped.
+
+    A classifier computes ``_logits``.
+    """
+
+    def __init__(self, noise_schedule: dict[str, Any] | None = None):
+        super().__init__()
+        self.gate = None if noise_schedule is None else SignalGate(noise_schedule)
+
+    def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = True) -> ClassifierOutput | tuple[Tensor]:
+        """Class logits of noisy samples (B, *sample_shape) at ``timestep`` (any dtype, 0-d or (B,)).
+
+        Raises:
+            ValueError: samples of another shape.
+        """
+        check_sample(sample, self.config.sample_shape)
+        logits = self._logits(sample if self.gate is None else self.gate(timestep, sample), timestep)
+        return ClassifierOutput(logits=logits) if return_dict else (logits,)
+
+    def _logits(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """The logits (B, num_classes) of checked samples, scaled where there is a gate."""
+        raise NotImplementedError
+
+
 class TimeEmbedding(nn.Module):
     """Sinusoidal features of the timestep through a small network; (B, dim) or (1, dim)."""
 
@@ -148,6 +192,37 @@ class SignalGate(nn.Module):
         above = (below + 1).clamp(max=last)
         alpha = torch.lerp(self.alpha[below].float(), self.alpha[above].float(), times - below)
         return sample * alpha.to(sample.dtype).reshape(-1, *(1,) * (sample.ndim - 1))
+
+
+class _ResidualBlock(nn.Module):
+    """Two convolutions, the second after adaptive group normalisation, added to their input.
+
+    With ``zero_init`` the second starts at zero, and with it what is added.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, condition_dim: int, groups: int, zero_init: bool):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, in_channels)
+        self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.modulation = nn.Linear(condition_dim, 2 * out_channels)
+        self.modulated_norm = nn.GroupNorm(groups, out_channels, affine=False)
+        self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        if zero_init:
+            zeroed(self.second)
+
+    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+        inner = self.first(F.silu(self.norm(hidden)))
+        inner = F.silu(torch.addcmul(shift, self.modulated_norm(inner), 1 + scale))
+        return self.shortcut(hidden) + self.second(inner)
+
+
+def zeroed(layer: Layer) -> Layer:
+    """The layer, its weights and biases set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 def embed_labels(embedding: nn.Embedding | None, class_labels: Tensor | None, like: Tensor) -> Tensor | None:

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
-from .layers import ClassifierOutput, Denoiser, Network
+from .layers import Classifier, Denoiser
 
 
 class _TimeConditionedMLP(nn.Module):
@@ -37,14 +37,9 @@ class _TimeConditionedMLP(nn.Module):
 
 
 class MLPDenoiser(Denoiser):
-    """Two-layer denoiser.
+    """Two-layer denoiser; arguments not named here as in :class:`~.layers.Network`.
 
     Args:
-        sample_shape: the shape of one sample, such as ``(16,)`` or ``(4, 7, 7)``.
-        hidden_size: width of both hidden layers.
-        time_embed_dim: size of the sinusoidal timestep embedding.
-        num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
-            stands in where no labels are given.
         class_embed_dim: size of the label embedding.
     """
 
@@ -68,15 +63,8 @@ class MLPDenoiser(Denoiser):
         return self.network(sample, timestep, *extra).reshape(sample.shape)
 
 
-class MLPClassifier(Network):
-    """Two-layer noise-aware classifier p(y | x, t).
-
-    Args:
-        sample_shape: the shape of one sample.
-        num_classes: number of classes.
-        hidden_size: width of both hidden layers.
-        time_embed_dim: size of the sinusoidal timestep embedding.
-    """
+class MLPClassifier(Classifier):
+    """Two-layer noise-aware classifier p(y | x, t); arguments as in :class:`~.layers.Network`."""
 
     @register_to_config
     def __init__(
@@ -89,7 +77,5 @@ class MLPClassifier(Network):
         super().__init__()
         self.network = _TimeConditionedMLP(math.prod(sample_shape), 0, time_embed_dim, hidden_size, num_classes)
 
-    def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = True) -> ClassifierOutput | tuple[Tensor]:
-        """Class logits of noisy samples (B, *sample_shape) at ``timestep`` (any dtype, 0-d or (B,))."""
-        logits = self.network(sample, timestep)
-        return ClassifierOutput(logits=logits) if return_dict else (logits,)
+    def _logits(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        return self.network(sample, timestep)

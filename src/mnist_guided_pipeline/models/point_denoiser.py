@@ -36,17 +36,12 @@ class _Block(nn.Module):
 
 
 class PointDenoiser(Denoiser):
-    """Residual denoiser with three-layer GELU blocks on sinusoidal features.
+    """Residual denoiser, GELU blocks on sinusoidal features; arguments not named here as in :class:`~.layers.Network`.
 
     Args:
-        sample_shape: the shape of one sample.
-        hidden_size: width.
         num_layers: number of residual blocks, three linear layers each.
-        time_embed_dim: size of the timestep's sinusoidal features, even.
         num_frequencies: frequencies of a coordinate's sinusoidal features; 0 for bare coordinates.
         min_frequency: the lowest of them, in radians per unit; each further one is twice the one before.
-        num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
-            stands in where no labels are given.
     """
 
     _no_split_modules = ["_Block"]

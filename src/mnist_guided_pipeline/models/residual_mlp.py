@@ -21,7 +21,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.activations import SwiGLU
 from torch import Tensor, nn
 
-from .layers import ClassifierOutput, Denoiser, DenoiserOutput, Network, SignalGate, TimeEmbedding, check_sample
+from .layers import Classifier, Denoiser, DenoiserOutput, Network, TimeEmbedding, check_sample, zeroed
 
 
 class _Block(nn.Module):
@@ -34,7 +34,7 @@ class _Block(nn.Module):
     def __init__(self, hidden_size: int, condition_dim: int, activation_fn: str):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
-        self.modulation = nn.Linear(condition_dim, 3 * hidden_size)
+        self.modulation = zeroed(nn.Linear(condition_dim, 3 * hidden_size))
         if activation_fn == "swiglu":
             inner = 32 * max(1, round(2 * hidden_size / 96))
             self.layers = nn.Sequential(SwiGLU(hidden_size, inner), nn.Linear(inner, hidden_size))
@@ -47,8 +47,6 @@ class _Block(nn.Module):
             )
         else:
             raise ValueError(f"activation_fn must be 'silu' or 'swiglu', got {activation_fn!r}.")
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
         shift, scale, factor = self.modulation(condition).chunk(3, dim=-1)
@@ -76,15 +74,10 @@ class _Trunk(nn.Module):
 
 
 class ResidualMLPDenoiser(Denoiser):
-    """Residual denoiser on flattened samples.
+    """Residual denoiser on flattened samples; arguments not named here as in :class:`~.layers.Network`.
 
     Args:
-        sample_shape: the shape of one sample, such as ``(32,)`` or ``(2, 7, 7)``.
-        hidden_size: width.
         num_layers: number of residual blocks, two linear layers each.
-        condition_dim: size of the timestep and class embeddings, even.
-        num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
-            stands in where no labels are given.
         activation_fn: of the blocks, ``"silu"`` or ``"swiglu"``, which learns in fewer updates.
     """
 
@@ -106,9 +99,7 @@ class ResidualMLPDenoiser(Denoiser):
         self.time_embedding = TimeEmbedding(condition_dim)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, condition_dim)
         self.trunk = _Trunk(size, hidden_size, num_layers, condition_dim, activation_fn)
-        self.output = nn.Linear(hidden_size, size)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = zeroed(nn.Linear(hidden_size, size))
 
     def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         condition = self._condition(sample, timestep, labels)
@@ -142,20 +133,11 @@ class PosteriorResidualMLPDenoiser(ResidualMLPDenoiser):
         return super().forward(sample, timestep, class_labels, return_dict)
 
 
-class ResidualMLPClassifier(Network):
-    """Residual noise-aware classifier p(y | x, t) on flattened samples.
+class ResidualMLPClassifier(Classifier):
+    """Residual noise-aware classifier p(y | x, t) on flattened samples; arguments as in :class:`~.layers.Network`.
 
     Its activations are smooth and it has no batch statistics, so its gradient is smooth and an image's gradient does
-    not depend on its batch.
-
-    Args:
-        sample_shape: the shape of one sample.
-        num_classes: number of classes.
-        hidden_size: width.
-        num_layers: number of residual blocks, two linear layers each.
-        condition_dim: size of the timestep embedding, even.
-        noise_schedule: settings of the beta schedule, as ``DDPMScheduler`` takes them, or ``{"law": "flow",
-            "num_train_timesteps": T}``; with them the classifier reads ``alpha(t) x``. None makes it read x as it is.
+    not depend on its batch. ``num_layers`` is the number of residual blocks, two linear layers each.
     """
 
     _no_split_modules = ["_Block"]
@@ -171,20 +153,14 @@ class ResidualMLPClassifier(Network):
         condition_dim: int = 128,
         noise_schedule: dict[str, Any] | None = None,
     ):
-        super().__init__()
-        self.gate = None if noise_schedule is None else SignalGate(noise_schedule)
+        super().__init__(noise_schedule)
         self.time_embedding = TimeEmbedding(condition_dim)
         self.activation = nn.SiLU()
         self.trunk = _Trunk(math.prod(sample_shape), hidden_size, num_layers, condition_dim)
         self.output = nn.Linear(hidden_size, num_classes)
 
-    def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = True) -> ClassifierOutput | tuple[Tensor]:
-        """Class logits of noisy samples (B, *sample_shape) at ``timestep`` (any dtype, 0-d or (B,))."""
-        condition = self.activation(self.time_embedding(timestep, sample))
-        if self.gate is not None:
-            sample = self.gate(timestep, sample)
-        logits = self.output(self.trunk(sample, condition))
-        return ClassifierOutput(logits=logits) if return_dict else (logits,)
+    def _logits(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        return self.output(self.trunk(sample, self.activation(self.time_embedding(timestep, sample))))
 
 
 class GatedResidualMLPDenoiser(Network):
@@ -195,7 +171,7 @@ class GatedResidualMLPDenoiser(Network):
     guide, this one finds for itself, as the gate of a mixture of experts does (Jacobs et al. 1991).
 
     Args:
-        sample_shape: the shape of one sample.
+        sample_shape: as in :class:`~.layers.Network`.
         hidden_size: width of the denoiser.
         num_layers: number of its residual blocks.
         condition_dim: size of the timestep and component embeddings, even.

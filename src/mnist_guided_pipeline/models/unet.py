@@ -15,35 +15,16 @@ upwards, 7 -> 4, and brought back to its skip connection's size.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .layers import Denoiser, TimeEmbedding, check_patches
+from .layers import Denoiser, TimeEmbedding, _ResidualBlock, check_patches, zeroed
 
 _GROUPS = 8
-
-
-class _ResidualBlock(nn.Module):
-    """Two convolutions, the second after adaptive group normalisation, added to their input."""
-
-    def __init__(self, in_channels: int, out_channels: int, condition_dim: int):
-        super().__init__()
-        self.norm = nn.GroupNorm(_GROUPS, in_channels)
-        self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.modulation = nn.Linear(condition_dim, 2 * out_channels)
-        self.modulated_norm = nn.GroupNorm(_GROUPS, out_channels, affine=False)
-        self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
-        for parameter in self.second.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
-        inner = self.first(F.silu(self.norm(hidden)))
-        inner = F.silu(torch.addcmul(shift, self.modulated_norm(inner), 1 + scale))
-        return self.shortcut(hidden) + self.second(inner)
 
 
 class _Attention(nn.Module):
@@ -53,9 +34,7 @@ class _Attention(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(_GROUPS, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
-        self.output = nn.Linear(channels, channels)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = zeroed(nn.Linear(channels, channels))
 
     def forward(self, hidden: Tensor) -> Tensor:
         tokens = self.norm(hidden).flatten(2).transpose(1, 2)
@@ -65,20 +44,12 @@ class _Attention(nn.Module):
 
 
 class UNetDenoiser(Denoiser):
-    """U-Net denoiser of images or spatial latents.
+    """U-Net denoiser of images or spatial latents; arguments not named here as in :class:`~.layers.Network`.
 
     Args:
-        sample_shape: the shape of one sample, (C, H, W), such as ``(1, 28, 28)`` or ``(4, 7, 7)``.
-        patch_size: pixels of a patch's side that are folded into channels; divides H and W. 1 is full resolution.
         block_channels: channels of each level, multiples of 8; each level halves the resolution of the one before.
         layers_per_block: residual blocks of a level, on the way down; as many on the way up.
         attention: self-attention over all positions of the lowest level.
-        condition_dim: size of the timestep and class embeddings, even.
-        num_classes: with a number, the denoiser takes class labels; label ``num_classes`` is the null class, which also
-            stands in where no labels are given.
-
-    Raises:
-        ValueError: a shape that does not fit the patches, or a width that does not fit the normalisation.
     """
 
     _no_split_modules = ["_ResidualBlock", "_Attention"]
@@ -106,21 +77,20 @@ class UNetDenoiser(Denoiser):
 
         self.down_blocks, self.downsamplers = nn.ModuleList(), nn.ModuleList()
         self.up_blocks, self.upsamplers = nn.ModuleList(), nn.ModuleList()
+        block = partial(_ResidualBlock, condition_dim=condition_dim, groups=_GROUPS, zero_init=True)
         for level, channels in enumerate(block_channels):
             for _ in range(layers_per_block):
-                self.down_blocks.append(_ResidualBlock(channels, channels, condition_dim))
-                self.up_blocks.append(_ResidualBlock(2 * channels, channels, condition_dim))
+                self.down_blocks.append(block(channels, channels))
+                self.up_blocks.append(block(2 * channels, channels))
             if level + 1 < len(block_channels):
                 below = block_channels[level + 1]
                 self.downsamplers.append(nn.Conv2d(channels, below, 3, stride=2, padding=1))
                 self.upsamplers.append(nn.Conv2d(below, channels, 3, padding=1))
         self.mixing = _Attention(block_channels[-1]) if attention else nn.Identity()
-        self.middle = _ResidualBlock(block_channels[-1], block_channels[-1], condition_dim)
+        self.middle = block(block_channels[-1], block_channels[-1])
 
         self.norm = nn.GroupNorm(_GROUPS, block_channels[0])
-        self.output = nn.Conv2d(block_channels[0], folded, 3, padding=1)
-        for parameter in self.output.parameters():
-            nn.init.zeros_(parameter)
+        self.output = zeroed(nn.Conv2d(block_channels[0], folded, 3, padding=1))
 
     def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         condition = self._condition(sample, timestep, labels)
