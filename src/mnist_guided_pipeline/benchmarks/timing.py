@@ -33,13 +33,7 @@ class Timing(NamedTuple):
 
 
 def time_rounds(tasks: Mapping[Key, Callable[[], object]], rounds: int = 5, warm_up: int = 1) -> dict[Key, Timing]:
-    """Time several tasks in turn, round after round, after rounds that are not counted.
-
-    Each task must end with its work done.
-
-    Raises:
-        ValueError: no rounds.
-    """
+    """Time tasks, which end with their work done, in turn: ``rounds`` times, at least 1, after a warm-up."""
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}.")
     seconds: dict[Key, list[float]] = {name: [] for name in tasks}

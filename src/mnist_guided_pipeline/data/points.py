@@ -134,11 +134,7 @@ def load_points(dataset_name: str, split: str = "train", *, max_samples: int | N
 
 
 def check_point_set(dataset_name: str) -> None:
-    """Refuse a name that no set of points has.
-
-    Raises:
-        DatasetError: naming ``dataset_name``, and what there is.
-    """
+    """Refuse a name that no set of points has, by a DatasetError that says what there is."""
     name = dataset_name.removeprefix(_PREFIX)
     if name in _MADE:
         return

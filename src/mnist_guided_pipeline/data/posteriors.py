@@ -51,10 +51,8 @@ def posterior_draw(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
 def latent_statistics(posteriors: PosteriorTable) -> tuple[list[float], list[float]]:
     """``latents_mean`` and ``latents_std`` of posterior *samples* of the training set, per channel, in closed form.
 
-    The variance of a sample is the variance of the means plus the mean of the variances.
-
-    Raises:
-        ValueError: a channel is constant, so it cannot be brought to unit variance.
+    The variance of a sample is the variance of the means plus the mean of the variances. A channel that is constant
+    cannot be brought to unit variance, and is a ValueError.
     """
     reduced = [dim for dim in range(posteriors.mean.ndim) if dim != 1]
     mean = posteriors.mean.double().mean(dim=reduced)
@@ -99,11 +97,7 @@ def encode_images(vae: Any | None, images: Tensor, *, progress: bool = True) -> 
 
 @torch.no_grad()
 def check_images(vae: Any, images: Tensor) -> None:
-    """Refuse images uint8 (N, H, W) or (N, 3, H, W) that an autoencoder is not for.
-
-    Raises:
-        ValueError: they have other channels or another size than its own, or sides that it cannot halve.
-    """
+    """Refuse images uint8 (N, H, W) or (N, 3, H, W) of other channels or another size than an autoencoder's own."""
     shape = tuple(to_model_range(images[:1]).shape[1:])
     own = vae.config.get("image_shape") or (vae.config.get("in_channels", shape[0]), *shape[1:])
     if shape == tuple(own) and "image_shape" not in vae.config:  # one of diffusers takes any size, and rounds it

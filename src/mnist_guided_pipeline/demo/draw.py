@@ -174,11 +174,7 @@ class DrawnDigit:
 
 
 def read_canvas(url: str) -> Image.Image:
-    """The grey picture in a PNG ``data:`` URL that a browser sent.
-
-    Raises:
-        ValueError: it is no such picture, or a very large one.
-    """
+    """The grey picture in a PNG ``data:`` URL from a browser; a ValueError if it is none, or very large."""
     if not isinstance(url, str) or not url.startswith(_PNG) or len(url) > _LONGEST:
         raise ValueError("The drawing could not be read; clear it and draw again.")
     try:
@@ -191,11 +187,7 @@ def read_canvas(url: str) -> Image.Image:
 
 
 def like_mnist(drawing: Image.Image, size: Sequence[int] = (28, 28)) -> Image.Image:
-    """Scale and centre white ink on black, grey and of any size, as MNIST did, in a frame of this height and width.
-
-    Raises:
-        ValueError: there is no ink.
-    """
+    """Scale and centre white ink on black, as MNIST did, in a frame of (height, width); without ink a ValueError."""
     box = drawing.getbbox()
     if box is None:
         raise ValueError("The canvas is empty; draw a digit first.")

@@ -75,8 +75,7 @@ _NETWORK = {"hidden_size": 64, "num_layers": 2, "condition_dim": 32}
 def timesteps_and_levels(pipe: Any) -> tuple[Tensor, NoiseLevel]:
     """The timesteps int64 (T,) that a pipeline's networks were trained on, least noise first, and their levels (T,).
 
-    Raises:
-        ValueError: the noise schedule has no training timesteps.
+    A noise schedule without training timesteps is a ValueError.
     """
     law = pipe.config.training_noise["law"]
     if law not in _TRAINED_BY:

@@ -68,9 +68,7 @@ def judge_kid(features_real: Tensor, features_fake: Tensor, chunk_size: int = 10
 
     Binkowski et al. 2018, https://arxiv.org/abs/1801.01401. All pairs are used, not random subsets, so the value needs
     no seed; it is unbiased, so it is about 0 (of either sign) for two sets of one distribution, whatever their sizes.
-
-    Raises:
-        ValueError: the sets do not match, have fewer than 2 rows, or are not finite.
+    Errors as for :func:`judge_fid`.
     """
     _check(features_real, features_fake, at_least=2)
     real, fake = features_real.double(), features_fake.double()

@@ -45,11 +45,7 @@ from ..weights import DEFAULT_FOLDER, JUDGE_FOLDER
 
 
 def check_name(name: str) -> None:
-    """A run's name is used in files and in the markers of documents.
-
-    Raises:
-        ValueError: a character that has no place there.
-    """
+    """Refuse a run's name that cannot stand in files and in the markers of documents."""
     if not re.fullmatch(r"[\w.,=+/-]+", name):
         raise ValueError(f"name must be letters, digits and any of _ . , = + / -, got {name!r}.")
 
@@ -57,8 +53,7 @@ def check_name(name: str) -> None:
 def read_runs(file: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """The records of a file by name, in its order; none where there is no file.
 
-    Raises:
-        ValueError: the file is something else, or its name does not end in ``.json``.
+    A file that is something else, or whose name does not end in ``.json``, is a ValueError.
     """
     file = Path(file)
     if file.suffix != ".json":
@@ -72,11 +67,7 @@ def read_runs(file: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
 
 
 def write_run(file: str | os.PathLike[str], name: str, record: dict[str, Any]) -> None:
-    """Add a run, or replace the one of its name; all others stay.
-
-    Raises:
-        ValueError: a bad name, or the file holds something else.
-    """
+    """Add a run to a file that :func:`read_runs` can read, or replace the one of its name; all others stay."""
     check_name(name)
     atomic_write(file, json.dumps({"runs": read_runs(file) | {name: record}}, indent=1) + "\n")
 

@@ -239,10 +239,7 @@ def draw_gan_images(
 ) -> tuple[Tensor, Tensor | None]:
     """Images of a generator uint8, and their classes int64 (num_images,) where it takes them; more change no image.
 
-    The noise of an image depends on the seed and its number alone; classes are :func:`wanted_classes`.
-
-    Raises:
-        ValueError: a number below 1.
+    The noise of an image depends on the seed and its number, from 0, alone; classes are :func:`wanted_classes`.
     """
     check_count("num_images", num_images)
     check_count("chunk_size", chunk_size)

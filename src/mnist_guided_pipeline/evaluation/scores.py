@@ -69,11 +69,7 @@ class Reference:
         check_enough(len(self.test), len(self.test.class_names), "The number of real images in the test split")
 
     def check_fits(self, model: Any) -> None:
-        """Refuse a pipeline, generator or autoencoder of images of another shape than the data set's, or other classes.
-
-        Raises:
-            ValueError: naming both.
-        """
+        """Refuse a model of images of another shape than the data set's, or of other classes."""
         if isinstance(model, DiffusionPipeline):
             num_classes, image_shape = len(model.id2label), model.image_shape
         else:
@@ -132,11 +128,7 @@ class Reference:
 
 
 def check_enough(num_images: int, num_classes: int, name: str = "num_images") -> None:
-    """Refuse sets so small that their values mean nothing; ``name`` says which set.
-
-    Raises:
-        ValueError: fewer than 10 images per class.
-    """
+    """Refuse sets so small that their values mean nothing, under 10 images per class; ``name`` says which set."""
     if num_images < _MIN_IMAGES_PER_CLASS * num_classes:
         raise ValueError(
             f"{name} must be at least {_MIN_IMAGES_PER_CLASS * num_classes} ({_MIN_IMAGES_PER_CLASS} per class), "

@@ -50,9 +50,6 @@ def grid(
 
     ``name`` is the run's where it is one, else the group's before the slash, as in ``default/guidance_scale=2``; the
     settings that have several values are named.
-
-    Raises:
-        ValueError: a value that does not fit, or a bad name.
     """
     axes = {axis: values for axis, values in axes.items() if values}
     runs = {}

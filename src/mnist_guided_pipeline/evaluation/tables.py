@@ -50,8 +50,7 @@ _FLOORS = {
 def render_document(text: str, runs: Runs) -> str:
     """The text with everything between its markers made anew.
 
-    Raises:
-        ValueError: a marker without an end, or one that names no run or figure.
+    A marker without an end, or one that names no run or figure, is a ValueError.
     """
     if text.count("<!-- metrics:") != len(MARKER.findall(text)):
         raise ValueError("a marker <!-- metrics:... --> has no end; close each with <!-- /metrics -->.")
@@ -67,11 +66,7 @@ def render_document(text: str, runs: Runs) -> str:
 
 
 def render_view(runs: Runs, name: str, view: str = "table", columns: Sequence[str] = ()) -> str:
-    """One view of a run or a group as Markdown, without a newline at its end; see the module for the views.
-
-    Raises:
-        ValueError: there is no such run or figure.
-    """
+    """One view of a run or a group as Markdown, without a newline at its end; see the module for the views."""
     chosen = find_runs(runs, name)
     if view == "table":
         return _table(chosen, columns)
@@ -89,11 +84,7 @@ def render_view(runs: Runs, name: str, view: str = "table", columns: Sequence[st
 
 
 def find_runs(runs: Runs, name: str) -> Runs:
-    """The run of this name, or those of the group ``name/...``.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The run of this name, or those of the group ``name/...``; a ValueError if there is none."""
     chosen = {key: run for key, run in runs.items() if key == name or key.startswith(f"{name}/")}
     if not chosen:
         raise ValueError(f"metrics has no run or group {name!r}; it has {', '.join(runs) or 'none'}.")

@@ -228,10 +228,8 @@ def zeroed(layer: Layer) -> Layer:
 def embed_labels(embedding: nn.Embedding | None, class_labels: Tensor | None, like: Tensor) -> Tensor | None:
     """The embedding of labels int64 (B,), or the mean embedding under class probabilities float (B, num_classes).
 
-    Where none are given that of the null class, which is the last, (1, dim).
-
-    Raises:
-        ValueError: labels for a denoiser without classes.
+    Where none are given that of the null class, which is the last, (1, dim). Labels for a denoiser without classes are
+    a ValueError.
     """
     if embedding is None:
         if class_labels is not None:
@@ -245,11 +243,7 @@ def embed_labels(embedding: nn.Embedding | None, class_labels: Tensor | None, li
 
 
 def check_image_shape(image_shape: Sequence[int], multiple: int = 1) -> tuple[int, int, int]:
-    """The shape of a small image (C, H, W), checked: 1 or 3 channels, sides from 8 to 64 in multiples of ``multiple``.
-
-    Raises:
-        ValueError: naming the shape and what would do.
-    """
+    """A small image's shape (C, H, W), checked: 1 or 3 channels, sides from 8 to 64 in multiples of ``multiple``."""
     shape = tuple(image_shape)
     if len(shape) != 3 or shape[0] not in (1, 3) or any(not 8 <= side <= 64 or side % multiple for side in shape[1:]):
         step = f" in multiples of {multiple}" if multiple > 1 else ""
@@ -261,11 +255,7 @@ def check_image_shape(image_shape: Sequence[int], multiple: int = 1) -> tuple[in
 
 
 def check_patches(sample_shape: Sequence[int], patch_size: int, levels: int = 1) -> None:
-    """Images (channels, height, width) that can be cut into patches, whose rows can be halved ``levels - 1`` times.
-
-    Raises:
-        ValueError: the shape does not fit.
-    """
+    """Refuse images (C, H, W) that cannot be cut into patches whose rows can be halved ``levels - 1`` times."""
     if len(sample_shape) != 3 or sample_shape[1] % patch_size or sample_shape[2] % patch_size:
         raise ValueError(
             f"sample_shape {tuple(sample_shape)} does not fit patch_size {patch_size}: it must be "
@@ -279,10 +269,6 @@ def check_patches(sample_shape: Sequence[int], patch_size: int, levels: int = 1)
 
 
 def check_sample(sample: Tensor, sample_shape: Sequence[int]) -> None:
-    """Samples (B, *sample_shape).
-
-    Raises:
-        ValueError: they have another shape.
-    """
+    """Refuse samples that are not (B, *sample_shape)."""
     if tuple(sample.shape[1:]) != tuple(sample_shape):
         raise ValueError(f"sample must be (B, *{tuple(sample_shape)}), got {tuple(sample.shape)}.")

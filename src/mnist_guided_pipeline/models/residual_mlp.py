@@ -120,11 +120,7 @@ class PosteriorResidualMLPDenoiser(ResidualMLPDenoiser):
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
     ) -> DenoiserOutput | tuple[Tensor]:
-        """Predict from noisy samples, as :class:`ResidualMLPDenoiser` does.
-
-        Raises:
-            ValueError: there are no labels.
-        """
+        """As for :class:`ResidualMLPDenoiser`; labels that are missing are a ValueError."""
         if class_labels is None:
             raise ValueError(
                 f"{type(self).__name__} is told a class or class probabilities, and class_labels is None; where no "
@@ -201,11 +197,7 @@ class GatedResidualMLPDenoiser(Network):
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: None = None, return_dict: bool = True
     ) -> DenoiserOutput | tuple[Tensor]:
-        """Predict from noisy samples (B, *sample_shape) at ``timestep`` (any dtype, 0-d or (B,)).
-
-        Raises:
-            ValueError: samples of another shape, or labels are given.
-        """
+        """As for :class:`ResidualMLPDenoiser`; labels that are given are a ValueError."""
         check_sample(sample, self.config.sample_shape)
         if class_labels is not None:
             raise ValueError("class_labels were given, but this denoiser has no classes, only components of its own.")

@@ -35,8 +35,7 @@ def share_classes(pipe: Any) -> None:
 def exported_code(pipe: Any) -> tuple[dict[str, str], dict[str, list[str]]]:
     """The code of an exported pipeline: sources by file name; by entry of ``model_index.json`` module and class.
 
-    Raises:
-        OSError: the module cache has lost a file.
+    A file that the module cache has lost is an OSError.
     """
     main = Path(inspect.getfile(type(pipe)))
     names = re.findall(r"^from \.(\w+) import", main.read_text(encoding="utf-8"), re.MULTILINE)

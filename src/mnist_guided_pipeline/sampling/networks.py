@@ -41,10 +41,9 @@ class Wrapper(nn.Module):
 
 
 def sample_shape(denoiser: Any) -> tuple[int, ...]:
-    """The shape of one sample, (D,) or (channels, height, width); sizes that the network cannot work on are refused.
+    """The shape of one sample, (D,) or (channels, height, width).
 
-    Raises:
-        ValueError: the network's config has neither interface, or a size that it cannot halve or cut into patches.
+    A config of neither interface, or with sizes that the network cannot halve or cut into patches, is a ValueError.
     """
     shape = _setting(denoiser, "sample_shape")
     if shape is not None:
@@ -71,9 +70,6 @@ def check_space(name: str, network: Any, denoiser: Any) -> None:
 
     The error calls it ``name``. One that does not say its own passes; an autoencoder of diffusers says its channels
     alone.
-
-    Raises:
-        ValueError: naming both shapes.
     """
     wanted = _said_shape(denoiser)
     own = _setting(network, "sample_shape") if name == "classifier" else _said_shape(network)
@@ -131,8 +127,7 @@ def predicts_variance(denoiser: Any) -> bool:
 def arguments_for(network_class: type, shape: Sequence[int]) -> dict[str, Any]:
     """What the constructor of a denoiser or classifier takes to work on samples of a shape.
 
-    Raises:
-        ValueError: a network of images, and samples that are none.
+    A network of images for samples that are none is a ValueError.
     """
     parameters = inspect.signature(network_class).parameters
     if "sample_shape" in parameters:

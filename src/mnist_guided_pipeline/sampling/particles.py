@@ -116,8 +116,7 @@ def check_particles(
 ) -> None:
     """Refuse what has no exact weights.
 
-    Raises:
-        ValueError: no labels, a scheduler whose step is not the reverse process, or guidance by another rule beside it.
+    That is no labels, a scheduler whose step is not the reverse process, and guidance by another rule beside it.
     """
     if labels is None:
         raise ValueError("num_particles above 1 weighs by the wanted class, and there is none; give class_labels.")
@@ -251,8 +250,7 @@ class Particles:
     def picked(self, latents: Tensor) -> Tensor:
         """One of the particles (N, ...) of each sample, drawn by weight (G, ...).
 
-        Raises:
-            ValueError: no particle of a sample is of the wanted class.
+        A sample without a particle of the wanted class is a ValueError.
         """
         return latents[self.pick(self._uniform(latents.device))]
 
@@ -291,8 +289,7 @@ class Particles:
     def pick(self, offsets: Tensor) -> Tensor:
         """One row per group (G,), drawn by weight with ``offsets`` (G,), uniform in [0, 1).
 
-        Raises:
-            ValueError: no particle of a group has any weight.
+        A group without any weight is a ValueError.
         """
         lost = torch.isneginf(self.log_weights).all(dim=1).nonzero().flatten()
         if len(lost):

@@ -139,11 +139,7 @@ _ALMOST_PURE_NOISE = 1e-5  # of alphas_cumprod
 
 
 def find_support(scheduler: Any) -> SchedulerSupport:
-    """The row of a scheduler, of its class, or of the name of that.
-
-    Raises:
-        ValueError: the scheduler is not supported.
-    """
+    """The row of a supported scheduler, of its class, or of the name of that; a ValueError for any other."""
     kind = scheduler if isinstance(scheduler, (str, type)) else type(scheduler)
     name = kind if isinstance(kind, str) else kind.__name__
     if name not in SUPPORTED:
@@ -171,8 +167,7 @@ def scheduler_prediction_type(scheduler: Any) -> str:
 def trained_range(scheduler: Any, name: str) -> tuple[float, float]:
     """Lowest and highest ``"timesteps"`` or ``"sigmas"`` that networks under a supported scheduler were trained on.
 
-    Raises:
-        ValueError: a scheduler that refuses custom sigmas, or reads them as something else.
+    A scheduler that refuses custom sigmas, or reads them as something else, is a ValueError.
     """
     family, last = scheduler_family(scheduler), scheduler.config.num_train_timesteps
     if name == "timesteps" and type(scheduler).__name__ in _NOT_FROM_PURE_NOISE:
@@ -193,12 +188,9 @@ def compatible_schedulers(training_noise: dict[str, Any]) -> list[type]:
 
 
 def describe_noise(scheduler: Any) -> dict[str, Any]:
-    """The noise schedule that networks under this scheduler were trained on, as JSON for the pipeline's config.
+    """The noise schedule that networks under a supported scheduler were trained on, as JSON for the pipeline's config.
 
     ``law``, ``prediction_type`` and the settings that define the schedule; every one of them explicit.
-
-    Raises:
-        ValueError: the scheduler is not supported.
     """
     law, config = scheduler_schedule(scheduler), scheduler.config
     described: dict[str, Any] = {"law": law, "prediction_type": scheduler_prediction_type(scheduler)}
@@ -223,8 +215,7 @@ def preserving_table(training_noise: dict[str, Any]) -> Tensor:
 def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
     """Refuse a scheduler that would sample wrongly with networks of this noise schedule, from :func:`describe_noise`.
 
-    Raises:
-        ValueError: the class is not supported; or its settings do not fit, with the line that fixes it.
+    Where its settings do not fit, the error has the line that fixes it.
     """
     name, support, config = type(scheduler).__name__, find_support(scheduler), scheduler.config
     law, trained_law = scheduler_schedule(scheduler), training_noise["law"]
@@ -298,11 +289,7 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
 
 
 def check_steps(scheduler: Any, num_inference_steps: int) -> None:
-    """Refuse a number of steps that a scheduler cannot make.
-
-    Raises:
-        ValueError: more than there are training timesteps, or fewer than PNDM's Runge-Kutta start takes.
-    """
+    """Refuse more steps than training timesteps, or fewer than PNDM's Runge-Kutta start takes."""
     name, most = type(scheduler).__name__, scheduler.config.get("num_train_timesteps", math.inf)
     fewest = 4 if name == "PNDMScheduler" else 1
     if not fewest <= num_inference_steps <= most:
@@ -314,8 +301,7 @@ def check_steps(scheduler: Any, num_inference_steps: int) -> None:
 def check_taken(scheduler: Any, timesteps: Sequence[float]) -> None:
     """Refuse timesteps that a scheduler, after ``set_timesteps``, does not run at.
 
-    Raises:
-        ValueError: it cuts them to whole numbers, or a setting such as ``shift`` moves its noise levels elsewhere.
+    It may cut them to whole numbers, or a setting such as ``shift`` moves its noise levels elsewhere.
     """
     wanted, taken = torch.as_tensor(timesteps).double(), scheduler.timesteps.unique().flip(0).double()
     if scheduler_family(scheduler) == "flow":
@@ -330,10 +316,8 @@ def check_taken(scheduler: Any, timesteps: Sequence[float]) -> None:
 def build_scheduler(scheduler_class: type[SchedulerMixin] | str, training_noise: dict[str, Any], **options: Any) -> Any:
     """A scheduler of another class on the same noise schedule, from :func:`describe_noise`, with nothing dropped.
 
-    ``options`` are further settings of the class, such as ``use_karras_sigmas=True``.
-
-    Raises:
-        ValueError: the class is not supported, or does not have an option.
+    ``options`` are further settings of the class, such as ``use_karras_sigmas=True``. A class that is not supported or
+    an option that it does not have is a ValueError.
     """
     find_support(scheduler_class)
     if isinstance(scheduler_class, str):

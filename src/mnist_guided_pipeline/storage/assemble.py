@@ -78,9 +78,6 @@ def keep_recipes(pipeline_folder: Folder, steps: Mapping[str, Folder | None]) ->
 
     ``steps`` are the folders of the training scripts by component. Those without a ``train_config.json`` are left out;
     that of an earlier training goes along, such as ``vae_train_config.json`` of a sharpened decoder.
-
-    Raises:
-        IntegrityError: a file of the pipeline's folder is damaged.
     """
     texts = {}
     for name, step in steps.items():
@@ -105,11 +102,7 @@ def training_scheduler(folder: Folder) -> SchedulerMixin:
 
 
 def check_same_noise(first: SchedulerMixin, second: SchedulerMixin, *names: str, predicting: bool = False) -> None:
-    """Two networks, which the error calls by ``names``, must have seen the same noise; and predict the same, if asked.
-
-    Raises:
-        ValueError: naming what differs.
-    """
+    """Refuse two networks, ``names`` in the error, of different noise; or of different predictions, if asked."""
     ours, theirs = describe_noise(first), describe_noise(second)
     compared = (ours.keys() | theirs.keys()) - (set() if predicting else {"prediction_type"})
     differences = [

@@ -99,8 +99,7 @@ def write_manifest(
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, str] | None:
     """The SHA-256 sums by file name; None where the folder has no manifest.
 
-    Raises:
-        IntegrityError: the manifest cannot be read, or names a file outside its folder.
+    A manifest that cannot be read, or names a file outside its folder, is an IntegrityError.
     """
     file = Path(folder) / MANIFEST
     if not file.is_file():
@@ -118,10 +117,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, str] | None:
 def write_listed(folder: str | os.PathLike[str], texts: Mapping[str, str]) -> None:
     """Write texts, by name, into a saved folder, and their sums into its manifest where it has one.
 
-    The folder's other files are checked first: damage must not get a new manifest.
-
-    Raises:
-        IntegrityError: another file of the folder is damaged.
+    The folder's other files are checked first: damage must not get a new manifest, and is an IntegrityError.
     """
     folder = Path(folder)
     listed = read_manifest(folder)
@@ -136,8 +132,7 @@ def write_listed(folder: str | os.PathLike[str], texts: Mapping[str, str]) -> No
 def verify_manifest(folder: str | os.PathLike[str], names: Iterable[str] | None = None) -> bool:
     """Compare files with the folder's manifest, every listed one if no names are given; False where there is none.
 
-    Raises:
-        IntegrityError: a file is missing, differs or is not listed, or the manifest itself cannot be read.
+    A file that is missing, differs or is not listed is an IntegrityError, as is a manifest that cannot be read.
     """
     folder = Path(folder)
     listed = read_manifest(folder)

@@ -66,8 +66,7 @@ def export_pipeline(folder: str | os.PathLike[str], output: str | os.PathLike[st
 def network_code(class_name: str) -> tuple[str, str]:
     """A network's file and its source, with ``layers.py`` in front in place of the import of it.
 
-    Raises:
-        ValueError: the file needs another file of this package.
+    A file that needs another one of this package is a ValueError.
     """
     file = Path(inspect.getfile(getattr(sys.modules[PACKAGE], class_name)))
     source, layers = file.read_text(encoding="utf-8"), (file.parent / "layers.py").read_text(encoding="utf-8")

@@ -25,9 +25,6 @@ def check_latents(network: Any, vae: Any | None, name: str) -> None:
 
     Networks of earlier versions do not say of which. In bfloat16 a VAE cannot be told from others. The error calls the
     network ``name``.
-
-    Raises:
-        ValueError: naming both fingerprints.
     """
     seen = network.config.get(LATENTS_OF)
     if seen is None or (vae is not None and vae.dtype == torch.bfloat16):

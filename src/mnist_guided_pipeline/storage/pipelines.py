@@ -232,9 +232,7 @@ def _copy_out(network: ModelMixin) -> ModelMixin:
 def _download(repo_id: str, variant: str | None = None, **options: Any) -> str:
     """The folder of JSON and safetensors files of one commit of a Hub repository, also those of ``variant``.
 
-    Raises:
-        ConnectionError: the download was interrupted.
-        OSError: the repository, the revision or (without a network) the cached copy is not there.
+    A download that was interrupted is a ConnectionError, what is not there, nor in the cache, an OSError.
     """
     patterns = ["*.json", "*.safetensors"] if variant else ["*.json", "*model.safetensors", "*-of-?????.safetensors"]
     try:

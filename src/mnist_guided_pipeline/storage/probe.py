@@ -23,11 +23,8 @@ def check_label_effect(denoiser: Any, timestep: float = 500.0, seed: int = 0) ->
     """Refuse a class-conditional denoiser whose output does not change with the label; one without classes passes.
 
     Labels that matter anywhere matter in the middle of the noise schedule, which is the timestep to ask at. The
-    denoiser's mode is left as it was.
-
-    Raises:
-        ValueError: two labels have the same output; the message distinguishes a network that ignores its labels from an
-            untrained one, whose output is the same for all samples too.
+    denoiser's mode is left as it was. The error distinguishes a network that ignores its labels from an untrained one,
+    whose output is the same for all samples too.
     """
     count = num_classes(denoiser)
     if count is None:

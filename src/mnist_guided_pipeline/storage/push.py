@@ -46,9 +46,7 @@ import mnist_guided_pipeline as mgp
 def model_files(folder: str | os.PathLike[str]) -> list[str]:
     """The files of a pipeline's or a network's folder that belong on the Hub, with forward slashes.
 
-    Raises:
-        FileNotFoundError: the folder holds neither.
-        IntegrityError: its index cannot be read.
+    A folder that holds neither is a FileNotFoundError, an index that cannot be read an IntegrityError.
     """
     folder = Path(folder)
     files = [folder / name for name in _BESIDE]

@@ -47,13 +47,10 @@ _FLOATING = {"F16", "BF16", "F32", "F64"}
 def check_pipeline(
     folder: Path, pipeline_class: type[DiffusionPipeline], passed: Mapping[str, Any], variant: str | None = None
 ) -> None:
-    """Check a pipeline's folder before it is loaded by ``pipeline_class``.
+    """Refuse a pipeline's folder that ``pipeline_class`` cannot load, by an IntegrityError that names the file.
 
     ``passed`` are components and settings that the caller gives in place of the folder's, ``variant`` is as for
     ``from_pretrained``.
-
-    Raises:
-        IntegrityError: naming the file and what is wrong with it.
     """
     file = folder / "model_index.json"
     index = installed_names(read_json(file))
@@ -117,12 +114,9 @@ def check_network(folder: Path, network_class: type[ModelMixin], variant: str | 
 
 
 def check_fit(components: Mapping[str, Any], training_noise: Mapping[str, Any], id2label: Mapping[int, str]) -> None:
-    """The networks of a pipeline in their roles, of one sample shape, one set of classes and one noise schedule.
+    """Refuse networks that do not fit their roles, one sample shape, one set of classes and one noise schedule.
 
     Components that are missing or None are not looked at.
-
-    Raises:
-        ValueError: naming the component and what it does not fit.
     """
     check_class_names(id2label)
     networks = {name: components[name] for name in _NETWORKS if components.get(name) is not None}
@@ -143,11 +137,7 @@ def check_fit(components: Mapping[str, Any], training_noise: Mapping[str, Any], 
 
 
 def check_role(name: str, network: Any, place: str = "") -> None:
-    """Refuse a network in the place of another kind; the error calls it ``place``, or by the component's name.
-
-    Raises:
-        ValueError: naming the role that the network has and the one that is wanted.
-    """
+    """Refuse a network in the place of another kind; the error calls it ``place``, or by the component's name."""
     wanted = "denoiser" if name == "weak_denoiser" else name
     arguments = inspect.signature(network.forward).parameters
     if hasattr(network, "decode"):
@@ -164,8 +154,7 @@ def check_role(name: str, network: Any, place: str = "") -> None:
 def known_class(file: Path, name: str, entry: Any) -> Any:
     """The class that an index names for a component, from a module that is imported already.
 
-    Raises:
-        IntegrityError: there is none, or it is no network (of ``scheduler``: no scheduler).
+    An IntegrityError if there is none, or it is no network (of ``scheduler``: no scheduler).
     """
     if not (isinstance(entry, (list, tuple)) and len(entry) == 2 and all(isinstance(text, str) for text in entry)):
         raise IntegrityError(f"{file}: {name} must be [library, class], not {entry!r}.", file)
@@ -193,11 +182,7 @@ def installed_names(index: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_listed(folder: Path, files: Iterable[Path]) -> None:
-    """Compare files with their sums in the folder's manifest; warn where there is none.
-
-    Raises:
-        IntegrityError: a file is missing, differs or is not listed.
-    """
+    """Refuse files that are missing or not as in the folder's manifest; warn where there is none."""
     if not verify_manifest(folder, sorted(file.relative_to(folder).as_posix() for file in files)):
         logger.warning(
             "%s has no manifest.json, so changed bits in its weights would go unnoticed. save_pretrained of this "
@@ -207,11 +192,7 @@ def check_listed(folder: Path, files: Iterable[Path]) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        IntegrityError: the file is missing, or holds something else.
-    """
+    """A JSON object; a file that is missing or holds something else is an IntegrityError."""
     if not file.is_file():
         raise IntegrityError(f"{file} is missing.", file)
     try:
@@ -226,8 +207,7 @@ def read_json(file: Path) -> dict[str, Any]:
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     """The files that ``from_pretrained`` reads weights from: an index and its shards, or one; of a variant if there.
 
-    Raises:
-        IntegrityError: there are none in safetensors; the index is damaged, or names something outside the folder.
+    None in safetensors, or an index that is damaged or names something outside the folder, is an IntegrityError.
     """
     for middle in ([f".{variant}"] if variant else []) + [""]:
         single = folder / f"{_WEIGHTS}{middle}.safetensors"

@@ -80,8 +80,7 @@ def update_of(checkpoint: Path) -> int:
 def newest_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest whole checkpoint of a run; those that are damaged are named in a warning.
 
-    Raises:
-        IntegrityError: there are checkpoints, and all of them are damaged.
+    If all of them are damaged, that is an IntegrityError.
     """
     folders = checkpoint_folders(output_dir)
     for folder in reversed(folders):

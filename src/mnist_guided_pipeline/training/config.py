@@ -210,8 +210,7 @@ class TrainingConfig(CommonConfig):
     def warmup_updates(self, total_updates: int) -> int:
         """Updates over which the learning rate rises, in a run of ``total_updates``.
 
-        Raises:
-            ValueError: more were asked for than the run has.
+        More than the run has, where they were asked for, are a ValueError.
         """
         default = next(field.default for field in dataclasses.fields(self) if field.name == "lr_warmup_steps")
         if self.lr_warmup_steps > total_updates and self.lr_warmup_steps != default:

@@ -112,11 +112,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def check_all_seen(num_processes: int, otherwise: str) -> None:
-    """Stop where the launcher started more processes than Accelerate sees; the message says what they would do.
-
-    Raises:
-        RuntimeError: naming both numbers.
-    """
+    """Stop where the launcher started more processes than Accelerate sees; the message says what they would do."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != num_processes:
         raise RuntimeError(

@@ -236,10 +236,8 @@ class Run:
     def log(self, values: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
         """Count an update and log its values and gradient norms, each (); the names of the latter end in grad_norm.
 
-        Values are read from the device every 50 updates, and then are those of all processes; the first is shown.
-
-        Raises:
-            NonFiniteError: an update since the last reading was not finite.
+        Values are read from the device every 50 updates, and then are those of all processes; the first is shown. Any
+        that is not finite is a NonFiniteError.
         """
         self.state.update += 1
         update = self.state.update
