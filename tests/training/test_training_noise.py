@@ -67,8 +67,8 @@ def test_a_schedule_that_keeps_the_signal_gets_a_warning_that_says_what_would_do
     with pytest.warns(UserWarning, match="squaredcos_cap_v2, or more than .* timesteps, or a larger --beta_end"):
         schedule = noise_of(**settings)
     product = torch.linspace(1e-4, 0.02, settings["num_train_timesteps"], dtype=torch.float64)
-    assert schedule.terminal_signal == pytest.approx(float((1 - product).prod()), rel=1e-4)
-    assert schedule.terminal_signal == pytest.approx(signal, abs=2e-3)
+    assert float(schedule.table.alpha[-1] ** 2) == pytest.approx(float((1 - product).prod()), rel=1e-4)
+    assert float(schedule.table.alpha[-1] ** 2) == pytest.approx(signal, abs=2e-3)
 
 
 @pytest.mark.filterwarnings("ignore:The noise schedule ends at alpha")
@@ -96,9 +96,9 @@ def test_the_usual_schedules_end_in_noise(prediction_type):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if prediction_type != "epsilon":
-            assert noise_of(prediction_type, num_train_timesteps=100).terminal_signal < 1e-2
+            assert noise_of(prediction_type, num_train_timesteps=100).table.alpha[-1] < 0.1
         if prediction_type != "flow_prediction":
-            assert noise_of(prediction_type, beta_schedule="linear").terminal_signal < 1e-4
+            assert noise_of(prediction_type, beta_schedule="linear").table.alpha[-1] < 0.01
 
 
 def test_too_little_signal_for_a_predicted_epsilon_gets_a_warning():

@@ -102,11 +102,6 @@ def identity(name: str, *parts: Any) -> dict[str, str]:
     return {"name": public_name(name), "fingerprint": fingerprint(*parts)}
 
 
-def identity_of_pipeline(pipe: Any) -> dict[str, str]:
-    """The name that a pipeline was loaded by, and its :func:`pipeline_fingerprint`."""
-    return {"name": shown_name(pipe), "fingerprint": pipeline_fingerprint(pipe)}
-
-
 def shown_name(component: Any) -> str:
     """The name that a pipeline or a network was loaded by; ``shipped`` for those of this package."""
     name = getattr(component.config, "_name_or_path", None) or type(component).__name__
@@ -137,8 +132,8 @@ def versions() -> dict[str, str]:
 def fingerprint(*parts: Any) -> str:
     """Sixteen hexadecimal digits of SHA-256 over networks, tensors and whatever JSON can write, in this order.
 
-    Of a module count class, config and weights, of a tensor type, shape and values, of a pipeline what
-    :func:`pipeline_fingerprint` says; objects that JSON cannot write count by their text.
+    Of a module count class, config and weights, of a tensor type, shape and values, of a pipeline the fingerprint of
+    its :func:`pipeline_parts`; objects that JSON cannot write count by their text.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -147,18 +142,18 @@ def fingerprint(*parts: Any) -> str:
         elif isinstance(part, Tensor):
             _add_tensor(digest, part)
         else:
-            part = pipeline_fingerprint(part) if isinstance(part, DiffusionPipeline) else part
+            part = fingerprint(*pipeline_parts(part)) if isinstance(part, DiffusionPipeline) else part
             digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
-def pipeline_fingerprint(pipe: Any) -> str:
-    """Hash of a pipeline's networks and class names; its scheduler and sampling defaults are settings, not weights."""
+def pipeline_parts(pipe: Any) -> list[Any]:
+    """A pipeline's networks and class names; its scheduler and sampling defaults are settings, not weights."""
     parts: list[Any] = [_class_name(pipe), pipe.config.id2label, dict(pipe.config.training_noise)]
     for name, component in sorted(pipe.components.items()):
         if name != "scheduler":
             parts += [name, component]
-    return fingerprint(*parts)
+    return parts
 
 
 def public_config(component: Any) -> dict[str, Any]:

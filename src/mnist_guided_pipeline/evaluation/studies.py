@@ -29,10 +29,11 @@ from .records import (
     check_name,
     fingerprint,
     identity,
-    identity_of_pipeline,
     make_record,
+    pipeline_parts,
     public_config,
     read_runs,
+    shown_name,
     versions,
     write_run,
 )
@@ -87,7 +88,7 @@ def measure_runs(
         check_enough(settings.num_images, len(reference.test.class_names))
     state = start_processes()
     filed, records = read_runs(output), {}
-    identities = {"model": identity_of_pipeline(pipe), **reference.identities}
+    identities = {"model": identity(shown_name(pipe), *pipeline_parts(pipe)), **reference.identities}
     hashes = {kind: found["fingerprint"] for kind, found in identities.items()}
     floor_of: dict[int, dict[str, Any]] = {}
     hidden = None if state.is_main_process and len(runs) > 1 else True
@@ -143,7 +144,8 @@ def file_tables(
     identities = {} if reference is None else dict(reference.identities)
     if model is not None:
         is_pipeline = isinstance(model, DiffusionPipeline)
-        identities["model"] = identity_of_pipeline(model) if is_pipeline else identity(name, *model)
+        called, parts = (shown_name(model), pipeline_parts(model)) if is_pipeline else (name, model)
+        identities["model"] = identity(called, *parts)
     record = make_record(identities, settings, figures, device or getattr(model, "device", "cpu"))
     write_run(output, name, record)
     for view, found in figures.items():

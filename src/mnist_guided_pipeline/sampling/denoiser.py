@@ -83,7 +83,7 @@ class Seen(NamedTuple):
 
 
 class GuidedDenoiser(Wrapper):
-    """A denoiser guided by a classifier.
+    """A denoiser guided by a classifier; arguments not named here are those of a pipeline's call.
 
     Args:
         denoiser: of this package, a ``UNet2DModel`` or a ``DiTTransformer2DModel`` (``networks.py``).
@@ -92,12 +92,7 @@ class GuidedDenoiser(Wrapper):
         class_labels: one class index per sample of the batch; or a float tensor (B, num_classes), the weights of
             classes of which any will do; None does not guide. It may be set anew between calls.
         guidance_scale: s >= 0, one number or one per sample; 1 is Bayes' rule. It may be set anew at any step.
-        guidance_interval: guide only where ``low < sigma / alpha <= high``.
-        cfg_scale: classifier-free weight; 1 is off, 0 does not give the denoiser the label.
-        classifier_temperature: divides the classifier's logits.
-        guidance_rescale: 0 to 1, how far the spread of guided predictions is brought back.
         weak_denoiser: of lower quality, for autoguidance.
-        autoguidance_scale: weight of ``denoiser`` against ``weak_denoiser``; 1 is off.
         particles: the particles of a call (``particles.py``), whose rows are the batch; None for none.
         training_noise: the noise schedule that the networks were trained on, from
             :func:`~mnist_guided_pipeline.sampling.schedulers.describe_noise`; that of ``scheduler`` if None.

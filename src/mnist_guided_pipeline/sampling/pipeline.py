@@ -286,8 +286,11 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             num_inference_steps = defaults["num_inference_steps"]
         if guidance_scale is None:
             labelled = class_labels is not None or negative_class_labels is not None
-            if labelled:
-                self.check_labels_have_a_reader()
+            if labelled and self.classifier is None and not self.denoiser_is_conditional:
+                raise ValueError(
+                    "class_labels were given, but there is neither a classifier nor a class-conditional denoiser, so "
+                    "they would have no effect; use class_labels=None or guidance_scale=0, or load a classifier."
+                )
             guidance_scale = defaults["guidance_scale"] if labelled else 0.0
         num_images_per_label = check_count("num_images_per_label", num_images_per_label)
         num_inference_steps = check_count("num_inference_steps", num_inference_steps)
@@ -502,14 +505,6 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
     def denoiser_is_conditional(self) -> bool:
         """Whether the denoiser takes class labels."""
         return is_conditional(self.denoiser)
-
-    def check_labels_have_a_reader(self) -> None:
-        """Some network must take class labels, unless guidance is switched off by ``guidance_scale=0``."""
-        if self.classifier is None and not self.denoiser_is_conditional:
-            raise ValueError(
-                "class_labels were given, but there is neither a classifier nor a class-conditional denoiser, so they "
-                "would have no effect; use class_labels=None or guidance_scale=0, or load a classifier."
-            )
 
     def prepare_labels(
         self, class_labels: Any, negative_class_labels: Any, num_images_per_label: int, device: torch.device

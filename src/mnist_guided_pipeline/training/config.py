@@ -107,6 +107,10 @@ class CommonConfig:
                 value = getattr(self, name)
                 if isinstance(bound, Bound) and value is not None and not bound.holds(value):
                     raise ValueError(f"{name} must {bound.wanted}, got {value!r}.")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse values that are in bounds and contradict one another, or the machine."""
 
 
 @dataclass
@@ -156,9 +160,8 @@ class TrainingConfig(CommonConfig):
     tracker_project_name: str = "mnist-guided"
     """Project name at the tracker."""
 
-    def check(self) -> None:
-        """See :meth:`CommonConfig.check`."""
-        super().check()
+    def _check_together(self) -> None:
+        super()._check_together()
         if is_point_set(self.dataset_name):
             if not self.trains_on_points:
                 raise ValueError(
@@ -252,9 +255,8 @@ class NewNetworkConfig(NetworkConfig):
     """Folder or Hub id of a network, or of a pipeline that has it: start from its weights, with a new optimizer and
     learning-rate schedule. What network_config leaves out is as it is there."""
 
-    def check(self) -> None:
-        """See :meth:`CommonConfig.check`."""
-        super().check()
+    def _check_together(self) -> None:
+        super()._check_together()
         if self.init_from is not None:
             find_folder(self.init_from, "init_from")
 
@@ -272,9 +274,8 @@ class VAEConfig(NewNetworkConfig):
     kl_warmup_steps: Annotated[int, NOT_NEGATIVE] = 0
     """Updates over which the KL weight rises from zero."""
 
-    def check(self) -> None:
-        """See :meth:`CommonConfig.check`."""
-        super().check()
+    def _check_together(self) -> None:
+        super()._check_together()
         if self.network_arguments.get("variational", True):
             return
         for name, value in (("kl_weight", self.kl_weight), ("kl_warmup_steps", self.kl_warmup_steps or None)):
@@ -313,9 +314,8 @@ class GANConfig(AdversarialConfig, NewNetworkConfig):
     network: Literal["GANGenerator"] = "GANGenerator"
     """Class of the generator."""
 
-    def check(self) -> None:
-        """See :meth:`CommonConfig.check`."""
-        super().check()
+    def _check_together(self) -> None:
+        super()._check_together()
         classes = self.network_arguments.get("num_classes")
         if self.discriminator_arguments.get("num_classes", classes) != classes:
             raise ValueError(
@@ -337,9 +337,8 @@ class DecoderConfig(AdversarialConfig):
     r1_gamma: Annotated[float, NOT_NEGATIVE] = 0.1
     """Weight of the R1 penalty; 0 for none."""
 
-    def check(self) -> None:
-        """See :meth:`CommonConfig.check`."""
-        super().check()
+    def _check_together(self) -> None:
+        super()._check_together()
         if not self.vae_path:
             raise ValueError("vae_path is missing: give the folder of train_vae.py, or a Hub id.")
 
@@ -364,9 +363,8 @@ class LatentTrainingConfig(TrainingConfig):
     """What the denoiser predicts; flow_prediction trains a velocity for the FlowMatch schedulers, on straight lines,
     which have no betas."""
 
-    def check(self) -> None:
-        """See :meth:`CommonConfig.check`."""
-        super().check()
+    def _check_together(self) -> None:
+        super()._check_together()
         if self.vae_path is not None and is_point_set(self.dataset_name):
             raise ValueError(
                 f"vae_path {self.vae_path!r} contradicts dataset_name {self.dataset_name!r}: a VAE makes images, not "
@@ -415,9 +413,8 @@ class ClassifierConfig(LatentTrainingConfig, NewNetworkConfig):
     random_label_share: Annotated[float, SHARE] = 0.0
     """Share of that loss that asks for a random class, with the denoiser's class-conditional prediction for truth."""
 
-    def check(self) -> None:
-        """See :meth:`CommonConfig.check`."""
-        super().check()
+    def _check_together(self) -> None:
+        super()._check_together()
         if self.score_matching_weight > 0 and self.denoiser_path is None:
             raise ValueError(
                 f"score_matching_weight {self.score_matching_weight} needs denoiser_path: the loss compares the guided "
@@ -457,9 +454,8 @@ class PairConfig(LatentTrainingConfig):
     train_batch_size: Annotated[int, POSITIVE] = 512
     """Samples a process takes at a time."""
 
-    def check(self) -> None:
-        """See :meth:`CommonConfig.check`."""
-        super().check()
+    def _check_together(self) -> None:
+        super()._check_together()
         for name, script in (("denoiser_path", "train_denoiser.py"), ("classifier_path", "train_classifier.py")):
             if not getattr(self, name):
                 raise ValueError(f"{name} is missing: give the folder of {script}, or a Hub id.")
@@ -500,9 +496,8 @@ class JudgeConfig(NetworkConfig):
     adam_weight_decay: Annotated[float, NOT_NEGATIVE] = 0.05
     """Decoupled weight decay."""
 
-    def check(self) -> None:
-        """See :meth:`CommonConfig.check`."""
-        super().check()
+    def _check_together(self) -> None:
+        super()._check_together()
         if self.norm_batch_size is not None and self.train_batch_size % self.norm_batch_size:
             raise ValueError(
                 f"norm_batch_size {self.norm_batch_size} must divide train_batch_size {self.train_batch_size}."
@@ -520,7 +515,7 @@ class _Start:
 def parse(
     config_class: type[Config], arguments: list[str] | None = None, presets: Mapping[str, Config] | None = None
 ) -> Config:
-    """Read settings from the command line; what :meth:`TrainingConfig.check` refuses ends the program with status 2.
+    """Read settings from the command line; what :meth:`CommonConfig.check` refuses ends the program with status 2.
 
     ``--config FILE`` takes the settings of a ``train_config.json`` for defaults, ``--preset NAME`` those of
     ``presets``.

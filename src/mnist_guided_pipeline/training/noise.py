@@ -92,7 +92,7 @@ class TrainingNoise:
         self.table = training_levels(self.scheduler)
         self._tables: dict[tuple[torch.device, torch.dtype], NoiseLevel] = {}
         self._first_timestep = 1 if scheduler_schedule(self.scheduler) == "flow" else 0
-        left = self.terminal_signal
+        left = float(self.table.alpha[-1] ** 2)
         if left > MAX_TERMINAL_SIGNAL:
             warnings.warn(
                 f"The noise schedule leaves abar_T = {left:.2g} of the signal's variance at its last timestep, but "
@@ -108,11 +108,6 @@ class TrainingNoise:
                 "v_prediction, or --beta_schedule linear.",
                 stacklevel=2,
             )
-
-    @property
-    def terminal_signal(self) -> float:
-        """``abar_T = alpha^2`` at the last timestep."""
-        return float(self.table.alpha[-1] ** 2)
 
     def draw(
         self, count: int, sample_shape: Sequence[int], generator: torch.Generator
