@@ -10,8 +10,6 @@ https://arxiv.org/abs/2112.10752, section 3.1). The discriminator is told the cl
 The result in output_dir is a plain folder for ``ConvVAE.from_pretrained`` (or ``MLPVAE``), to use in place of the VAE
 before or after the training of a denoiser. Beside it are the discriminator in ``discriminator/`` and the VAE's own
 settings in ``vae_train_config.json``.
-
-Every update is one step of the discriminator, then one of the decoder against it.
 """
 
 import torch

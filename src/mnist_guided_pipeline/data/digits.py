@@ -17,11 +17,7 @@ NUM_TRAIN = 1_500
 
 
 def bundled_digits() -> tuple[list[PILImage.Image], list[int]]:
-    """All images, mode L and 28x28, and their labels from 0 to 9.
-
-    Raises:
-        ImportError: scikit-learn is missing.
-    """
+    """All images, mode L and 28x28, and their labels from 0 to 9; an ImportError where scikit-learn is missing."""
     from sklearn.datasets import load_digits
 
     bundled = load_digits()

@@ -144,8 +144,7 @@ def load_image_splits(
 ) -> tuple[LabelledImages, LabelledImages]:
     """The training and the test split, where there is one (:func:`load_test_images`); ``options`` of ``load_images``.
 
-    Raises:
-        DatasetError: the one is of another size or colour than the other; else as ``load_images``.
+    Splits of different size or colour are a DatasetError, as is what ``load_images`` refuses.
     """
     test, rest = load_test_images(dataset_name, max_samples=max_test_samples, **options)
     train = load_images(dataset_name, rest, max_samples=max_train_samples, **options)

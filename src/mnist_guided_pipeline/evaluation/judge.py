@@ -84,10 +84,8 @@ class Judge:
     def of_classes(self, class_names: Sequence[str]) -> Judge:
         """This judge for the classes of a data set, in their order: by their names, which it may know among others.
 
-        Where it knows none of the names, but as many classes, they are taken by index, which is logged.
-
-        Raises:
-            ValueError: it knows some of the classes, or none and another number.
+        Where it knows none of the names, but as many classes, they are taken by index, which is logged. Some of the
+        names, or none and another number, are a ValueError.
         """
         known = {name: index for index, name in enumerate(self.class_names)}
         missing = [name for name in class_names if name not in known]
@@ -131,10 +129,7 @@ class Judge:
     def __call__(self, images: Tensor, batch_size: int = 500) -> Judgement:
         """Judge images uint8 (N, H, W) or, in colour, (N, 3, H, W), N at least 1; 0 is background.
 
-        The result is on the CPU and does not depend on the batch size.
-
-        Raises:
-            ValueError: the images have another type or shape.
+        The result is on the CPU and does not depend on the batch size. Another type or shape is a ValueError.
         """
         if self.image_shape is None:
             wanted, fits = "H, W) or (N, 3, H, W", images.ndim == 3 or (images.ndim == 4 and images.shape[1] == 3)

@@ -107,10 +107,8 @@ def precision_recall_density_coverage(
     """Compare features (N, D) and (M, D) by the balls that reach to each image's k-th neighbour in its own set.
 
     Precision and recall: Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991, equation 2. Density and coverage:
-    Naeem et al. 2020, https://arxiv.org/abs/2002.09797, section 3. The image itself is no neighbour.
-
-    Raises:
-        ValueError: the sets do not match, have no k-th neighbour, or are not finite.
+    Naeem et al. 2020, https://arxiv.org/abs/2002.09797, section 3. The image itself is no neighbour. Errors as for
+    :func:`judge_fid`, with at least k + 1 rows.
     """
     _check(features_real, features_fake, at_least=k + 1)
     centre = features_real.double().mean(dim=0)  # differences of squares lose least around the origin
@@ -134,15 +132,12 @@ def precision_recall_density_coverage(
 
 
 def sliced_wasserstein(first: np.ndarray, second: np.ndarray, directions: int = 64) -> float:
-    r"""Sliced 1-Wasserstein distance of two samples (N, d), in the units of the data.
+    r"""Sliced 1-Wasserstein distance of two samples (N, d) of one shape, in the units of the data.
 
     The mean over unit vectors u, random and the same in every call, of ``mean_i |sort(a u)_i - sort(b u)_i|`` (Rabin et
     al. 2011, https://doi.org/10.1007/978-3-642-24785-9_37; Bonneel et al. 2015,
     https://doi.org/10.1007/s10851-014-0506-3, equation 5). Two samples of one distribution are not at distance 0 but at
     a floor that shrinks as they grow.
-
-    Raises:
-        ValueError: the samples differ in shape.
     """
     if first.shape != second.shape:
         raise ValueError(f"first and second must have one shape (N, d), got {first.shape} and {second.shape}.")

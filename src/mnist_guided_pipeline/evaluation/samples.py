@@ -145,10 +145,8 @@ def wanted_classes(num_images: int, num_classes: int, class_weights: Sequence[fl
 
     The k-th image of a class of proportion p is due at ``(k + 1/2) / p``, and images come in the order of these times
     (Sainte-Lague). So every prefix has the proportions up to one image per class or so, as many images as the weights
-    sum up to have just these counts, and equal weights take the classes in turn.
-
-    Raises:
-        ValueError: weights of another number, negative or all 0.
+    sum up to have just these counts, and equal weights take the classes in turn. Weights that are negative, all 0 or of
+    another number are a ValueError.
     """
     weights = torch.tensor(class_weights or [1.0] * num_classes, dtype=torch.float64)
     if len(weights) != num_classes or (weights < 0).any() or weights.sum() == 0:
@@ -187,10 +185,7 @@ def draw_images(pipe: Any, settings: SamplingSettings, chunk_size: int = _BATCH)
     """Draw images; under a launcher the processes share the work, and each gets all of them.
 
     The pipeline is of images and on its device; its own progress bar is switched off. Labels are given where they can
-    matter: with a classifier or a class-conditional denoiser.
-
-    Raises:
-        ValueError: the settings do not fit the pipeline.
+    matter: with a classifier or a class-conditional denoiser. Settings that do not fit the pipeline are a ValueError.
     """
     check_count("chunk_size", chunk_size)
     state = start_processes()

@@ -31,9 +31,6 @@ def image_rows(
     The images of all rows are of one size and kind, as many in each: grey or RGB ``PIL`` images or uint8 arrays (H, W),
     (H, W, 3) or (3, H, W), 0 is black. ``scale`` is a whole-number magnification, in which pixels stay sharp squares;
     ``gap`` counts pixels between two images before it.
-
-    Raises:
-        ValueError: rows that are empty or differ.
     """
     tiles = [[_channels_last(np.asarray(image)) for image in row] for row in rows]
     shapes = {image.shape for row in tiles for image in row}

@@ -233,7 +233,7 @@ def embed_labels(embedding: nn.Embedding | None, class_labels: Tensor | None, li
     """
     if embedding is None:
         if class_labels is not None:
-            raise ValueError("class_labels were given, but this denoiser has no classes (num_classes=None).")
+            raise ValueError("class_labels were given, but this denoiser has no classes; leave them None.")
         return None
     if class_labels is None:
         class_labels = torch.full((1,), embedding.num_embeddings - 1, device=like.device)

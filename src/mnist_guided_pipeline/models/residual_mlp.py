@@ -21,7 +21,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.activations import SwiGLU
 from torch import Tensor, nn
 
-from .layers import Classifier, Denoiser, DenoiserOutput, Network, TimeEmbedding, check_sample, zeroed
+from .layers import Classifier, Denoiser, DenoiserOutput, TimeEmbedding, zeroed
 
 
 class _Block(nn.Module):
@@ -159,7 +159,7 @@ class ResidualMLPClassifier(Classifier):
         return self.output(self.trunk(sample, self.activation(self.time_embedding(timestep, sample))))
 
 
-class GatedResidualMLPDenoiser(Network):
+class GatedResidualMLPDenoiser(Denoiser):
     """An unconditional denoiser that sorts samples into components of its own, with no label in training.
 
     A classifier inside says which of ``num_components`` a sample belongs to, and a denoiser is told those
@@ -191,15 +191,10 @@ class GatedResidualMLPDenoiser(Network):
         gate_layers: int = 3,
     ):
         super().__init__()
+        self.class_embedding = None
         self.gate = ResidualMLPClassifier(sample_shape, num_components, gate_size, gate_layers, condition_dim)
         self.denoiser = ResidualMLPDenoiser(sample_shape, hidden_size, num_layers, condition_dim, num_components)
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, class_labels: None = None, return_dict: bool = True
-    ) -> DenoiserOutput | tuple[Tensor]:
-        """As for :class:`ResidualMLPDenoiser`; labels that are given are a ValueError."""
-        check_sample(sample, self.config.sample_shape)
-        if class_labels is not None:
-            raise ValueError("class_labels were given, but this denoiser has no classes, only components of its own.")
+    def _predict(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         probabilities = self.gate(sample, timestep).logits.softmax(dim=-1)
-        return self.denoiser(sample, timestep, probabilities, return_dict)
+        return self.denoiser(sample, timestep, probabilities).sample

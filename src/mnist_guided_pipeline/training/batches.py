@@ -36,10 +36,8 @@ _MOST_BYTES = 2**20  # of drawn numbers: what is made of them should stay in a p
 class TrainingStream:
     """The order of the examples and the random numbers of every update, for one of several processes.
 
-    ``batch_size`` examples are a process's at a time, ``accumulation_steps`` such batches make an update.
-
-    Raises:
-        ValueError: the training set is smaller than one global batch.
+    ``batch_size`` examples are a process's at a time, ``accumulation_steps`` such batches make an update. A training
+    set that is smaller than one global batch is a ValueError.
     """
 
     def __init__(

@@ -247,11 +247,7 @@ def _compare_settings(folder: Path, saved: dict[str, Any], current: dict[str, An
 
 
 def _verify(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors by file and the scalars of a checkpoint.
-
-    Raises:
-        IntegrityError: it is damaged, or no checkpoint.
-    """
+    """The tensors by file and the scalars of a checkpoint; an IntegrityError if it is damaged, or none."""
     if not verify_manifest(folder):
         raise IntegrityError(f"{folder} has no manifest: it is not a whole checkpoint.", folder)
     file = folder / "state.json"
