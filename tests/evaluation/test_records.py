@@ -3,8 +3,12 @@
 import sys
 
 import pytest
+import torch
+from diffusers import DDPMScheduler
 
-from mnist_guided_pipeline.evaluation.records import read_runs, typed_command, write_run
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline import seeding
+from mnist_guided_pipeline.evaluation.records import fingerprint, pipeline_parts, read_runs, typed_command, write_run
 
 
 class TestFile:
@@ -33,3 +37,15 @@ class TestFile:
         assert typed_command() == "mnist-guided evaluate --output=m.json 'runs/a b' -1"
         monkeypatch.setattr(sys, "argv", ["training/run_study.py", "eta", "--judge", "../judges/clothes"])
         assert typed_command() == "python training/run_study.py eta --judge clothes"
+
+
+def test_fingerprints_are_those_of_files_that_are_there():
+    """Runs are found again by them, and networks their autoencoder."""
+    layer = torch.nn.Linear(2, 1)
+    layer.load_state_dict({"weight": torch.full((1, 2), 0.5), "bias": torch.zeros(1)})
+    assert fingerprint(layer, torch.arange(3), {"b": None, "a": [1]}) == "9777deafa920b659"
+    denoiser = mgp.MixtureDenoiser([1.0], [[0.0]], [[[1.0]]], [0])
+    pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser, None, DDPMScheduler(clip_sample=False))
+    assert fingerprint(*pipeline_parts(pipe)) == "f00273ada513c1fc"
+    assert fingerprint(pipe, "x") == "b8bb06b5d10b715c"
+    assert seeding.fingerprint(torch.arange(6).reshape(2, 3), torch.ones(2)) == "598ee942e4ad6fc0"

@@ -84,13 +84,10 @@ def check_pipeline(
 
 
 def check_network(folder: Path, network_class: type[ModelMixin], variant: str | None = None) -> ModelMixin:
-    """Check one network's folder, all but its manifest.
+    """Refuse a damaged folder of one network, manifest apart, by an IntegrityError that names the file.
 
     Returns:
         The network on the meta device: its config and shapes, no weights.
-
-    Raises:
-        IntegrityError: naming the file and what is wrong with it.
     """
     file = folder / "config.json"
     config = _config_of(file, network_class)
