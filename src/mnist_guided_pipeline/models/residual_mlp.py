@@ -5,8 +5,6 @@ through a factor that starts at zero, as the adaLN-Zero blocks of DiT do (Peeble
 https://arxiv.org/abs/2212.09748, section 3.2). On a latent of few numbers (32 in the shipped default) this is far
 cheaper than a convolution or attention and mixes all positions at once.
 
-Given a noise schedule, the classifier reads ``alpha(t) x`` in place of x (:class:`~.layers.SignalGate` says why).
-
 Where one timestep serves the whole batch, as in sampling, it is embedded once, and the modulation made once, unless
 labels or posteriors come along.
 """
