@@ -13,15 +13,11 @@ PICTURES = {  # and what else each needs on its line
     "generate": [],
     "figure autoencoder": ["--model", "a/b"],
     "figure samples": ["--model", "a/b"],
-    "figure loss_curves": ["--model", "a/b"],
     "figure forward_process": [],
-    "figure noise_schedules": [],
     "figure points": ["--model", "a/b"],
-    "figure sweep": ["--metrics", "a.json", "--name", "b"],
 }
 FOLDERS = {"assemble": ["--denoiser", "."], "export": [], "digits": []}
-MODELS = [command for command, options in PICTURES.items() if options == ["--model", "a/b"]]
-MODELS = [command for command in (*MODELS, "generate", "figure forward_process") if command != "figure loss_curves"]
+MODELS = list(PICTURES)
 
 
 @pytest.mark.parametrize("words", [[], *([group] for group in _GROUPS)])

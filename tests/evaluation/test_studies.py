@@ -12,11 +12,10 @@ import mnist_guided_pipeline as mgp
 from conftest import write_split
 from mnist_guided_pipeline.cli.options import MeasuringOptions
 from mnist_guided_pipeline.data.posteriors import encode_images
-from mnist_guided_pipeline.evaluation.records import read_runs, write_run
+from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.studies import grid
-from mnist_guided_pipeline.evaluation.tables import render_document, varied_settings
-from mnist_guided_pipeline.figures.curves import sweep_figure, sweep_lines
+from mnist_guided_pipeline.evaluation.tables import render_document
 from tiny import noise
 from training_runs import SCRIPTS  # noqa: F401 - puts the training scripts on the path
 
@@ -40,85 +39,6 @@ class TestGrid:
         assert names == ["none", "use_karras_sigmas", "timestep_spacing=leading"]
         with pytest.raises(ValueError, match="name must be letters"):
             grid(base, {}, "two words")
-
-
-def record(fid: float, accuracy: float = 0.99, images: int = 2000, **settings) -> dict:
-    """What ``evaluate`` files of a run, as far as sweeps read it."""
-    chosen = {"num_images": images, "scheduler": "DDIMScheduler", "num_inference_steps": 20, "guidance_scale": 1.0}
-    return {
-        "settings": {**chosen, "guidance_interval": None, "cfg_scale": 1.0, "eta": 0.0, **settings},
-        "figures": {
-            "accuracy": {"value": accuracy, "interval": [accuracy - 0.005, accuracy + 0.005]},
-            "judge_fid": {"value": fid},
-            "judge_coverage": {"value": 0.9 - fid / 10},
-            "images_per_second": {"value": 400.0},
-        },
-        "floors": {
-            "judge": {"accuracy": {"value": 0.997}},
-            "vae_reconstructions": {"accuracy": {"value": 0.994}, "judge_fid": {"value": 0.08}},
-            "real_training_images": {"judge_fid": {"value": 0.03}},
-        },
-    }
-
-
-@pytest.fixture
-def scales() -> dict[str, dict]:
-    """Two schedulers over three scales: agreement grows with the scale, and the distance has a valley."""
-    figures = {0.0: (0.5, 0.96), 1.0: (0.2, 0.993), 4.0: (0.6, 0.999)}
-    names = ("DDIMScheduler", "DDPMScheduler")
-    return {
-        f"scales/scheduler={name},guidance_scale={scale:g}": record(fid, accuracy, scheduler=name, guidance_scale=scale)
-        for name in names
-        for scale, (fid, accuracy) in figures.items()
-    }
-
-
-class TestSweep:
-    def test_a_line_for_each_set_of_other_settings(self, scales):
-        assert varied_settings(scales) == ["scheduler", "guidance_scale"]
-        lines = sweep_lines(dict(reversed(scales.items())), "guidance_scale")
-        assert lines.keys() == {"scheduler DDIM", "scheduler DDPM"}
-        for line in lines.values():
-            assert [run["settings"]["guidance_scale"] for run in line] == [0.0, 1.0, 4.0]
-        one = sweep_lines({"a": record(0.1, num_inference_steps=5), "b": record(0.1)}, "num_inference_steps")
-        assert list(one) == [""]
-        others = {"a": {"guidance_interval": [0.0, 5.0]}, "b": {"scheduler_options": {"use_karras_sigmas": True}}}
-        labels = sweep_lines({name: record(0.1, **settings) for name, settings in others.items()}, None)
-        assert list(labels) == [
-            "interval 0 to 5, scheduler options none",
-            "interval none, scheduler options use_karras_sigmas=True",
-        ]
-
-    @pytest.mark.parametrize("numbers", [(), ("num_inference_steps",), ("num_inference_steps", "guidance_scale")])
-    def test_axes_follow_from_what_varied(self, numbers):
-        runs = {f"s/{i}": record(0.1 + i, scheduler="AB"[i], **dict.fromkeys(numbers, i + 1)) for i in range(2)}
-        titles = [axes.get_title(loc="left") for axes in sweep_figure(runs).axes]
-        assert len(titles) == 4 * len(numbers) or (numbers, len(titles)) == ((), 2)
-        for title in (name.rpartition("_")[2] for name in numbers):
-            assert {f"Quality against {title}", f"Variety against {title}"} <= set(titles)
-
-    def test_draws_the_values(self, scales):
-        trade_off, time, _, variety = sweep_figure(scales).axes
-        lines = {line.get_label(): line for line in trade_off.get_lines()}
-        assert lines["scheduler DDPM"].get_xdata().tolist() == [0.5, 0.2, 0.6]
-        assert lines["scheduler DDPM"].get_ydata().tolist() == [0.96, 0.993, 0.999]
-        assert time.get_lines()[0].get_xdata().tolist() == [2.5] * 3  # seconds for 1,000 images
-        assert variety.get_lines()[0].get_xdata().tolist() == [0.0, 1.0, 4.0]
-
-    def test_refuses_what_is_no_sweep(self, scales):
-        with pytest.raises(ValueError, match="a is one run"):
-            sweep_figure({"a": record(0.1)})
-        with pytest.raises(ValueError, match="have 1000, 2000 images"):
-            sweep_figure({**scales, "b": record(0.1, images=1000)})
-        with pytest.raises(ValueError, match="'table' is not of one"):
-            sweep_figure({**scales, "table": {"figures": {}, "settings": {}}})
-
-    def test_what_cannot_be_drawn(self, scales, refused, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        write_run("sweep.json", *next(iter(scales.items())))
-        draw = "figure sweep --output a.png --name"
-        assert "no run or group 'steps'" in refused(*f"{draw} steps --metrics sweep.json".split())
-        assert "there is no file" in refused(*f"{draw} scales --metrics no.json".split())
 
 
 class TestMeanOnly:

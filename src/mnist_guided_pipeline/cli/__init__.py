@@ -37,11 +37,8 @@ _GROUPS: Mapping[str, tuple[str, _Commands]] = {
         {
             "autoencoder": figures.autoencoder,
             "samples": figures.samples,
-            "loss_curves": figures.loss_curves,
             "forward_process": figures.forward_process,
-            "noise_schedules": figures.noise_schedules,
             "points": figures.points,
-            "sweep": figures.sweep,
         },
     ),
     "study": (

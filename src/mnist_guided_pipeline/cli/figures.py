@@ -35,7 +35,6 @@ _COUNTS = {  # of images: the least, what is usual, the most
     "manifold": (1, 20, MOST_IMAGES),
     "latents": (2, 5_000, math.inf),
 }
-_NO_LOSSES = ("step", "lr", "images_per_second", "seconds_per_update")  # nor what ends in grad_norm
 
 
 def autoencoder(
@@ -96,7 +95,6 @@ def samples(
     output: Picture,
     num_rows: int | None = None,
     num_columns: int = 12,
-    interpolate: bool = False,
     seed: Seed = 0,
     device: Device = None,
     force: Force = False,
@@ -108,7 +106,6 @@ def samples(
     Args:
         num_rows: Rows of images, of the classes in turn where it has classes; one per class, else 8, if left out.
         num_columns: Images in a row.
-        interpolate: Let the noise of a row go from one draw to another, on a path whose every point is as likely.
     """
     check_new_file(output, force)
     check_range("num_columns", num_columns, 1, MOST_IMAGES)
@@ -129,54 +126,18 @@ def samples(
     shape = (network.config.latent_dim,) if is_gan else network.latent_shape
     num_classes = network.config.num_classes if is_gan else None
     rows = range(num_rows or num_classes or 8)
-
-    def noise(row: int, column: int) -> torch.Tensor:
-        return torch.randn(shape, generator=keyed_generator(seed, row, column))
-
-    if interpolate:  # cos^2 + sin^2 = 1 keeps the distribution N(0, I) on the way, as a straight line would not
-        angles = torch.linspace(0, math.pi / 2, num_columns)
-        noises = [angle.cos() * noise(row, 0) + angle.sin() * noise(row, 1) for row in rows for angle in angles]
-    else:
-        noises = [noise(row, column) for row in rows for column in range(num_columns)]
+    latents = torch.stack(
+        [
+            torch.randn(shape, generator=keyed_generator(seed, row, column))
+            for row in rows
+            for column in range(num_columns)
+        ]
+    )
     labels = None if num_classes is None else torch.arange(len(rows)).repeat_interleave(num_columns) % num_classes
-    latents = torch.stack(noises)
     images = generate_images(network, latents, labels) if is_gan else decode_images(network, latents)
     names = ["" if num_classes is None else str(row % num_classes) for row in rows]
     save_figure(image_rows(images.split(num_columns), names), output)
     print(f"{output}: {len(images)} images of a {type(network).__name__}.")
-
-
-def loss_curves(
-    model: Annotated[str, arg(help="Folder that a training script wrote, with its history.jsonl.", metavar="FOLDER")],
-    output: Picture,
-    force: Force = False,
-) -> None:
-    """Draw the losses of a training run over its updates, each term by itself.
-
-    Example: mnist-guided figure loss_curves --model runs/vae --output losses.png
-    """
-    check_figure(output, force)
-
-    from ..figures.curves import Curve, line_panels
-    from ..figures.images import save_figure
-    from ..training.history import read_history
-
-    events = [event for event in read_history(model) if event.get("step") is not None]
-    logged = dict.fromkeys(name for event in events for name in event)
-    losses = [name for name in logged if name not in _NO_LOSSES and "/" not in name and not name.endswith("grad_norm")]
-    panels = {}
-    for name in losses:
-        curves = {}
-        for label, key in (("training, one batch", name), ("test set", f"test/{name}")):
-            found = [(event["step"], event[key]) for event in events if key in event]
-            if any(value for _, value in found):  # a term that is off is 0 throughout
-                curves[label] = Curve(*zip(*found, strict=True))
-        if curves:
-            panels[name.replace("_", " ")] = curves
-    if not panels:
-        raise ValueError(f"--model {model!r} has no history.jsonl with losses; give a training script's output_dir.")
-    save_figure(line_panels(panels, "updates"), output)
-    print(f"{output}: {', '.join(panels)} over {events[-1]['step']:,} updates.")
 
 
 def forward_process(
@@ -227,51 +188,6 @@ def forward_process(
             rows[f"t = {timesteps[index]}, alpha = {level.alpha:.3f}"] = to_uint8(noisy * 2.0 - 1.0).cpu()
     save_figure(image_rows(list(rows.values()), list(rows)), output)
     print(f"{output}: {len(chosen)} images at {num_levels} timesteps; abar_T = {float(table.alpha[-1] ** 2):.2g}.")
-
-
-def noise_schedules(
-    output: Picture,
-    num_train_timesteps: tuple[int, ...] = (20, 100, 200, 1000),
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
-    force: Force = False,
-) -> None:
-    """Compare noise schedules: how much signal each leaves at every timestep, and at the last.
-
-    Example: mnist-guided figure noise_schedules --output schedules.png
-
-    Args:
-        num_train_timesteps: Numbers of timesteps T.
-        beta_start: First beta of the schedules linear, scaled_linear and sigmoid.
-        beta_end: Last beta of the same.
-    """
-    check_figure(output, force)
-
-    import numpy as np
-
-    from ..evaluation.tables import rows_table
-    from ..figures.curves import Curve, line_panels
-    from ..figures.images import save_figure
-    from ..sampling.noise import training_levels
-    from ..training.config import DenoiserConfig
-    from ..training.noise import MAX_TERMINAL_SIGNAL, noise_scheduler
-
-    panels: dict[str, dict[str, Curve]] = {}
-    rows = []
-    for steps in num_train_timesteps:
-        curves = panels[f"T = {steps}"] = {}
-        for schedule in ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"):
-            settings: dict[str, Any] = {"num_train_timesteps": steps, "beta_schedule": schedule}
-            config = DenoiserConfig("", beta_start=beta_start, beta_end=beta_end, **settings)
-            config.check()
-            signal = training_levels(noise_scheduler(config)).alpha.numpy() ** 2
-            curves[schedule] = Curve(np.arange(1, steps + 1) / steps, signal)
-            left = float(signal[-1])
-            rows.append({"beta schedule": schedule, "T": steps, "abar_T": left, "SNR at T": left / (1 - left)})
-            rows[-1]["ends in noise"] = "yes" if left <= MAX_TERMINAL_SIGNAL else "no"
-    save_figure(line_panels(panels, "t / T", "abar_t"), output)
-    print(rows_table(rows))
-    print(f"{output}: a schedule ends in noise where abar_T is at most {MAX_TERMINAL_SIGNAL}.")
 
 
 def points(
@@ -345,29 +261,6 @@ def points(
             save_figure(point_panels(panels, labels.numpy(), data.class_names, real, limits), output)
         print(f"{output}: {len(shown)} {'frames' if film else 'panels'} of {len(labels)} points.")
     print(f"{output}: {type(pipe.scheduler).__name__} in {len(trajectory) - 1} steps.")
-
-
-def sweep(metrics: Path, name: str, output: Picture, force: Force = False) -> None:
-    """Draw a sweep that evaluate has filed; which axes the figure has follows from what was varied.
-
-    Example: mnist-guided figure sweep --metrics sweep.json --name scales --output scales.png
-
-    Args:
-        metrics: File that evaluate wrote.
-        name: Name of the sweep in it: what evaluate was given as --name.
-    """
-    check_figure(output, force)
-    if not metrics.is_file():
-        raise FileNotFoundError(f"--metrics: there is no file {str(metrics)!r}; mnist-guided evaluate makes one.")
-
-    from ..evaluation.records import read_runs
-    from ..evaluation.tables import find_runs
-    from ..figures.curves import sweep_figure
-    from ..figures.images import save_figure
-
-    runs = find_runs(read_runs(metrics), name)
-    save_figure(sweep_figure(runs), output)
-    print(f"{output}: {len(runs)} runs of {name}.")
 
 
 def _reconstructions(vae: Any, images: Any, seed: int) -> tuple[Any, str]:

@@ -1,4 +1,4 @@
-"""Lines: a value against something else, losses over the updates, a sweep, and what a guide does."""
+"""Lines: a value against something else, and what a guide does."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation.tables import Runs, setting_text, setting_title, varied_settings
 from .style import COLOURS, INK, new_figure, quiet
 
-_Record = Mapping[str, Any]
-_Rows = Sequence[_Record]
+_Rows = Sequence[Mapping[str, Any]]
 _PALE = "#aaaaaa"
 
 
@@ -45,55 +43,6 @@ def line_panels(
         quiet(axes, x_label, y_label if axes is every[0] else "", title)
         axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
     return figure
-
-
-def sweep_figure(runs: Runs) -> Figure:
-    """Accuracy against distance, and distance against time; distance and variety over each number that was varied.
-
-    The runs that share all other settings are a line, in the order of that number.
-
-    Raises:
-        ValueError: a single run, runs without images, or with different numbers of images.
-    """
-    _check_sweep(runs)
-    numbers: list[str | None] = [
-        name
-        for name in varied_settings(runs)
-        if all(isinstance(record["settings"].get(name), (int, float)) for record in runs.values())
-    ]
-    figure = new_figure(16.0 if numbers else 8.0, 3.7 * max(1, len(numbers)))
-    rows = figure.subplots(max(1, len(numbers)), 4 if numbers else 2, squeeze=False)
-    for name, row in zip(numbers or [None], rows, strict=True):
-        lines = sweep_lines(runs, name)
-        panels = [
-            ("Accuracy against distance", "judge-FID", "accuracy of the wanted class", "judge_fid", "accuracy"),
-            ("Quality against time", "seconds for 1,000 images", "judge-FID", "seconds", "judge_fid"),
-        ]
-        if name is not None:
-            title = setting_title(name)
-            panels.append((f"Quality against {title}", title, "judge-FID", name, "judge_fid"))
-            panels.append((f"Variety against {title}", title, "judge-coverage", name, "judge_coverage"))
-        for axes, (title, x_label, y_label, x, y) in zip(row, panels, strict=True):
-            curves = {label: Curve(_column(line, x), _column(line, y)) for label, line in lines.items()}
-            _draw(axes, curves, legend=axes is row[0])
-            quiet(axes, x_label, y_label, title)
-            places = [place for curve in curves.values() for place in curve.x]
-            axes.set_xscale("log" if 0 < 20 * min(places) <= max(places) else "linear")
-    return figure
-
-
-def sweep_lines(runs: Runs, axis: str | None) -> dict[str, list[dict[str, Any]]]:
-    """Lines along one setting: the records that share all others, in the order of it; every record alone if None.
-
-    They stand by what tells them apart, such as ``"scheduler DDIM, steps 20"``; a single line has the label ``""``.
-    """
-    others = [name for name in varied_settings(runs) if name != axis]
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for record in runs.values():
-        settings = record["settings"]
-        label = ", ".join(f"{setting_title(name)} {setting_text(settings.get(name)) or 'none'}" for name in others)
-        lines.setdefault(label, []).append(record)
-    return {label: sorted(line, key=lambda record: record["settings"].get(axis, 0)) for label, line in lines.items()}
 
 
 def guide_report_figure(
@@ -155,13 +104,13 @@ def guide_report_figure(
     return figure
 
 
-def _draw(axes: Axes, curves: Mapping[str, Curve], legend: bool = True) -> None:
+def _draw(axes: Axes, curves: Mapping[str, Curve]) -> None:
     for index, (name, curve) in enumerate(curves.items()):
         colour, marker = COLOURS[index % len(COLOURS)], "o" if len(curve.x) < 20 else None
         axes.plot(curve.x, curve.y, color=colour, linewidth=1.4, marker=marker, markersize=3.5, label=name)
         if curve.low is not None and curve.high is not None:
             axes.fill_between(np.asarray(curve.x), curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-    if legend and len(curves) > 1:
+    if len(curves) > 1:
         _legend(axes)
 
 
@@ -190,26 +139,3 @@ def _banded(x: Sequence[float], rows: _Rows, name: str) -> Curve:
 
 def _values(rows: _Rows, name: str) -> list[float]:
     return [row[name]["value"] for row in rows]
-
-
-def _check_sweep(runs: Runs) -> None:
-    """Refuse what is no sweep: distances are biased by an amount that depends on the number of images."""
-    strangers = [run for run, record in runs.items() if "judge_fid" not in record["figures"]]
-    if len(runs) < 2 or strangers:
-        found = f"{strangers[0]!r} is not of one" if strangers else f"{', '.join(runs)} is one run"
-        raise ValueError(f"A figure is of a sweep by 'mnist-guided evaluate': {found}.")
-    counts = sorted({record["settings"]["num_images"] for record in runs.values()})
-    if len(counts) > 1:
-        raise ValueError(
-            f"The runs have {', '.join(map(str, counts))} images: distances compare at one number only. Measure them "
-            "with the same --num_images."
-        )
-
-
-def _column(line: list[dict[str, Any]], name: str) -> list[float]:
-    """A setting or a value of each record; NaN where it has none, as the accuracy of a pipeline without labels."""
-    if name == "seconds":
-        return [1000.0 / record["figures"]["images_per_second"]["value"] for record in line]
-    if name in line[0]["settings"]:
-        return [record["settings"][name] for record in line]
-    return [record["figures"].get(name, {}).get("value", float("nan")) for record in line]
