@@ -98,42 +98,28 @@ def systems(
 def autoencoders(
     model: tuple[str, ...],
     name: str = "autoencoders",
-    num_importance_samples: int | None = None,
-    binarisation: Literal["grey", "threshold", "stochastic"] = "grey",
     figure: _Picture = None,
     options: _Options = MeasuringOptions(num_images=10_000),  # noqa: B008
 ) -> None:
     """Compare trained autoencoders: how they copy test images, and what draws of their latent space are worth.
 
     Draws are taken from N(0, I), which is the prior of a VAE and means nothing to a plain autoencoder, and from a
-    Gaussian fitted to the latents of the training images afterwards, which is fair to both. Of variational ones that
-    were trained with --reconstruction bce, the likelihood of the test images too, where it is asked for.
+    Gaussian fitted to the latents of the training images afterwards, which is fair to both.
 
     Example: mnist-guided study autoencoders --model runs/vae runs/ae --figure autoencoders.png
 
     Args:
         model: Folders or Hub ids of autoencoders, or of pipelines that have one.
         name: Name of the table in the output.
-        num_importance_samples: Measure the evidence lower bound, and the likelihood by this many draws per image: the
-            bound rises with them, 200 are usual. Every model must have a likelihood.
-        binarisation: What counts as an image there: the grey values read as probabilities, pixels above one half, or
-            one draw of each pixel. Values of different binarisations do not compare.
     """
     options.check(None, figure)
     names = _row_names(model)
     for path in model:
         check_model(path, "config.json", "vae/config.json", what="autoencoder")
-    count, seed, draws = options.num_images, options.seed, num_importance_samples
-    check_range("num_importance_samples", 1 if draws is None else draws, 1)
+    count, seed = options.num_images, options.seed
 
     from ..data.posteriors import decode_images, reconstruct
-    from ..evaluation.autoencoders import (
-        check_has_likelihood,
-        fitted_draws,
-        measure_autoencoder,
-        measure_likelihood,
-        prior_draws,
-    )
+    from ..evaluation.autoencoders import fitted_draws, measure_autoencoder, prior_draws
     from ..evaluation.records import check_name
     from ..evaluation.studies import file_tables
     from ..figures.images import image_rows, save_figure
@@ -141,9 +127,6 @@ def autoencoders(
     check_name(name)
     recipes = {label: training_settings(path) for label, path in zip(names, model, strict=True)}
     networks = {label: load_autoencoder(path, options.device) for label, path in zip(names, model, strict=True)}
-    if draws is not None:
-        for label, network in networks.items():
-            check_has_likelihood(network, recipes[label].get("reconstruction"))
     reference = options.reference()
     first = reference.test.images[:_SHOWN]
     rows, pictures = {}, {"original": first}
@@ -154,16 +137,11 @@ def autoencoders(
             "kl_weight": recipes[label].get("kl_weight") if network.config.variational else None,
             **measure_autoencoder(network, reference, count, seed),
         }
-        if draws is not None:
-            rows[label] |= measure_likelihood(network, reference.test.images[:count], binarisation, draws, seed)
         pictures[f"{label}: reconstructed"] = reconstruct(network, first)
         pictures[f"{label}: drawn from N(0, I)"] = decode_images(network, prior_draws(network, _SHOWN, seed))
         fitted = fitted_draws(network, reference.train.images, _SHOWN, seed)
         pictures[f"{label}: fitted Gaussian"] = decode_images(network, fitted)
-    settings: dict[str, Any] = {"num_images": count, "seed": seed}
-    if draws is not None:
-        settings |= {"num_importance_samples": draws, "binarisation": binarisation}
-    device = options.own_device()
+    settings, device = {"num_images": count, "seed": seed}, options.own_device()
     file_tables(options.output, name, {"rows": rows}, settings, networks.values(), reference, device)
     if figure is not None:
         save_figure(image_rows([images.numpy() for images in pictures.values()], list(pictures)), figure)
