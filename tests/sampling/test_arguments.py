@@ -37,10 +37,6 @@ def test_indices_and_names(given, expected):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"cat": 1, "owl": 3}, [[0.25, 0, 0.75]]),
-        ({0: 2.0}, [[1, 0, 0]]),
-        ([{"cat": 0.5, 1: 0.5}, "owl"], [[0.5, 0.5, 0], [0, 0, 1]]),
-        ([2, {"dog": 1}], [[0, 0, 1], [0, 1, 0]]),
         (torch.tensor([[1.0, 1.0, 2.0]]), [[0.25, 0.25, 0.5]]),
         (torch.tensor([[0, 1, 0]], dtype=torch.float64), [[0, 1, 0]]),
     ],
@@ -78,15 +74,11 @@ def test_distributions_are_normalised(given, expected):
         (torch.ones(1, 2), TypeError, r"got torch.float32 of shape \(1, 2\)"),
         (torch.ones(0, 3), TypeError, r"shape \(0, 3\)"),
         (torch.tensor([3]), ValueError, "3 is not a class"),
-        ({"bird": 1}, ValueError, "'bird' is not a class name"),
-        ({"cat": -1, "dog": 2}, ValueError, "not negative"),
-        ({"cat": float("nan")}, ValueError, "finite"),
-        ({"cat": float("inf")}, ValueError, "finite"),
-        ({"cat": 0}, ValueError, "not all zero"),
-        ({}, ValueError, "not all zero"),
+        ({"cat": 1}, TypeError, "got dict"),
         (torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), ValueError, "not all zero"),
         (torch.tensor([[1.0, -0.1, 0.0]]), ValueError, "not negative"),
         (torch.tensor([[float("nan"), 1.0, 0.0]]), ValueError, "finite"),
+        (torch.tensor([[float("inf"), 1.0, 0.0]]), ValueError, "finite"),
     ],
     ids=repr,
 )

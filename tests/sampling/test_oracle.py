@@ -168,7 +168,7 @@ def test_excluded_and_soft_labels_are_exact():
     arguments = {"num_inference_steps": 50, "latents": noise, "output_type": "latent", "guidance_scale": 1.0}
     excluded = pipe(None, COUNT, negative_class_labels=[0], **arguments).images.numpy()
     np.testing.assert_allclose(excluded, wanted, atol=1e-6)
-    either = pipe([{0: 0.5, 1: 0.5}], COUNT, **arguments).images.numpy()
+    either = pipe(torch.tensor([[0.5, 0.5]]), COUNT, **arguments).images.numpy()
     assert max(moment_errors(either, *PLANE.moments(None))) < 0.05
 
 
@@ -178,7 +178,7 @@ def test_the_classifier_alone_guides_also_outside_the_interval():
     unconditional = draw(exact_pipeline(PLANE, "DDIMScheduler", "epsilon"), PLANE, 20, **arguments)
     conditional = exact_pipeline(PLANE, "DDIMScheduler", "epsilon", conditional=True)
     np.testing.assert_allclose(draw(conditional, PLANE, 20, cfg_scale=0.0, **arguments), unconditional, atol=1e-8)
-    either = conditional([{0: 0.5, 1: 0.5}], 8, cfg_scale=0.0, output_type="latent", **arguments).images
+    either = conditional(torch.tensor([[0.5, 0.5]]), 8, cfg_scale=0.0, output_type="latent", **arguments).images
     assert torch.isfinite(either).all()
 
 

@@ -580,10 +580,10 @@ class TestLabelsMatter:
 
     def test_distributions_need_a_classifier_that_guides_alone(self):
         conditional = mgp.MLPDenoiser(sample_shape=(4,), hidden_size=16, num_classes=10)
-        pipe = tiny(denoiser=conditional)
+        pipe, either = tiny(denoiser=conditional), torch.tensor([[0.0] * 3 + [0.5, 0.0, 0.5] + [0.0] * 4])
         with pytest.raises(ValueError, match="labels are distributions .* use cfg_scale=0"):
-            draw(pipe, {3: 0.5, 5: 0.5})
-        assert torch.isfinite(draw(pipe, {3: 0.5, 5: 0.5}, cfg_scale=0.0)).all()
+            draw(pipe, either)
+        assert torch.isfinite(draw(pipe, either, cfg_scale=0.0)).all()
 
     def test_a_conditional_denoiser_reads_them(self):
         conditional = mgp.MLPDenoiser(sample_shape=(4,), hidden_size=16, num_classes=10)

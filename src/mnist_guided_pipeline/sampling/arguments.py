@@ -5,7 +5,6 @@ Each error names the argument, what it was, and what would do; it is raised befo
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -88,13 +87,13 @@ def resolve_labels(class_labels: Any, id2label: Mapping[int, str], argument: str
     """Turn labels into a tensor with one row per label.
 
     Args:
-        class_labels: an index; a name of ``id2label``; a mapping from either to its weight, for a label that is one of
-            several; a sequence of these; an integer tensor (L,); or a float tensor (L, num_classes) of weights.
+        class_labels: an index; a name of ``id2label``; a sequence of either; an integer tensor (L,); or a float tensor
+            (L, num_classes) of weights, for labels that are one of several.
         id2label: class index to name.
         argument: the argument's name, for errors.
 
     Returns:
-        int64 (L,) on the CPU, or float32 (L, num_classes) where any label is a distribution.
+        int64 (L,) on the CPU, or float32 (L, num_classes) where labels are distributions.
 
     Raises:
         TypeError: something that cannot be a label.
@@ -112,7 +111,7 @@ def resolve_labels(class_labels: Any, id2label: Mapping[int, str], argument: str
         class_labels = labels.tolist()
     elif hasattr(class_labels, "tolist"):  # an array, or a scalar of NumPy or torch
         class_labels = class_labels.tolist()
-    if isinstance(class_labels, (str, Mapping)) or _is_index(class_labels):
+    if isinstance(class_labels, str) or _is_index(class_labels):
         class_labels = [class_labels]
     if not isinstance(class_labels, Sequence):
         raise TypeError(
@@ -121,8 +120,6 @@ def resolve_labels(class_labels: Any, id2label: Mapping[int, str], argument: str
         )
     if not class_labels:
         raise ValueError(f"{argument} is empty; give at least one label, or None for unconditional samples.")
-    if any(isinstance(label, Mapping) for label in class_labels):
-        return torch.stack([_weights(label, id2label, argument) for label in class_labels])
     if not all(type(label) in (int, str) for label in class_labels):
         return torch.tensor([_index(label, id2label, argument) for label in class_labels], dtype=torch.int64)
     known = {label: _index(label, id2label, argument) for label in set(class_labels)}  # thousands are few different
@@ -181,13 +178,6 @@ def _index(label: Any, id2label: Mapping[int, str], argument: str) -> int:
     if (id2label and index not in id2label) or index < 0:
         raise ValueError(f"{argument}: {index} is not a class; the classes are 0 to {len(id2label) - 1}.")
     return index
-
-
-def _weights(label: Any, id2label: Mapping[int, str], argument: str) -> Tensor:
-    weights = torch.zeros(len(id2label))
-    for name, weight in label.items() if isinstance(label, Mapping) else [(label, 1.0)]:
-        weights[_index(name, id2label, argument)] = math.nan if (number := _number(weight)) is None else number
-    return _normalised(weights, argument)
 
 
 def _normalised(weights: Tensor, argument: str) -> Tensor:
