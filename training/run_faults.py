@@ -47,6 +47,8 @@ from run_study import make_pipeline, train_once
 Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 _PRESET = "notebook"
+_SCALE = 2.0  # of the right system
+_HIGH_SCALE = 8.0  # at which guide and judge are compared
 _COLUMNS = ("accuracy", "judge_fid", "judge_precision", "judge_recall", "judge_coverage")
 
 
@@ -64,10 +66,6 @@ class FaultsConfig:
     """Train on the first this many images."""
     num_inference_steps: int = 100
     """Steps of DDPM; the schedule of T = 20 timesteps has 20."""
-    guidance_scale: float = 2.0
-    """Of the right system."""
-    high_scale: float = 8.0
-    """At which guide and judge are compared."""
     measuring: Annotated[MeasuringOptions, tyro.conf.arg(name="")] = MeasuringOptions(force=True)  # noqa: RUF009
 
 
@@ -112,7 +110,7 @@ def clamped(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) 
 
 def main(config: FaultsConfig) -> None:
     """Train what is not trained yet, then draw and measure every system, file the table and draw the figure."""
-    options, s = config.measuring, config.guidance_scale
+    options, s = config.measuring, _SCALE
     figure = config.figure or Path(config.output_dir) / "study-faults.png"
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     options.check(figure=figure)
@@ -176,9 +174,9 @@ def main(config: FaultsConfig) -> None:
         **dict(zip(("right", "with the fault"), (f"{error:.3f}" for error in exact), strict=True)),
     }
     right.register_to_config(sampling_defaults={"num_inference_steps": config.num_inference_steps})
-    by_scale = guide_hacking(right, reference.judge, options.num_images, (config.high_scale,), seed=options.seed)[0]
+    by_scale = guide_hacking(right, reference.judge, options.num_images, (_HIGH_SCALE,), seed=options.seed)[0]
     rows["judging with the guide"] = {
-        "shows in": f"accuracy at scale {config.high_scale:g}",
+        "shows in": f"accuracy at scale {_HIGH_SCALE:g}",
         "right": shown_as("accuracy", by_scale["judge_accuracy"]),
         "with the fault": shown_as("accuracy", by_scale["guide_accuracy"]),
     }

@@ -40,6 +40,7 @@ from mnist_guided_pipeline.training.launch import make_accelerator, plain_errors
 from mnist_guided_pipeline.weights import DEFAULT_FOLDER
 from train_pipeline import is_finished
 
+_VAE_PATH = str(DEFAULT_FOLDER)  # the variants share the shipped autoencoder
 _Drawings = dict[str, dict[str, Any]]
 _TWENTY_STEPS: _Drawings = {"": {"scheduler": "DPMSolverMultistepScheduler", "num_inference_steps": 20}}
 
@@ -137,8 +138,6 @@ class StudyConfig:
     """Folder of the trained variants."""
     figure: Path | None = None
     """Figure to write, a row of samples per variant; study-NAME.png in output_dir if left out."""
-    vae_path: str = str(DEFAULT_FOLDER)
-    """Autoencoder that the variants share, or a pipeline that has one; that of the shipped pipeline if left out."""
     max_train_steps: int | None = None
     """Updates of every training, in place of the study's own."""
     max_train_samples: int | None = None
@@ -183,12 +182,12 @@ def trained(
     changes["max_train_samples"] = config.max_train_samples
     if config.max_train_steps is not None:
         changes["max_train_steps"] = config.max_train_steps
-    shared = {"vae_path": config.vae_path, **changes}
+    shared = {"vae_path": _VAE_PATH, **changes}
     denoiser = train_once(train_denoiser, variant.denoiser, folder / "denoiser", **shared)
     guide = None
     if isinstance(variant.guide, ClassifierConfig):
         guide = train_once(train_classifier, variant.guide, folder / "guide", denoiser_path=denoiser, **shared)
-    pipe = make_pipeline(config.vae_path, denoiser, guide, id2label)
+    pipe = make_pipeline(_VAE_PATH, denoiser, guide, id2label)
     if isinstance(variant.guide, JudgeConfig):
         judge = Judge.from_pretrained(train_once(train_judge, variant.guide, folder / "guide", **changes))
         pipe.register_modules(classifier=CleanClassifierGuide(judge.model, pipe.denoiser, pipe.vae, pipe.scheduler))

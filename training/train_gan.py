@@ -46,7 +46,7 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
     """Train, then save the generator's averaged weights and the discriminator."""
     train, test = load_splits(config, accelerator)
     arguments = {"image_shape": train.image_shape}
-    generator = make_network(config, getattr(mgp, config.network), train, arguments, init_from=config.init_from)
+    generator = make_network(config, mgp.GANGenerator, train, arguments, init_from=config.init_from)
     num_classes, latent_dim = generator.config.num_classes, generator.config.latent_dim
     arguments |= {"num_classes": num_classes}
     discriminator = make_network(

@@ -29,6 +29,11 @@ from mnist_guided_pipeline.training.config import JudgeConfig
 from mnist_guided_pipeline.training.launch import build_network, launch, load_splits
 from mnist_guided_pipeline.training.run import Run
 
+_MAX_ROTATION = 15.0  # degrees
+_MAX_SHEAR = 0.2  # horizontal, the tangent of its angle
+_MAX_SCALING = 0.15  # relative
+_MAX_SHIFT = 2.0  # pixels, in either direction
+
 
 def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights in half precision."""
@@ -50,7 +55,7 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
         return indices, torch.rand(len(indices), 5, generator=generator) * 2.0 - 1.0
 
     for rows, draws in run.batches(draw, part_size=norm_batch_size):
-        images = augment(to_unit_range(pixels.index_select(0, rows)), draws, config)
+        images = augment(to_unit_range(pixels.index_select(0, rows)), draws)
         with accelerator.autocast():
             logits = run.model(images * 2.0 - 1.0).logits
         if run.step(F.cross_entropy(logits.float(), labels[rows])):
@@ -60,23 +65,22 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     run.finish(judge.eval().half())
 
 
-def augment(images: Tensor, draws: Tensor, config: JudgeConfig) -> Tensor:
+def augment(images: Tensor, draws: Tensor) -> Tensor:
     """Rotate, shear, scale and shift every image by its own amounts, with one resampling for the whole batch.
 
     Args:
         images: (B, C, H, W) in unit range [0, 1], background 0.
         draws: (B, 5) in [-1, 1]: the share of the largest rotation, shear, scaling and of both shifts.
-        config: those largest amounts.
 
     Returns:
         (B, C, H, W) in unit range.
     """
     height, width = images.shape[2:]
-    angle = draws[:, 0] * math.radians(config.max_rotation)
-    shear = draws[:, 1] * config.max_shear
-    scale = 1.0 + draws[:, 2] * config.max_scaling
+    angle = draws[:, 0] * math.radians(_MAX_ROTATION)
+    shear = draws[:, 1] * _MAX_SHEAR
+    scale = 1.0 + draws[:, 2] * _MAX_SCALING
     pixel = torch.tensor([2.0 / width, 2.0 / height], device=images.device)  # an image spans [-1, 1] both ways
-    shift = draws[:, 3:] * (config.max_shift * pixel)
+    shift = draws[:, 3:] * (_MAX_SHIFT * pixel)
     cos, sin, aspect = scale * torch.cos(angle), scale * torch.sin(angle), height / width
     rows = [torch.stack([cos, (shear * cos - sin) * aspect], 1), torch.stack([sin / aspect, shear * sin + cos], 1)]
     matrices = torch.cat([torch.stack(rows, 1), shift[:, :, None]], dim=2)  # (B, 2, 3): from output to input
@@ -100,7 +104,7 @@ def validate(
     logits = torch.cat([judge(batch).logits for batch in batches]).float().cpu()
     judge.train()
     draws = torch.rand(8, 5, generator=keyed_generator(config.seed, "validation")) * 2.0 - 1.0
-    augmented = augment(to_unit_range(train.images[:8].cpu()), draws, config)
+    augmented = augment(to_unit_range(train.images[:8].cpu()), draws)
     return {
         "test/accuracy": (logits.argmax(dim=1) == test.labels).double().mean().item(),
         "test/cross_entropy": F.cross_entropy(logits, test.labels).item(),

@@ -48,13 +48,12 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         return indices, torch.randn(len(indices), *vae.latent_shape, generator=generator)
 
-    full_kl_weight = 1.0 if config.kl_weight is None else config.kl_weight
+    kl_weight = 1.0 if config.kl_weight is None else config.kl_weight
     for rows, noise in run.batches(draw):
         images = to_unit_range(pixels.index_select(0, rows))  # image by image, where pixels[rows] is pixel by pixel
         with accelerator.autocast():
             logits, kl = run.model(images * 2.0 - 1.0, noise)
         reconstruction, kl = reconstruction_loss(logits, images, config.reconstruction).mean(), kl.mean()
-        kl_weight = full_kl_weight * min(1.0, (run.state.update + 1) / max(1, config.kl_warmup_steps))
         if run.step(reconstruction + kl_weight * kl, reconstruction=reconstruction, kl=kl):
             run.validate(lambda: validate(vae, test.images, config))
 

@@ -109,10 +109,20 @@ class TestRunsOfBefore:
     def test_flags_win_over_the_file(self, tmp_path):
         file = tmp_path / "train_config.json"
         file.write_text(VAEConfig("old", kl_weight=0.5, seed=3, resume_from_checkpoint="latest").to_json())
-        made_before = {"output_dir": "old", "network": "", "network_config": "{}", "vae_path": "a/b"}
-        assert DecoderConfig.from_json(json.dumps(made_before)) == DecoderConfig("old", vae_path="a/b")
         config = parse(VAEConfig, ["--config", str(file), "--output_dir", "new", "--seed", "4"])
         assert config == VAEConfig("new", kl_weight=0.5, seed=4)
+
+    @pytest.mark.parametrize(
+        ("config", "gone"),
+        [
+            (DecoderConfig, {"network": "", "network_config": "{}"}),
+            (VAEConfig, {"kl_warmup_steps": 0}),
+            (GANConfig, {"network": "GANGenerator"}),
+            (JudgeConfig, {"network": "R", "max_rotation": 15, "max_shear": 0.2, "max_scaling": 0.1, "max_shift": 2}),
+        ],
+    )
+    def test_settings_that_are_gone_are_passed_over(self, config, gone):
+        assert config.from_json(json.dumps({"output_dir": "old", "seed": 3, **gone})) == config("old", seed=3)
 
     @pytest.mark.parametrize("text", ["{", "[1]", json.dumps({"output_dir": "x", "unknown": 1})])
     def test_a_file_that_is_something_else(self, tmp_path, text, capsys):

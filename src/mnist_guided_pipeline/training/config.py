@@ -25,8 +25,8 @@ from .checkpoints import checkpoint_folders
 
 Config = TypeVar("Config", bound="TrainingConfig")
 
-_RETIRED = ("network", "network_config")
-"""Settings in the files of earlier runs of scripts that make no network."""
+_RETIRED = ("network", "network_config", "kl_warmup_steps", "max_rotation", "max_shear", "max_scaling", "max_shift")
+"""Settings in the files of earlier runs, of scripts that have them no more."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class TrainingConfig(CommonConfig):
 
 @dataclass
 class NetworkConfig(TrainingConfig):
-    """What the scripts share that make a network; its class is the setting ``network`` of each."""
+    """What the scripts share that make a network; its class is their setting ``network`` where there is a choice."""
 
     network_config: Annotated[str, JSON_OBJECT] = "{}"
     """Its constructor's arguments, as a JSON object; what the data decide is filled in."""
@@ -271,19 +271,14 @@ class VAEConfig(NewNetworkConfig):
     """Reconstruction term, summed over pixels."""
     kl_weight: Annotated[float | None, NOT_NEGATIVE] = None
     """Weight of the KL term, summed over dimensions; 1 if left out. A plain autoencoder has no such term."""
-    kl_warmup_steps: Annotated[int, NOT_NEGATIVE] = 0
-    """Updates over which the KL weight rises from zero."""
 
     def _check_together(self) -> None:
         super()._check_together()
-        if self.network_arguments.get("variational", True):
-            return
-        for name, value in (("kl_weight", self.kl_weight), ("kl_warmup_steps", self.kl_warmup_steps or None)):
-            if value is not None:
-                raise ValueError(
-                    f"{name} {value} contradicts network_config {self.network_config!r}: an autoencoder that is not "
-                    f"variational has no KL term. Leave out {name}, or variational."
-                )
+        if self.kl_weight is not None and not self.network_arguments.get("variational", True):
+            raise ValueError(
+                f"kl_weight {self.kl_weight} contradicts network_config {self.network_config!r}: an autoencoder that "
+                "is not variational has no KL term. Leave out kl_weight, or variational."
+            )
 
 
 @dataclass
@@ -310,9 +305,6 @@ class AdversarialConfig(TrainingConfig):
 @dataclass
 class GANConfig(AdversarialConfig, NewNetworkConfig):
     """Settings of ``train_gan.py``."""
-
-    network: Literal["GANGenerator"] = "GANGenerator"
-    """Class of the generator."""
 
     def _check_together(self) -> None:
         super()._check_together()
@@ -472,23 +464,13 @@ class PairConfig(LatentTrainingConfig):
 class JudgeConfig(NetworkConfig):
     """Settings of ``train_judge.py``."""
 
-    network: Literal["ResNetForImageClassification"] = "ResNetForImageClassification"
-    """Class of the judge, from transformers."""
     network_config: Annotated[str, JSON_OBJECT] = (
         '{"embedding_size": 64, "hidden_sizes": [64, 128], "depths": [2, 2], "layer_type": "basic"}'
     )
-    """Arguments of its ResNetConfig, as a JSON object; channels and labels are filled in."""
+    """Arguments of a ResNetConfig of transformers, as a JSON object; channels and labels are filled in."""
     norm_batch_size: Annotated[int | None, AT_LEAST_2] = None
     """Images that batch normalisation sees at a time, a divisor of train_batch_size, which it is if None. With the same
     number the weights are the same however a global batch is cut."""
-    max_rotation: Annotated[float, NOT_NEGATIVE] = 15.0
-    """Largest rotation of a training image, in degrees."""
-    max_shear: Annotated[float, NOT_NEGATIVE] = 0.2
-    """Largest horizontal shear, as the tangent of its angle."""
-    max_scaling: Annotated[float, SHARE] = 0.15
-    """Largest relative change of size."""
-    max_shift: Annotated[float, NOT_NEGATIVE] = 2.0
-    """Largest shift in either direction, in pixels."""
     learning_rate: Annotated[float, POSITIVE] = 2e-3
     """Peak learning rate."""
     lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "constant_with_warmup"
