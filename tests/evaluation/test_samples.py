@@ -64,14 +64,6 @@ class TestDrawing:
         assert drawn.labels is None
         assert drawn.images.shape == (9, 28, 28)
 
-    def test_images_of_any_class_but_one(self, tiny):
-        """The unwanted classes are taken in turn, and no class is wanted."""
-        settings = SamplingSettings(5, seed=3, negative_class_labels=("digit 4", 9))
-        drawn = draw_images(tiny, settings, chunk_size=2)
-        assert drawn.labels is None
-        alone = tiny(negative_class_labels=[9], generator=[keyed_generator(3, 0, 3)]).images[0]
-        assert differences(drawn.images[3], torch.from_numpy(np.array(alone))) <= 1
-
     def test_options_are_those_of_the_scheduler(self, tiny):
         settings = SamplingSettings(scheduler="DPMSolverMultistepScheduler", scheduler_options={"solver_order": 3})
         assert settings.make_scheduler(tiny).config.solver_order == 3

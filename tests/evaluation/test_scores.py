@@ -16,7 +16,6 @@ from mnist_guided_pipeline.evaluation import scores as scoring
 from mnist_guided_pipeline.evaluation import studies
 from mnist_guided_pipeline.evaluation.accuracy_score import classification_accuracy_score
 from mnist_guided_pipeline.evaluation.judge import load_judge
-from mnist_guided_pipeline.evaluation.metrics import memorisation
 from mnist_guided_pipeline.evaluation.records import read_runs, write_run
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.scores import Reference, proportion, score_images
@@ -95,7 +94,6 @@ class TestBadModelsLookBad:
 
     def test_copies_of_the_training_set_shout(self, scores):
         assert self.value(scores, "memorised", "near_copies") > 0.9
-        assert self.value(scores, "memorised", "copying_z") < -5 < self.value(scores, "faithful", "copying_z")
         assert self.value(scores, "memorised", "accuracy") > 0.9
 
     def test_one_image_a_class_has_no_variety(self, scores):
@@ -208,11 +206,6 @@ class TestWhatIsMeasuredOnce:
         assert len(searched) == len(floored) == 1
         assert first["floors"] == second["floors"]
 
-    def test_known_distances_change_nothing(self, handwriting):
-        generated, train, held_out = handwriting.images.split([150, 700, 947])
-        known = scoring.nearest_neighbours(held_out, train)[0]
-        assert memorisation(generated, train, held_out, known) == memorisation(generated, train, held_out)
-
 
 class TestCommand:
     @pytest.fixture
@@ -224,7 +217,7 @@ class TestCommand:
     def evaluate(self, typed, words):
         return lambda *options: typed(*words, *options)
 
-    def test_a_sweep_resumes_and_is_drawn(self, evaluate, typed, tmp_path, capsys):
+    def test_a_sweep_resumes(self, evaluate, tmp_path, capsys):
         output = tmp_path / "sweep.json"
         evaluate("--guidance_scale", 0, 2, "--output", output, "--name", "scales")
         printed = capsys.readouterr().out
@@ -239,8 +232,6 @@ class TestCommand:
         runs = list(read_runs(output).values())
         assert runs[0] == first[1] and runs[1]["figures"]["judge_fid"] == second[1]["figures"]["judge_fid"]
         assert [run["settings"]["guidance_scale"] for run in runs] == [0.0, 2.0]
-        typed("figure", "sweep", "--metrics", output, "--name", "scales", "--output", tmp_path / "scales.png")
-        assert "2 runs of scales" in capsys.readouterr().out and (tmp_path / "scales.png").is_file()
 
     def test_the_record_holds_all_that_is_needed_to_measure_it_again(self, evaluate, digits_folder, tmp_path):
         options = ("--scheduler", "DDIMScheduler", "--scheduler_options", '{"timestep_spacing": "leading"}', "--eta", 1)
@@ -284,7 +275,6 @@ class TestCommand:
             (["--output", "nowhere/metrics.json"], "there is no folder"),
             (["--num_images", "50"], "num_images must be at least 100"),
             (["--guidance_scale", "-1"], "guidance_scale must be"),
-            (["--chunk_size", "0"], "chunk_size must be"),
             (["--name", "two words"], "name must be letters"),
             (["--judge", "nowhere"], "--judge 'nowhere' is neither a folder nor a Hub id"),
             (["--judge", "."], "--judge '.' has no config.json: it is not the folder of a judge"),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from .options import DataType, MeasuringOptions, load_pipeline, scheduler_settings
+from .options import GuidanceOptions, MeasuringOptions, load_pipeline, scheduler_settings
 
 
 def evaluate(
@@ -18,15 +18,9 @@ def evaluate(
     guidance_scale: tuple[float, ...] = (),
     cfg_scale: tuple[float, ...] = (),
     eta: tuple[float, ...] = (),
-    guidance_interval: tuple[float, float] | None = None,
-    guidance_rescale: float = 0.0,
-    classifier_temperature: float = 1.0,
-    autoguidance_scale: float = 1.0,
     num_particles: tuple[int, ...] = (),
-    negative_class_labels: tuple[str, ...] = (),
     classification_accuracy_score: bool = False,
-    chunk_size: int = 500,
-    dtype: DataType = "float32",
+    guidance: Annotated[GuidanceOptions, tyro.conf.arg(name="")] = GuidanceOptions(),  # noqa: B008 - it is frozen
     options: Annotated[MeasuringOptions, tyro.conf.arg(name="")] = MeasuringOptions(num_images=10_000),  # noqa: B008
 ) -> None:
     """Draw many images and measure them with a judge that never guides.
@@ -46,16 +40,9 @@ def evaluate(
         guidance_scale: One or several; the pipeline's own if left out.
         cfg_scale: Classifier-free weight, for a class-conditional denoiser; 1 is off. One or several.
         eta: Stochasticity of DDIM, from 0 to 1; one or several.
-        guidance_interval: Lowest and highest sigma / alpha at which the classifier guides; the pipeline's own if left
-            out.
-        guidance_rescale: How far the spread of guided predictions is brought back, from 0 to 1.
-        classifier_temperature: Divides the classifier's logits.
-        autoguidance_scale: Weight of the denoiser against the pipeline's weak one (assemble --weak_denoiser); 1 is off.
         num_particles: Weighted particles of which each image is one; 1 is off. One or several.
-        negative_class_labels: Classes that images must not be, taken in turn; no class is wanted then.
         classification_accuracy_score: Also train a classifier on the images alone and test it on real ones.
-        chunk_size: Images drawn at a time.
-        dtype: Floating-point type to compute in.
+        guidance: Shared by the commands that draw guided images.
         options: Shared by the commands that measure images.
     """
     options.check(model)
@@ -64,19 +51,9 @@ def evaluate(
     from ..evaluation.samples import SamplingSettings, start_processes
     from ..evaluation.studies import grid, measure_runs
     from ..evaluation.tables import render_view
-    from ..sampling.arguments import check_count
 
     check_name(name)
-    check_count("chunk_size", chunk_size)
-    base = SamplingSettings(
-        options.num_images,
-        options.seed,
-        guidance_interval=guidance_interval,
-        guidance_rescale=guidance_rescale,
-        classifier_temperature=classifier_temperature,
-        autoguidance_scale=autoguidance_scale,
-        negative_class_labels=negative_class_labels,
-    )
+    base = SamplingSettings(options.num_images, options.seed, **guidance.call_arguments())
     axes: dict[str, tuple[Any, ...]] = {
         "scheduler": scheduler,
         "scheduler_options": tuple(map(scheduler_settings, scheduler_options)),
@@ -88,13 +65,12 @@ def evaluate(
     }
     runs = grid(base, axes, name)
     reference = options.reference()
-    pipe = load_pipeline(model, options.own_device(), dtype)
+    pipe = load_pipeline(model, options.own_device(), guidance.dtype)
     records = measure_runs(
         pipe,
         runs,
         reference,
         options.output,
-        chunk_size,
         with_cas=classification_accuracy_score,
         again=options.force,
     )

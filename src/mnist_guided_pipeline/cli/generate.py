@@ -12,9 +12,9 @@ from tyro.conf import arg
 
 from .options import (
     MOST_IMAGES,
-    DataType,
     Device,
     Force,
+    GuidanceOptions,
     Model,
     Picture,
     check_model,
@@ -37,17 +37,13 @@ def generate(
     timesteps: tuple[int, ...] = (),
     sigmas: tuple[float, ...] = (),
     guidance_scale: tuple[float, ...] = (),
-    guidance_interval: tuple[float, float] | None = None,
     cfg_scale: float | None = None,
     eta: float = 0.0,
     negative_class_labels: tuple[str, ...] = (),
-    classifier_temperature: float = 1.0,
-    guidance_rescale: float = 0.0,
-    autoguidance_scale: float = 1.0,
     num_particles: int = 1,
     seed: int = 0,
     device: Device = None,
-    dtype: DataType = "float32",
+    guidance: Annotated[GuidanceOptions, arg(name="")] = GuidanceOptions(),  # noqa: B008 - it is frozen
     force: Force = False,
 ) -> None:
     """Draw guided images and write them as one picture, one row per label.
@@ -63,17 +59,13 @@ def generate(
         timesteps: Timesteps of one's own, for schedulers that take them.
         sigmas: Sigmas of one's own, for schedulers that take them.
         guidance_scale: 0 is off, 1 is Bayes' rule. One number, or one per label; the pipeline's own if left out.
-        guidance_interval: Guide between these two values of sigma / alpha; the pipeline's own if left out.
         cfg_scale: Classifier-free weight, for a class-conditional denoiser; 1 is off, 0 leaves the labels to the
             classifier alone. The model's own value if left out.
         eta: Stochasticity of DDIM, from 0 to 1.
         negative_class_labels: In place of class_labels: any class but this one, one row each.
-        classifier_temperature: Divides the classifier's logits.
-        guidance_rescale: How far the spread of guided predictions is brought back, from 0 to 1.
-        autoguidance_scale: Weight of the denoiser against the pipeline's weak one (assemble --weak_denoiser); 1 is off.
         num_particles: Draw each image as one of this many weighted particles, which makes guidance exact at any scale.
         seed: Every image has a random generator of its own, made from the seed, its row and its column.
-        dtype: Floating-point type to compute in.
+        guidance: Shared by the commands that draw guided images.
     """
     started = time.perf_counter()
     check_new_file(output, force)
@@ -85,7 +77,7 @@ def generate(
     from ..sampling.arguments import resolve_labels
     from ..seeding import keyed_generator
 
-    pipe = load_pipeline(model, device, dtype)
+    pipe = load_pipeline(model, device, guidance.dtype)
     if scheduler is not None or settings:
         pipe.scheduler = pipe.make_scheduler(scheduler or type(pipe.scheduler), **settings)
     names = pipe.id2label
@@ -103,17 +95,14 @@ def generate(
         num_images_per_label=num_images_per_label,
         guidance_scale=guidance_scale[0] if len(guidance_scale) == 1 else guidance_scale or None,
         cfg_scale=cfg_scale,
-        guidance_interval=guidance_interval,
         num_inference_steps=num_inference_steps,
         timesteps=list(timesteps) or None,
         sigmas=list(sigmas) or None,
         eta=eta,
         generator=[keyed_generator(seed, row, i) for row in range(len(rows)) for i in range(num_images_per_label)],
         negative_class_labels=unwanted or None,
-        classifier_temperature=classifier_temperature,
-        guidance_rescale=guidance_rescale,
-        autoguidance_scale=autoguidance_scale,
         num_particles=num_particles,
+        **guidance.call_arguments(),
     ).images
     sampled = time.perf_counter()
     chosen = len(timesteps) or num_inference_steps or pipe.sampling_defaults["num_inference_steps"]

@@ -232,6 +232,26 @@ def usable_device(device: str | None) -> str:
 
 
 @dataclass(frozen=True)
+class GuidanceOptions:
+    """What the commands that draw guided images share."""
+
+    guidance_interval: tuple[float, float] | None = None
+    """Guide between these two values of sigma / alpha; the pipeline's own if left out."""
+    guidance_rescale: float = 0.0
+    """How far the spread of guided predictions is brought back, from 0 to 1."""
+    classifier_temperature: float = 1.0
+    """Divides the classifier's logits."""
+    autoguidance_scale: float = 1.0
+    """Weight of the denoiser against the pipeline's weak one (assemble --weak_denoiser); 1 is off."""
+    dtype: DataType = "float32"
+    """Floating-point type to compute in."""
+
+    def call_arguments(self) -> dict[str, Any]:
+        """What the pipeline is called with."""
+        return {name: value for name, value in vars(self).items() if name != "dtype"}
+
+
+@dataclass(frozen=True)
 class MeasuringOptions:
     """What the commands that measure images share."""
 

@@ -37,7 +37,7 @@ _BOUNDS = {
     "classifier_temperature": (1e-6, math.inf),
     "autoguidance_scale": (0.0, math.inf),
 }
-_NOT_OF_THE_CALL = ("num_images", "seed", "class_weights", "scheduler", "scheduler_options", "negative_class_labels")
+_NOT_OF_THE_CALL = ("num_images", "seed", "class_weights", "scheduler", "scheduler_options")
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,6 @@ class SamplingSettings:
             its options if None.
         scheduler_options: further settings of that scheduler, such as ``{"use_karras_sigmas": True}``; without
             ``scheduler`` of the class of the pipeline's own.
-        negative_class_labels: names or indices; image i is drawn as anything but the i-th of them, which are taken in
-            turn. No class is wanted then, so there is no accuracy.
 
     Raises:
         ValueError: a value that does not fit; the message names it.
@@ -76,7 +74,6 @@ class SamplingSettings:
     classifier_temperature: float = 1.0
     autoguidance_scale: float = 1.0
     num_particles: int = 1
-    negative_class_labels: tuple[str | int, ...] = ()
 
     def __post_init__(self) -> None:
         check_count("num_images", self.num_images)
@@ -111,7 +108,7 @@ class SamplingSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an open end of the interval is None, and so is an interval of all noise levels."""
         plain = dataclasses.asdict(self)
-        plain |= {name: list(plain[name]) for name in ("class_weights", "negative_class_labels")}
+        plain["class_weights"] = list(self.class_weights)
         if self.guidance_interval == (0.0, math.inf):
             plain["guidance_interval"] = None
         elif self.guidance_interval is not None:
@@ -187,11 +184,9 @@ def draw_images(pipe: Any, settings: SamplingSettings, chunk_size: int = _BATCH)
     The pipeline is of images and on its device; its own progress bar is switched off. Labels are given where they can
     matter: with a classifier or a class-conditional denoiser. Settings that do not fit the pipeline are a ValueError.
     """
-    check_count("chunk_size", chunk_size)
     state = start_processes()
     count = settings.num_images
-    takes_labels = pipe.classifier is not None or pipe.denoiser_is_conditional
-    labelled = takes_labels and not settings.negative_class_labels
+    labelled = pipe.classifier is not None or pipe.denoiser_is_conditional
     labels, numbers = (
         wanted_classes(count, len(pipe.id2label), settings.class_weights) if labelled else wanted_classes(count, 1)
     )
@@ -204,7 +199,8 @@ def draw_images(pipe: Any, settings: SamplingSettings, chunk_size: int = _BATCH)
             hidden = None if state.is_local_main_process and total else True
             with tqdm(total=total, desc="drawing", unit="image", disable=hidden, leave=False) as bar:
                 for rows in mine:
-                    call = settings.call_arguments() | _labels_of_call(settings, rows.tolist(), labels[rows], labelled)
+                    call = settings.call_arguments()
+                    call |= {"class_labels": labels[rows]} if labelled else {"num_images_per_label": len(rows)}
                     generators = _generators(settings.seed, labels[rows], numbers[rows])
                     started = time.perf_counter()
                     unit = pipe(output_type="pt", generator=generators, **call).images.cpu()
@@ -237,7 +233,6 @@ def draw_gan_images(
     The noise of an image depends on the seed and its number, from 0, alone; classes are :func:`wanted_classes`.
     """
     check_count("num_images", num_images)
-    check_count("chunk_size", chunk_size)
     classes, images = generator.config.num_classes, []
     labels = None if classes is None else wanted_classes(num_images, classes, class_weights)[0]
     for numbers in torch.arange(num_images).split(chunk_size):
@@ -248,12 +243,3 @@ def draw_gan_images(
 
 def _generators(seed: int, labels: Tensor, numbers: Tensor) -> list[torch.Generator]:
     return [keyed_generator(seed, *key) for key in zip(labels.tolist(), numbers.tolist(), strict=True)]
-
-
-def _labels_of_call(settings: SamplingSettings, rows: list[int], labels: Tensor, labelled: bool) -> dict[str, Any]:
-    """The arguments that say which classes the images at ``rows`` are wanted to be, or not to be."""
-    if labelled:
-        return {"class_labels": labels}
-    if unwanted := settings.negative_class_labels:
-        return {"negative_class_labels": [unwanted[row % len(unwanted)] for row in rows]}
-    return {"num_images_per_label": len(rows)}

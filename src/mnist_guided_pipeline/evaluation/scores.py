@@ -24,7 +24,7 @@ from .metrics import (
     confusion_matrix,
     judge_fid,
     judge_kid,
-    memorisation,
+    near_copies,
     nearest_neighbours,
     precision_recall_density_coverage,
 )
@@ -161,10 +161,9 @@ def score_images(
 
     Returns:
         Values by name: ``accuracy`` of the wanted class, ``confusion_matrix`` (counts, rows wanted, columns seen),
-        ``accuracy_per_class`` and ``judge_fid_per_class`` (by class name, of classes with at least 2 images),
-        ``class_shares`` (by class name, of the images that the judge takes for that class), ``judge_fid``,
-        ``judge_kid``, ``judge_precision``, ``judge_recall``, ``judge_density``, ``judge_coverage``, and from the pixels
-        ``near_copies``, ``closer_than_typical`` and ``copying_z``; ``metrics.py`` says what they are.
+        ``accuracy_per_class`` (by class name, of the classes that are wanted), ``judge_fid``, ``judge_kid``,
+        ``judge_precision``, ``judge_recall``, ``judge_density``, ``judge_coverage``, and from the pixels
+        ``near_copies``; ``metrics.py`` says what they are.
 
     Raises:
         ValueError: too few images for values that mean anything.
@@ -172,29 +171,22 @@ def score_images(
     names = reference.test.class_names
     check_enough(len(images), len(names))
     probabilities, fake = reference.judge(images)
-    predicted = probabilities.argmax(dim=1)
 
     figures: dict[str, Any] = {}
     if labels is not None:
-        matrix = confusion_matrix(labels, predicted, len(names))
+        matrix = confusion_matrix(labels, probabilities.argmax(dim=1), len(names))
         figures["accuracy"] = proportion(int(matrix.trace()), len(labels))
         figures["confusion_matrix"] = matrix.tolist()
-        figures["accuracy_per_class"], figures["judge_fid_per_class"] = {}, {}
-        for index, name in enumerate(names):
-            real = reference.judgement.features[reference.test.labels == index]
-            wanted = fake[labels == index]
-            if min(len(real), len(wanted)) > 1:
-                figures["accuracy_per_class"][name] = proportion(int(matrix[index, index]), len(wanted))
-                figures["judge_fid_per_class"][name] = measured(judge_fid(real, wanted), len(wanted))
-    counts = torch.bincount(predicted, minlength=len(names)).tolist()
-    figures["class_shares"] = {name: proportion(count, len(fake)) for name, count in zip(names, counts, strict=True)}
+        wanted = matrix.sum(dim=1).tolist()
+        figures["accuracy_per_class"] = {
+            name: proportion(int(matrix[index, index]), wanted[index])
+            for index, name in enumerate(names)
+            if wanted[index]
+        }
     figures |= _distances(reference.judgement.features, fake)
     if check_memorisation:
-        train, test = reference.train.images, reference.test.images
-        copies = memorisation(images, train, test, reference.held_out_distances)
-        for name in ("near_copies", "closer_than_typical"):
-            figures[name] = proportion(round(getattr(copies, name) * len(fake)), len(fake))
-        figures["copying_z"] = measured(copies.copying_z, len(fake))
+        copies = near_copies(images, reference.train.images, reference.held_out_distances)
+        figures["near_copies"] = proportion(round(copies * len(fake)), len(fake))
     return figures
 
 

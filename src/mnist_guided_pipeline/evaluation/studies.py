@@ -68,7 +68,6 @@ def measure_runs(
     runs: Mapping[str, SamplingSettings],
     reference: Reference,
     output: str | os.PathLike[str],
-    chunk_size: int = 500,
     with_cas: bool = False,
     again: bool = False,
 ) -> dict[str, dict[str, Any]]:
@@ -102,7 +101,7 @@ def measure_runs(
                 tqdm.write(f"{name}: in {output} already, kept.")
             continue
         started, count = time.perf_counter(), settings.num_images
-        drawn = draw_images(pipe, settings, chunk_size)
+        drawn = draw_images(pipe, settings)
         if not state.is_main_process:
             continue
         figures = score_images(drawn.images, drawn.labels, reference)
