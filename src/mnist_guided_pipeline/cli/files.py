@@ -89,7 +89,6 @@ def push(
     repo_id: str,
     private: bool = False,
     revision: str | None = None,
-    commit_message: str = "Upload model",
 ) -> None:
     """Upload a pipeline, or a network that a training script made, to the Hugging Face Hub.
 
@@ -103,14 +102,13 @@ def push(
         repo_id: Hub id such as user/digits; the repository is made where there is none.
         private: Make a new repository private.
         revision: Branch to commit to, made where there is none; main if left out.
-        commit_message: Message of the commit.
     """
     if not model.is_dir():
         raise FileNotFoundError(f"--model: there is no folder {str(model)!r}.")
 
     from ..storage.push import push_folder
 
-    print(push_folder(model, repo_id, private, revision, commit_message=commit_message))
+    print(push_folder(model, repo_id, private, revision))
 
 
 def digits(output: _Folder) -> None:

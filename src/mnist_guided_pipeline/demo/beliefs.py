@@ -41,9 +41,9 @@ def plot_beliefs(
     return figure
 
 
-def plot_belief_in(paths: Sequence[tuple[str, Tensor]], axis: str = "share of the way from noise to image") -> Figure:
+def plot_belief_in(paths: Sequence[tuple[str, Tensor]]) -> Figure:
     """The belief in what was asked for, (T,) in [0, 1] per setting, each over its own steps from 0 to 1."""
-    figure, axes = _canvas(axis, whole=False)
+    figure, axes = _canvas("share of the way from noise to image", whole=False)
     for (name, values), colour in zip(paths, (_STRONG, *_OTHERS), strict=False):
         axes.plot(np.linspace(0, 1, len(values)), np.asarray(values), color=colour, linewidth=2.2, label=name)
     _legend(axes, last_first=False)

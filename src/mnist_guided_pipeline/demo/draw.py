@@ -211,7 +211,7 @@ def like_mnist(drawing: Image.Image, size: Sequence[int] = (28, 28)) -> Image.Im
 
 
 @torch.no_grad()
-def read_drawing(pipe: Any, image: Image.Image, seed: int = 0) -> DrawnDigit:
+def read_drawing(pipe: Any, image: Image.Image) -> DrawnDigit:
     """Encode a grey image of the pipeline's size, and ask the classifier as more and more noise is added to its latent.
 
     The noises are the same at all levels; the pipeline, which has a VAE and a classifier, is only read.
@@ -220,7 +220,7 @@ def read_drawing(pipe: Any, image: Image.Image, seed: int = 0) -> DrawnDigit:
     scheduler.set_timesteps(_LEVELS, device="cpu")
     levels = network_levels(scheduler, dict(pipe.config.training_noise))
     latent = encode_images(pipe.vae, to_bytes([image]), progress=False).mean
-    noise = torch.randn(_DRAWS, *latent.shape[1:], generator=keyed_generator(seed, "drawing")).to(latent.device)
+    noise = torch.randn(_DRAWS, *latent.shape[1:], generator=keyed_generator(0, "drawing")).to(latent.device)
     steps, beliefs = [], []
     for index, timestep in reversed(list(enumerate(scheduler.timesteps))):
         if hasattr(scheduler, "set_begin_index"):

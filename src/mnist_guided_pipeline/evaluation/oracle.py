@@ -112,7 +112,6 @@ def exact_pipeline(
     name: str,
     prediction_type: str,
     conditional: bool = False,
-    denoiser_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> ClassifierGuidedLatentPipeline:
     """The exact networks of a mixture under a scheduler, in float64."""
@@ -127,7 +126,6 @@ def exact_pipeline(
         **noise,
         prediction_type=prediction_type,
         num_classes=2 if conditional else None,
-        **(denoiser_options or {}),
     )
     classifier = MixtureClassifier(**mixture.parameters, **noise)
     pipe = ClassifierGuidedLatentPipeline(None, denoiser.double(), classifier.double(), scheduler)
@@ -168,10 +166,8 @@ def oracle_error(name: str, steps: int, seed: int = 0, callback: Callable[..., A
     return max(moment_errors(samples.numpy(), *PLANE.moments(1)))
 
 
-def tilted_density(
-    scale: float, label: int, told: bool = False, mixture: Mixture = PLANE
-) -> tuple[np.ndarray, np.ndarray]:
-    """``p(x) p(label | x)^scale`` on a grid of the plane, or ``p(x | label) p(label | x)^scale`` where ``told``.
+def tilted_density(scale: float, label: int, told: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """``p(x) p(label | x)^scale`` of ``PLANE`` on a grid, or ``p(x | label) p(label | x)^scale`` where ``told``.
 
     Returns:
         Points (N, 2), and their weights (N,), which sum to 1.
@@ -180,8 +176,8 @@ def tilted_density(
     points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     logs = []
     for value in (0, 1):
-        weights, means, covariances = mixture._of_class(value)
-        prior = np.array(mixture.parameters["weights"])[np.array(mixture.parameters["classes"]) == value].sum()
+        weights, means, covariances = PLANE._of_class(value)
+        prior = np.array(PLANE.parameters["weights"])[np.array(PLANE.parameters["classes"]) == value].sum()
         away = points[:, None] - means
         squares = np.einsum("nki,kij,nkj->nk", away, np.linalg.inv(covariances), away)
         densities = np.log(prior * weights) - 0.5 * (squares + np.log(np.linalg.det(covariances)))

@@ -204,10 +204,10 @@ def _cell(value: Any, name: str) -> str:
     return f"{value:,}" if type(value) is int else "" if value is None else str(value)
 
 
-def markdown_table(rows: list[list[str]], text_columns: int = 1) -> str:
-    """A table whose columns line up as plain text too; the first ``text_columns`` to the left, numbers to the right."""
+def markdown_table(rows: list[list[str]]) -> str:
+    """A table whose columns line up as plain text too; the first to the left, the others, numbers, to the right."""
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
-    rules = [f":{'-' * (w - 1)}" if i < text_columns else f"{'-' * (w - 1)}:" for i, w in enumerate(widths)]
-    sides = [str.ljust if i < text_columns else str.rjust for i in range(len(widths))]
+    rules = [f":{'-' * (widths[0] - 1)}", *(f"{'-' * (w - 1)}:" for w in widths[1:])]
+    sides = [str.ljust, *[str.rjust] * (len(widths) - 1)]
     lines = [[side(cell, w) for side, cell, w in zip(sides, row, widths, strict=True)] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rules, *lines[1:]])

@@ -234,9 +234,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         """Draw samples.
 
         Args:
-            class_labels: an index, a name of ``id2label``, a list of either, or a 1-D integer tensor. A mapping such as
-                ``{"4": 0.5, "9": 0.5}``, or a row of a float tensor (L, num_classes), is a label that is one of
-                several. None draws unconditional samples.
+            class_labels: an index, a name of ``id2label``, a list of either, or a 1-D integer tensor. A row of a
+                float tensor (L, num_classes) is a label that is one of several. None draws unconditional samples.
             num_images_per_label: samples per label (or in all, without labels).
             guidance_scale: s >= 0, one number or one per label. 0 is off, 1 is Bayes' rule, more trades diversity
                 for agreement with the classifier. None takes that of :attr:`sampling_defaults`.
@@ -611,7 +610,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         if output_type == "latent":
             return latents
         if self.vae is None:
-            images = latents.reshape(-1, *(_image_shape(tuple(latents.shape[1:])) or ()))
+            images = latents
         else:
             decoded = denormalise(latents, self.vae.config).to(self.vae.dtype).split(_DECODE_BATCH)
             images = torch.cat([self.vae.decode(part, return_dict=False)[0] for part in decoded])
@@ -624,10 +623,8 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
 
 
 def _image_shape(sample_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """Samples as images (channels, height, width), where they are any; 784 numbers are a digit."""
-    if len(sample_shape) == 3 and sample_shape[0] in (1, 3):
-        return sample_shape
-    return (1, 28, 28) if math.prod(sample_shape) == 28 * 28 else None
+    """Samples as images (channels, height, width), where they are any."""
+    return sample_shape if len(sample_shape) == 3 and sample_shape[0] in (1, 3) else None
 
 
 def _class_names(id2label: dict[Any, str] | None, classifier: Any, denoiser: Any) -> dict[int, str]:

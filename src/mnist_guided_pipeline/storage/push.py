@@ -66,7 +66,7 @@ def model_files(folder: str | os.PathLike[str]) -> list[str]:
     return sorted({file.relative_to(folder).as_posix() for file in files if file.is_file()})
 
 
-def open_repo(repo_id: str, private: bool = False, token: str | None = None) -> str:
+def open_repo(repo_id: str, private: bool = False) -> str:
     """Create the repository, or find it; called before any work, so that what fails, fails early.
 
     Returns:
@@ -77,21 +77,16 @@ def open_repo(repo_id: str, private: bool = False, token: str | None = None) -> 
     """
     from huggingface_hub import create_repo
 
-    return _tried(lambda: create_repo(repo_id, private=private or None, exist_ok=True, token=token).repo_id, repo_id)
+    return _tried(lambda: create_repo(repo_id, private=private or None, exist_ok=True).repo_id, repo_id)
 
 
 def push_folder(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    private: bool = False,
-    revision: str | None = None,
-    token: str | None = None,
-    commit_message: str = "Upload model",
+    folder: str | os.PathLike[str], repo_id: str, private: bool = False, revision: str | None = None
 ) -> str:
     """Upload a pipeline or a network in one commit to ``user/name``, or to a name of the user's own.
 
     The folder is of ``save_pretrained``, ``export`` or a training script. The repository and the branch ``revision``
-    are made where there is none; the branch is the main one and the token the saved one if None.
+    are made where there is none; the branch is the main one if None. The token is the saved one.
 
     Returns:
         The address of the commit.
@@ -105,8 +100,8 @@ def push_folder(
     folder = Path(folder)
     names = model_files(folder)
     verify_manifest(folder, [name for name in names if name.endswith((".safetensors", ".py"))])
-    repo_id = open_repo(repo_id, private, token)
-    api = HfApi(token=token)
+    repo_id = open_repo(repo_id, private)
+    api = HfApi()
     if revision is not None:
         _tried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), repo_id)
     contents: dict[str, Path | bytes] = {name: folder / name for name in names}
@@ -114,7 +109,7 @@ def push_folder(
 
     def commit() -> str:
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        return str(api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision).commit_url)
+        return str(api.create_commit(repo_id, operations, commit_message="Upload model", revision=revision).commit_url)
 
     return _tried(commit, repo_id)
 
