@@ -397,7 +397,7 @@ BAD_INPUTS = [
     *(({name: 1e300}, ValueError, f"{name} must be a number") for name in ("cfg_scale", "autoguidance_scale")),
     *(({"eta": bad}, ValueError, "eta must be a number") for bad in (np.bool_(True), b"1", np.array([0.5]), 10**400)),
     ({"guidance_interval": {0, 1}}, ValueError, "guidance_interval must be"),
-    ({"class_labels": {3: None}}, ValueError, "class_labels: the weights"),
+    ({"class_labels": {3: 1.0}}, TypeError, "class_labels must be a class index, .* got dict"),
     ({"latents": torch.zeros(1, 4).to_sparse()}, ValueError, "latents must be finite .* torch.sparse_coo on cpu"),
     ({"latents": torch.zeros(1, 4, device="meta")}, ValueError, "latents must be finite .* on meta"),
     (
