@@ -2,13 +2,15 @@
 
     python training/train_pipeline.py --preset default --dataset_name ylecun/mnist --output_dir runs/default
 
-Each step trains in ``output_dir/steps`` by the script of its name; a step that has finished with the same settings is
-kept, so the same command continues an interrupted run. The result in output_dir is a plain folder for
-``ClassifierGuidedLatentPipeline.from_pretrained``.
+Each step trains in ``output_dir/steps`` by the script of its name. A step that has finished with the same settings is
+kept where those before it are, so the same command continues an interrupted run. The result in output_dir is a plain
+folder for ``ClassifierGuidedLatentPipeline.from_pretrained``.
 """
 
 import dataclasses
+import itertools
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,8 +64,11 @@ def main(config: PipelineConfig) -> None:
     processes = PartialState(cpu=not torch.accelerator.is_available())
     class_names = load_splits(settings["denoiser"], processes)[1].class_names
     settings = {name: with_num_classes(step, len(class_names)) for name, step in settings.items()}
-    finished = {name for name, step in settings.items() if is_finished(step)}
-    if Path(config.output_dir, "model_index.json").exists() and finished < settings.keys() and not config.force:
+    finished = list(itertools.takewhile(lambda name: is_finished(settings[name]), settings))
+    later = [step.output_dir for step in settings.values()][len(finished) + 1 :]
+    outdated = [folder for folder in later if Path(folder).exists()]  # made from a step that is to be trained anew
+    holds_pipeline = Path(config.output_dir, "model_index.json").exists()
+    if len(finished) < len(settings) and not config.force and (holds_pipeline or outdated):
         raise ValueError(
             f"output_dir {config.output_dir!r} holds a pipeline of other settings. Choose another output_dir, or "
             "replace it with --force."
@@ -76,6 +81,10 @@ def main(config: PipelineConfig) -> None:
     if config.dry_run:
         return
     start_push(config)
+    if processes.is_main_process:
+        for folder in outdated:
+            shutil.rmtree(folder)
+    processes.wait_for_everyone()
     for name, step in settings.items():
         accelerator = make_accelerator(step)
         if name in finished:

@@ -117,3 +117,11 @@ class TestWholePipeline:
             assert str(tmp_path) not in file.read_text()  # a shared pipeline does not say where it was made
         with pytest.raises(ValueError, match="holds a pipeline of other settings.* replace it with --force"):
             script.main(dataclasses.replace(config, seed=1))
+        # a step that is trained anew takes the later ones with it, whose own settings are as they were
+        recipe = tmp_path / "pipeline" / "steps" / "denoiser" / "train_config.json"
+        recipe.write_text(recipe.read_text().replace('"learning_rate": ', '"learning_rate": 9'))
+        capsys.readouterr()
+        with own_signals():
+            script.main(dataclasses.replace(config, report_to="none", force=True))
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.split(":")[0] in script.SCRIPTS]
+        assert [line.split(": ")[1].split()[0] for line in lines] == ["finished", "training", "training", "training"]

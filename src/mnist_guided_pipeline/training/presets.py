@@ -79,7 +79,7 @@ _DENOISER = DenoiserConfig(
     label_dropout=0.2,
     train_batch_size=512,
     learning_rate=2e-3,
-    num_train_epochs=60,
+    num_train_epochs=150,
     mixed_precision="bf16",
 )
 _CLASSIFIER = ClassifierConfig(
@@ -92,7 +92,7 @@ _CLASSIFIER = ClassifierConfig(
     random_label_share=0.5,
     mixed_precision="bf16",
 )
-_PAIR = PairConfig("", max_train_steps=4_000, validation_steps=1_000, mixed_precision="bf16")
+_PAIR = PairConfig("", max_train_steps=9_000, validation_steps=1_000, mixed_precision="bf16")
 _ALONE = {"guidance_scale": 1.25, "cfg_scale": 0.0, "num_inference_steps": 10}
 _TOLD = {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 10}
 _LAPTOP = Preset(
