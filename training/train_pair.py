@@ -134,7 +134,7 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
                 describe_noise(training_noise.scheduler),
                 keyed_generator(config.seed, "rollout", update),
             )
-            with averaged_weights(run.learners["pair"].ema, pair):
+            with averaged_weights(run.learners["pair"].ema, pair), accelerator.autocast():
                 roll_out(visited, denoiser, classifier, settings, config.rollout_size, config.rollout_steps, generator)
             rolled_out = update
         own = chances[:, 0] >= config.visited_share
