@@ -161,6 +161,13 @@ class TestSaving:
         (folder / "steps/vae/log.txt").write_text("goes on")
         Pipeline.from_pretrained(folder)
 
+    def test_what_is_saved_does_not_say_where_it_was_loaded(self, tmp_path):
+        make().save_pretrained(tmp_path / "first")
+        Pipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+        texts = [file.read_text() for file in (tmp_path / "second").rglob("*.json")]
+        assert len(texts) == 6 and not any(str(tmp_path) in text for text in texts)
+        assert torch.equal(images(Pipeline.from_pretrained(tmp_path / "second")), images(make()))
+
     def test_a_file_in_the_way(self, tmp_path):
         (tmp_path / "file").write_text("mine")
         with pytest.raises(NotADirectoryError, match="is a file; name a folder"):

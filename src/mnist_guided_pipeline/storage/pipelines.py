@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from ..sampling import pipeline as sampling
 from ..weights import DEFAULT_FOLDER
 from .atomic import MANIFEST, IntegrityError, atomic_folder, read_manifest, write_manifest
 from .lineage import check_latents
-from .places import find_folder
+from .places import find_folder, public_name
 from .strict import (
     PACKAGE,
     check_fit,
@@ -161,6 +162,9 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
             super().save_pretrained(
                 partial, safe_serialization=True, variant=variant, max_shard_size=max_shard_size, **kwargs
             )
+            for file in partial.glob("**/config.json"):
+                _forget_place(file)
+            _forget_place(partial / "model_index.json")
             _keep_other_files(target, partial, variant)
         if push_to_hub:
             self.push_to_hub(repo_id, variant=variant, **hub_options, **commit_options)
@@ -262,6 +266,13 @@ def _forgotten(error: IntegrityError, repo_id: str) -> IntegrityError:
         if blob != file:
             blob.unlink(missing_ok=True)
     return IntegrityError(f"{error.message} This copy of {repo_id!r} was removed from the cache; load it again.", file)
+
+
+def _forget_place(file: Path) -> None:
+    """What is shared does not say in which folder of a machine it was made."""
+    settings = read_json(file)
+    if name := settings.get("_name_or_path"):
+        file.write_text(json.dumps(settings | {"_name_or_path": public_name(name)}, indent=2, sort_keys=True) + "\n")
 
 
 def _keep_other_files(old: Path, new: Path, variant: str | None) -> None:
