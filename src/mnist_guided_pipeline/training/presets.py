@@ -96,13 +96,13 @@ _PAIR = PairConfig("", max_train_steps=9_000, validation_steps=1_000, mixed_prec
 _ALONE = {"guidance_scale": 1.27, "cfg_scale": 0.0, "num_inference_steps": 10}
 _TOLD = {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 10}
 _LAPTOP = Preset(
-    "The networks of default, trained for a quarter of an hour.",
-    replace(_DENOISER, num_train_epochs=20),
-    replace(_VAE, num_train_epochs=3),
-    replace(_DECODER, num_train_epochs=1),
-    replace(_CLASSIFIER, num_train_epochs=3),
-    replace(_PAIR, max_train_steps=900),
-    {**_ALONE, "guidance_scale": 1.5},  # a shorter training leaves the gradient shorter
+    "The networks of default, trained for some minutes.",
+    replace(_DENOISER, num_train_epochs=15),
+    replace(_VAE, num_train_epochs=2),
+    replace(_DECODER, max_train_steps=400),
+    replace(_CLASSIFIER, num_train_epochs=2),
+    replace(_PAIR, max_train_steps=450, validation_steps=None),
+    {**_ALONE, "guidance_scale": 1.7},  # a shorter training leaves the gradient shorter
 )
 _IMAGES = _LAPTOP._replace(pair=None, sampling_defaults=_TOLD)  # networks that train_pair.py does not know
 _IMAGE_DENOISER = replace(_DENOISER, num_train_epochs=8, mixed_precision="no")  # of spatial latents
@@ -153,8 +153,8 @@ PRESETS = {
         sampling_defaults={"guidance_scale": 7.0, "num_inference_steps": 20},
     ),
     "default": _LAPTOP._replace(
-        description="The networks that the package ships, whose weights were trained for longer: the classifier alone "
-        "guides. The denoiser is told what it believes of the present sample, never the wanted class.",
+        description="What the package ships, trained for most of an hour: the classifier alone guides. The denoiser is "
+        "told what it believes of the present sample, never the wanted class.",
         denoiser=_DENOISER,
         vae=_VAE,
         decoder=_DECODER,
