@@ -342,14 +342,12 @@ def build_scheduler(scheduler_class: type[SchedulerMixin] | str, training_noise:
                 raise
             accepted["trained_betas"] = _betas(preserving_table(training_noise))
             scheduler = scheduler_class(**accepted)
-    # settings that this class has no use for stay in its config, so that Other.from_config(scheduler.config) finds them
-    kept = ("clip_sample", "timestep_spacing", *_BETA_SETTINGS)
-    scheduler.register_to_config(
-        **{name: settings[name] for name in kept if name in settings and name not in parameters}
-    )
-    check_scheduler(scheduler, training_noise)
-    if options:
-        with _blamed_on(scheduler_class, options):
+        # settings that this class has no use for stay in its config: Other.from_config(scheduler.config) finds them
+        kept = ("clip_sample", "timestep_spacing", *_BETA_SETTINGS)
+        unused = {name: settings[name] for name in kept if name in settings and name not in parameters}
+        scheduler.register_to_config(**unused)
+        check_scheduler(scheduler, training_noise)
+        if options:
             _try_steps(copy.deepcopy(scheduler))
     return scheduler
 
