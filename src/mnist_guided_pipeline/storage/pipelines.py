@@ -272,7 +272,8 @@ def _forget_place(file: Path) -> None:
     """What is shared does not say in which folder of a machine it was made."""
     settings = read_json(file)
     if name := settings.get("_name_or_path"):
-        file.write_text(json.dumps(settings | {"_name_or_path": public_name(name)}, indent=2, sort_keys=True) + "\n")
+        text = json.dumps(settings | {"_name_or_path": public_name(name)}, indent=2, sort_keys=True)
+        file.write_text(text + "\n", encoding="utf-8")
 
 
 def _keep_other_files(old: Path, new: Path, variant: str | None) -> None:
