@@ -104,7 +104,13 @@ _LAPTOP = Preset(
     replace(_PAIR, max_train_steps=450, validation_steps=None),
     {**_ALONE, "guidance_scale": 1.7},  # a shorter training leaves the gradient shorter
 )
-_IMAGES = _LAPTOP._replace(pair=None, sampling_defaults=_TOLD)  # networks that train_pair.py does not know
+_IMAGES = _LAPTOP._replace(  # networks that train_pair.py does not know
+    vae=replace(_VAE, num_train_epochs=3),
+    decoder=replace(_DECODER, num_train_epochs=1),
+    classifier=replace(_CLASSIFIER, num_train_epochs=3),
+    pair=None,
+    sampling_defaults=_TOLD,
+)
 _IMAGE_DENOISER = replace(_DENOISER, num_train_epochs=8, mixed_precision="no")  # of spatial latents
 
 # Pixels and points
