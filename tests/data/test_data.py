@@ -144,6 +144,8 @@ class TestRefusals:
             ({"image_column": "wrong"}, r"image_column 'wrong' is not a column .* image, label"),
             ({"label_column": "wrong"}, r"label_column 'wrong' is not a column .* image, label"),
             ({"image_column": "label"}, r"image_column 'label' must be an Image"),
+            ({"max_samples": 0}, r"max_samples must be at least 1 .* got 0"),
+            ({"max_samples": -3}, r"max_samples must be at least 1 .* got -3"),
             ({"resolution": 7}, r"resolution must be from 8 to 64 .* got 7"),
             ({"resolution": 65}, r"resolution must be from 8 to 64 .* got 65"),
         ],

@@ -107,6 +107,8 @@ class TestLoading:
     def test_max_samples(self):
         assert len(load_points("points:datasaurus", max_samples=500)) == 500
         assert len(load_points("points:datasaurus", max_samples=500).labels.unique()) == 13
+        with pytest.raises(DatasetError, match="max_samples must be at least 1 .* got 0"):
+            load_points("points:dino", max_samples=0)
 
     def test_a_file_of_ones_own(self, table):
         data = load_points(table(line_of("b", 12) + line_of("a", 6, 0.5)))

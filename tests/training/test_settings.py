@@ -118,13 +118,19 @@ class TestRunsOfBefore:
             (DecoderConfig, {"network": "", "network_config": "{}"}),
             (VAEConfig, {"kl_warmup_steps": 0}),
             (GANConfig, {"network": "GANGenerator"}),
-            (JudgeConfig, {"network": "R", "max_rotation": 15, "max_shear": 0.2, "max_scaling": 0.1, "max_shift": 2}),
+            (JudgeConfig, {"network": "R", "max_rotation": 15, "max_shear": 0.2, "max_scaling": 0.15, "max_shift": 2}),
         ],
     )
     def test_settings_that_are_gone_are_passed_over(self, config, gone):
         assert config.from_json(json.dumps({"output_dir": "old", "seed": 3, **gone})) == config("old", seed=3)
 
-    @pytest.mark.parametrize("text", ["{", "[1]", json.dumps({"output_dir": "x", "unknown": 1})])
+    @pytest.mark.parametrize("gone", [{"unknown": 1}, {"kl_warmup_steps": 500}])
+    def test_a_setting_that_no_longer_counts_is_named(self, tmp_path, gone, capsys):
+        (tmp_path / "it.json").write_text(json.dumps({"output_dir": "x", **gone}))
+        line = refusal(VAEConfig, ["--config", str(tmp_path / "it.json")], capsys)
+        assert "is not a train_config.json of VAEConfig" in line and next(iter(gone)) in line
+
+    @pytest.mark.parametrize("text", ["{", "[1]"])
     def test_a_file_that_is_something_else(self, tmp_path, text, capsys):
         (tmp_path / "it.json").write_text(text)
         line = refusal(VAEConfig, ["--config", str(tmp_path / "it.json")], capsys)

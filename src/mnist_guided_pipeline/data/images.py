@@ -104,7 +104,7 @@ def load_images(
         image_column: the column that holds the images.
         label_column: the column that holds the class, a ``ClassLabel`` feature; integers or strings become classes, in
             ascending order of the values of all splits, which is logged.
-        max_samples: read only the first this many rows, at least 1; all of them if None.
+        max_samples: read only the first this many rows; all of them if None.
         resolution: resize every image to this height and width, from 8 to 64; None leaves them as they are.
         cache_dir: where ``datasets`` keeps its files; the library's default if None.
 
@@ -117,6 +117,8 @@ def load_images(
     """
     from datasets import ClassLabel, Value
 
+    if max_samples is not None and max_samples < 1:
+        raise DatasetError(f"max_samples must be at least 1 (or None for all rows), got {max_samples}.")
     if resolution is not None and not SMALLEST <= resolution <= LARGEST:
         raise DatasetError(
             f"resolution must be from {SMALLEST} to {LARGEST} (or None for no resizing), got {resolution}."

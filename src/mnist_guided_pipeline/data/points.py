@@ -100,12 +100,14 @@ def load_points(dataset_name: str, split: str = "train", *, max_samples: int | N
     Args:
         dataset_name: ``points:`` and a name or a file, see above.
         split: ``"train"`` or ``"test"``.
-        max_samples: only the first this many rows, at least 1; all of them if None.
+        max_samples: only the first this many rows; all of them if None.
 
     Raises:
         DatasetError: the name, the split, the file or one of its rows is not what it must be, or scikit-learn, which
             makes moons and swiss rolls, is missing.
     """
+    if max_samples is not None and max_samples < 1:
+        raise DatasetError(f"max_samples must be at least 1 (or None for all rows), got {max_samples}.")
     if split not in _SIZES:
         raise DatasetError(f"split {split!r} is unknown; a set of points has train and test.")
     check_point_set(dataset_name)

@@ -25,8 +25,9 @@ from .checkpoints import checkpoint_folders
 
 Config = TypeVar("Config", bound="TrainingConfig")
 
-_RETIRED = ("network", "network_config", "kl_warmup_steps", "max_rotation", "max_shear", "max_scaling", "max_shift")
-"""Settings in the files of earlier runs, of scripts that have them no more."""
+_RETIRED: dict[str, float | None] = {"network": None, "network_config": None, "kl_warmup_steps": 0}
+_RETIRED |= {"max_rotation": 15.0, "max_shear": 0.2, "max_scaling": 0.15, "max_shift": 2.0}
+"""Settings in the files of earlier runs, of scripts without them, and the value they have now; None for any."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +231,11 @@ class TrainingConfig(CommonConfig):
     @classmethod
     def from_json(cls: type[Config], text: str) -> Config:
         """The inverse of :meth:`to_json`; unknown settings are an error."""
-        retired = set(_RETIRED) - {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in dict(json.loads(text)).items() if name not in retired})
+        settings = dict(json.loads(text))
+        for name in _RETIRED.keys() - {field.name for field in dataclasses.fields(cls)}:
+            if _RETIRED[name] in (None, settings.get(name)):
+                settings.pop(name, None)
+        return cls(**settings)
 
 
 @dataclass
