@@ -10,9 +10,9 @@ gradient that turns ``U`` into the prediction for a label (Chao et al. 2022, htt
 
     cross-entropy + w |U + k grad log p(y | x, t) - D(x, t, y)|^2 + w |L(x, t, y) - D(x, t, y)|^2
 
-``L`` is its prediction for a label, ``D`` that of the denoiser to start from, which stays as it is. Half of the samples
-are noisy data with their own label, half are states that guided sampling has visited with the label it was guided to
-(``rollouts.py``).
+``L`` is its prediction for a label, ``D`` that of the denoiser to start from, which stays as it is. A quarter of the
+samples are noisy data with their own label, the others are states that guided sampling has visited, with the label that
+it was guided to (``rollouts.py``).
 
 The result in output_dir is a plain folder for ``ResidualMLPClassifier.from_pretrained``, with the denoiser in
 ``denoiser/``; ``mnist-guided assemble --denoiser runs/pair --classifier runs/pair`` finds both.

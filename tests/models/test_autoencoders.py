@@ -91,6 +91,20 @@ class TestNormalisation:
         assert flat.mean(dim=1).abs().max() < 0.03
         assert (flat.std(dim=1) - 1).abs().max() < 0.03
 
+    def test_images_are_encoded_anew_only_by_another_encoder(self, vae_and_shape, images, monkeypatch):
+        vae, _ = vae_and_shape
+        before, calls = encode_images(vae, images, progress=False), []
+        encode = vae.encode
+        monkeypatch.setattr(vae, "encode", lambda *inputs: calls.append(1) or encode(*inputs))
+        with torch.no_grad():
+            next(vae.decoder.parameters()).mul_(0.9)
+        assert torch.equal(encode_images(vae, images, progress=False).mean, before.mean)
+        assert not calls
+        with torch.no_grad():
+            next(vae.encoder.parameters()).mul_(0.9)
+        assert not torch.equal(encode_images(vae, images, progress=False).mean, before.mean)
+        assert calls
+
     def test_constant_channels_are_refused(self):
         with pytest.raises(ValueError, match=r"channels \[1\] are constant"):
             latent_statistics(PosteriorTable(noise(10, 2) * torch.tensor([1.0, 0.0]), torch.zeros(10, 2)))

@@ -9,10 +9,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..sampling.latents import latent_mean_std, normalise
+from ..seeding import fingerprint
 from .images import LabelledImages, to_model_range, to_uint8
 from .points import PointSet
 
 _BATCH = 1000
+_KEPT = 2  # sets of images whose encodings are kept: the training and the test set of one pipeline's steps
+_encodings: dict[str, tuple[Tensor, Tensor]] = {}
 
 
 class PosteriorTable(NamedTuple):
@@ -129,15 +132,20 @@ def reconstruct(vae: Any, images: Tensor, noise: Tensor | None = None) -> Tensor
 
 @torch.no_grad()
 def _encoded(vae: Any, images: Tensor, progress: bool) -> tuple[Tensor, Tensor]:
-    """Means and deviations float32 (N, *latent_shape), not normalised, on the VAE's device."""
+    """Means and deviations float32 (N, *latent_shape), not normalised, on the VAE's device; the newest are kept."""
     check_images(vae, images)
-    means, stds = [], []
-    hidden = None if progress else True
-    for batch in tqdm(images.split(_BATCH), desc="encoding images", unit="batch", disable=hidden, leave=False):
-        mean, std = _posterior(vae, batch)
-        means.append(mean.float())
-        stds.append(std.float())
-    return torch.cat(means), torch.cat(stds)
+    weights = vae.state_dict().items()
+    encoder = [value.float() for name, value in weights if not name.startswith(("decoder.", "post_quant_conv."))]
+    settings = {name: value for name, value in vae.config.items() if name != "_name_or_path"}
+    key = f"{fingerprint(images, *encoder)} {type(vae).__name__} {settings} {vae.dtype} {vae.device}"
+    if key not in _encodings:
+        hidden = None if progress else True
+        parts = tqdm(images.split(_BATCH), desc="encoding images", unit="batch", disable=hidden, leave=False)
+        means, stds = zip(*(_posterior(vae, part) for part in parts), strict=True)
+        _encodings[key] = torch.cat(means).float(), torch.cat(stds).float()
+        for oldest in list(_encodings)[:-_KEPT]:
+            del _encodings[oldest]
+    return _encodings[key]
 
 
 def _posterior(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -433,11 +433,11 @@ class PairConfig(LatentTrainingConfig):
     """Folder or Hub id of the classifier to start from."""
     target: Literal["teacher", "data"] = "teacher"
     """What the guided prediction should be: the prediction of denoiser_path for the label, or the noisy data's own."""
-    score_matching_weight: Annotated[float, POSITIVE] = 20.0
+    score_matching_weight: Annotated[float, POSITIVE] = 200.0
     """Weight of the denoising losses beside the classifier's cross-entropy."""
     told_share: Annotated[float, SHARE] = 0.5
     """Share of the noisy data on which the denoiser is also told the label, so that it stays good at that."""
-    visited_share: Annotated[float, SHARE] = 0.5
+    visited_share: Annotated[float, SHARE] = 0.75
     """Share of a batch that are states of guided sampling in place of noisy data; they need a teacher."""
     rollout_interval: Annotated[int, POSITIVE] = 12
     """Updates between two rollouts of guided sampling."""

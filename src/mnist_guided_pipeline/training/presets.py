@@ -93,16 +93,16 @@ _CLASSIFIER = ClassifierConfig(
     mixed_precision="bf16",
 )
 _PAIR = PairConfig("", max_train_steps=9_000, validation_steps=1_000, mixed_precision="bf16")
-_ALONE = {"guidance_scale": 1.27, "cfg_scale": 0.0, "num_inference_steps": 10}
+_ALONE = {"guidance_scale": 1.27, "cfg_scale": 0.0, "num_inference_steps": 8}
 _TOLD = {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 10}
 _LAPTOP = Preset(
     "The networks of default, trained for some minutes.",
-    replace(_DENOISER, num_train_epochs=15),
+    replace(_DENOISER, num_train_epochs=9, validation_steps=351),
     replace(_VAE, num_train_epochs=2),
-    replace(_DECODER, max_train_steps=400),
+    replace(_DECODER, max_train_steps=350),
     replace(_CLASSIFIER, num_train_epochs=2),
-    replace(_PAIR, max_train_steps=450, validation_steps=None),
-    {**_ALONE, "guidance_scale": 1.7},  # a shorter training leaves the gradient shorter
+    replace(_PAIR, max_train_steps=450, validation_steps=450),
+    {**_ALONE, "guidance_scale": 1.8},  # a shorter training leaves the gradient shorter
 )
 _IMAGES = _LAPTOP._replace(  # networks that train_pair.py does not know
     vae=replace(_VAE, num_train_epochs=3),
