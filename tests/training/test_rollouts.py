@@ -88,7 +88,7 @@ def test_bad_settings_are_named(parts, tmp_path):
     _, common = parts
     for changes, message in (
         ({"denoiser_path": ""}, "denoiser_path is missing"),
-        ({"target": "data"}, "visited_share 0.5 needs target 'teacher'"),
+        ({"target": "data"}, "visited_share 0.75 needs target 'teacher'"),
         ({"prediction_type": "flow_prediction"}, "not for train_pair.py"),
     ):
         with pytest.raises(ValueError, match=message):
