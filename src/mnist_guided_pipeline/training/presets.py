@@ -52,8 +52,8 @@ _NOTEBOOK_CLASSIFIER = replace(_NOTEBOOK_CLASSIFIER, **_DDPM, **_ADAM)
 # The same networks, tuned: larger batches, and a rate that falls to zero
 
 _FALLING: dict[str, Any] = {"lr_scheduler": "cosine", "lr_warmup_steps": 100, "adam_beta2": 0.99}
-_TUNED_VAE = replace(_NOTEBOOK_VAE, **_FALLING, train_batch_size=256, learning_rate=6e-3, num_train_epochs=14)
-_TUNED_VAE = replace(_TUNED_VAE, adam_beta2=0.9, mixed_precision="no")
+_TUNED_VAE = replace(_NOTEBOOK_VAE, **_FALLING, train_batch_size=256, learning_rate=8e-3, num_train_epochs=17)
+_TUNED_VAE = replace(_TUNED_VAE, adam_beta2=0.9)
 _TUNED = {**_FALLING, "train_batch_size": 512}
 _TUNED_DENOISER = replace(_NOTEBOOK_DENOISER, **_TUNED, learning_rate=3e-3, num_train_epochs=10)
 _TUNED_CLASSIFIER = replace(_NOTEBOOK_CLASSIFIER, **_TUNED, learning_rate=5e-3, num_train_epochs=6)
