@@ -14,21 +14,6 @@ SHAPES = "dino away h_lines v_lines x_shape star high_lines dots circle bullseye
 MADE = {"points:moons": 2, "points:mixture": 8, "points:swiss-roll": 1}
 
 
-@pytest.fixture
-def table(tmp_path):
-    """Write a file of points, and give its name as a data set."""
-
-    def write(rows: str, header: str = "dataset\tx\ty") -> str:
-        (tmp_path / "mine.tsv").write_text(f"{header}\n{rows}")
-        return f"points:{tmp_path / 'mine.tsv'}"
-
-    return write
-
-
-def line_of(name: str, count: int, offset: float = 0.0) -> str:
-    return "".join(f"{name}\t{i + offset}\t{2 * i - offset}\n" for i in range(count))
-
-
 class TestDatasaurus:
     def test_thirteen_shapes_of_142_points(self):
         data = load_points("points:datasaurus")
@@ -47,14 +32,6 @@ class TestDatasaurus:
         assert np.abs(points.mean(axis=0) - (54.26, 47.83)).max() < 0.01
         assert np.abs(deviations - (16.76, 26.93)).max() < 0.011
         assert abs(np.corrcoef(points.T)[0, 1] + 0.065) < 0.006
-
-    def test_a_copy_of_the_file_is_the_same(self, table):
-        from mnist_guided_pipeline.data.points import _DATASAURUS
-
-        name = table(_DATASAURUS.read_text().partition("\n")[2])
-        for ours, copy in (("points:datasaurus", name), ("points:star", f"{name}#star")):
-            assert torch.equal(load_points(ours).points, load_points(copy).points)
-            assert torch.equal(load_points(ours).labels, load_points(copy).labels)
 
 
 class TestLoading:
@@ -110,11 +87,6 @@ class TestLoading:
         with pytest.raises(DatasetError, match="max_samples must be at least 1 .* got 0"):
             load_points("points:dino", max_samples=0)
 
-    def test_a_file_of_ones_own(self, table):
-        data = load_points(table(line_of("b", 12) + line_of("a", 6, 0.5)))
-        assert data.class_names == ("b", "a")
-        assert 2 * (data.labels == 1).sum() == (data.labels == 0).sum()
-
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -122,7 +94,6 @@ class TestRefusals:
         [
             ("points:dinosaur", "there is no set 'dinosaur'; there are moons, mixture, swiss-roll, datasaurus, dino"),
             ("points:", "there is no set ''"),
-            ("points:nowhere/mine.tsv", "there is no file 'nowhere/mine.tsv'"),
         ],
     )
     def test_names(self, name, message):
@@ -133,21 +104,3 @@ class TestRefusals:
         assert not is_point_set("ylecun/mnist")
         with pytest.raises(DatasetError, match="split 'validation' is unknown"):
             load_points("points:dino", "validation")
-
-    @pytest.mark.parametrize(
-        ("rows", "header", "message"),
-        [
-            (line_of("a", 12), "set\tx\ty", "must have the columns dataset, x, y, .* its first line has set, x, y"),
-            ("", "", "its first line has nothing"),
-            (line_of("a", 12) + "a\tnan\t1\n", "dataset\tx\ty", "line 14 has x 'nan' and y '1'"),
-            (line_of("a", 12) + "a\t1\n", "dataset\tx\ty", "line 14 has x '1' and y None"),
-            (line_of("a", 12) + "a\tone\t1\n", "dataset\tx\ty", "line 14 has x 'one' and y '1'"),
-            (line_of("a", 9), "dataset\tx\ty", "at least 10 points .* got 9"),
-            ("a\t1\t2\n" * 20, "dataset\tx\ty", "that differ in x and in y"),
-        ],
-    )
-    def test_rows(self, table, rows, header, message):
-        with pytest.raises(DatasetError, match=message):
-            load_points(table(rows, header))
-        with pytest.raises(DatasetError, match="there is no set 'c'; there are a"):
-            check_point_set(table(line_of("a", 12)) + "#c")
