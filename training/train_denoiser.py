@@ -123,19 +123,9 @@ def validate(
 def validation_samples(
     denoiser: ModelMixin, vae: ModelMixin | None, scheduler: SchedulerMixin, num_images: int, seed: int
 ) -> Tensor:
-    """Draw images without guidance, by 20 steps of DDIM, or of Euler for a flow, from the same noise every time.
+    """Images uint8 (N, H, W) or (N, 3, H, W) on the CPU, drawn without guidance, of the same noise every time.
 
-    A class-conditional denoiser draws as many of each class, in order.
-
-    Args:
-        denoiser: with the weights to look at.
-        vae: decodes latents; None for a denoiser of pixels.
-        scheduler: of its training.
-        num_images: N.
-        seed: of the noise.
-
-    Returns:
-        uint8 (N, H, W) or (N, 3, H, W), on the CPU.
+    By 20 steps of DDIM, or of Euler for a flow. A class-conditional denoiser draws as many of each class, in order.
     """
     training = denoiser.training
     denoiser.eval()

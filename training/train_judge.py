@@ -40,11 +40,7 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
     train, test = load_splits(config, accelerator)
     channels, *size = train.image_shape
     label2id = {name: index for index, name in train.id2label.items()}
-    data: dict[str, Any] = {
-        "num_channels": channels,
-        "id2label": train.id2label,
-        "label2id": label2id,
-    }
+    data: dict[str, Any] = {"num_channels": channels, "id2label": train.id2label, "label2id": label2id}
     judge = build_network(ResNetForImageClassification, data, "network_config", config.network_config)
     judge.config.image_size = size
     norm_batch_size = config.norm_batch_size or config.train_batch_size
@@ -68,12 +64,8 @@ def main(config: JudgeConfig, accelerator: Accelerator) -> None:
 def augment(images: Tensor, draws: Tensor) -> Tensor:
     """Rotate, shear, scale and shift every image by its own amounts, with one resampling for the whole batch.
 
-    Args:
-        images: (B, C, H, W) in unit range [0, 1], background 0.
-        draws: (B, 5) in [-1, 1]: the share of the largest rotation, shear, scaling and of both shifts.
-
-    Returns:
-        (B, C, H, W) in unit range.
+    Images (B, C, H, W) are in unit range [0, 1] with background 0; ``draws`` (B, 5) in [-1, 1] are the shares of the
+    largest rotation, shear, scaling and of both shifts.
     """
     height, width = images.shape[2:]
     angle = draws[:, 0] * math.radians(_MAX_ROTATION)

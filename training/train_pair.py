@@ -61,14 +61,9 @@ class Objective(torch.nn.Module):
     ) -> dict[str, Tensor]:
         """The terms of the loss, each () and a mean over the batch.
 
-        Args:
-            noisy: (B, ...).
-            times: (B,).
-            labels: int64 (B,), of the data, or what sampling was guided to.
-            target: (B, ...), what the guided prediction should be.
-            level: coefficients that broadcast against ``noisy``.
-            own: bool (B,), the noisy data.
-            keeps_label: bool (B,), those of them on which the denoiser is also given the label.
+        ``labels`` (B,) are of the data, or what sampling was guided to; ``target`` is what the guided prediction of
+        ``noisy`` (B, ...) should be. ``own``, bool (B,), are the noisy data, and ``keeps_label`` those of them on which
+        the denoiser is also given the label.
         """
         config = self.config
         noisy = noisy.detach().requires_grad_()
@@ -130,10 +125,8 @@ def main(config: PairConfig, accelerator: Accelerator) -> None:
     for noisy, rows, wanted, target, chances in run.batches(draw, prepare):
         update = run.state.update
         if config.visited_share > 0 and update % config.rollout_interval == 0 and rolled_out != update:
-            settings, generator = (
-                describe_noise(training_noise.scheduler),
-                keyed_generator(config.seed, "rollout", update),
-            )
+            settings = describe_noise(training_noise.scheduler)
+            generator = keyed_generator(config.seed, "rollout", update)
             with averaged_weights(run.learners["pair"].ema, pair), accelerator.autocast():
                 roll_out(visited, denoiser, classifier, settings, config.rollout_size, config.rollout_steps, generator)
             rolled_out = update

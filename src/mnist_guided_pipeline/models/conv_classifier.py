@@ -33,9 +33,6 @@ class ConvClassifier(Classifier):
         layers_per_block: residual blocks of a level.
     """
 
-    _no_split_modules = ["_ResidualBlock"]
-    _repeated_blocks = ["_ResidualBlock"]
-
     @register_to_config
     def __init__(
         self,

@@ -86,9 +86,6 @@ class DiTDenoiser(Denoiser):
         mlp_ratio: width inside the network of each token, in units of ``hidden_size``.
     """
 
-    _no_split_modules = ["_DiTBlock"]
-    _repeated_blocks = ["_DiTBlock"]
-
     @register_to_config
     def __init__(
         self,

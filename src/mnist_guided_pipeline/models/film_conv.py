@@ -48,9 +48,6 @@ class FiLMConvDenoiser(Denoiser):
         num_layers: number of modulated convolutions; they see ``num_layers + 2`` patches in each direction.
     """
 
-    _no_split_modules = ["_FiLMLayer"]
-    _repeated_blocks = ["_FiLMLayer"]
-
     @register_to_config
     def __init__(
         self,

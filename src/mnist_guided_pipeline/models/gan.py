@@ -71,15 +71,9 @@ class GANGenerator(Network):
     def forward(
         self, latents: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
     ) -> DenoiserOutput | tuple[Tensor]:
-        """Generate images.
+        """Standard Gaussian noise (B, latent_dim) to images (B, *image_shape) in [-1, 1], ``.sample``.
 
-        Args:
-            latents: standard Gaussian noise (B, latent_dim).
-            class_labels: int64 (B,), for a generator with classes and for no other.
-            return_dict: return an object with ``.sample``, images (B, *image_shape) in [-1, 1], in place of a tuple.
-
-        Raises:
-            ValueError: labels are missing, or given to a generator without classes.
+        Labels int64 (B,) that are missing, or are given to a generator without classes, are a ValueError.
         """
         _check_labels(self.class_embedding, class_labels, "generator")
         if self.class_embedding is not None:
@@ -135,15 +129,9 @@ class GANDiscriminator(Network):
     def forward(
         self, sample: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
     ) -> ClassifierOutput | tuple[Tensor]:
-        """Tell real images from generated ones.
+        """Images (B, *image_shape) in [-1, 1] to ``.logits`` (B,), above 0 for real.
 
-        Args:
-            sample: images (B, *image_shape) in [-1, 1].
-            class_labels: int64 (B,), for a discriminator with classes and for no other.
-            return_dict: return an object with ``.logits`` (B,), above 0 for real, in place of a tuple.
-
-        Raises:
-            ValueError: labels are missing, or given to a discriminator without classes.
+        Labels int64 (B,) that are missing, or are given to a discriminator without classes, are a ValueError.
         """
         _check_labels(self.class_embedding, class_labels, "discriminator")
         features = self.layers(sample)

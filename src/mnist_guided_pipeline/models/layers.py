@@ -59,6 +59,8 @@ class Network(ModelMixin, ConfigMixin):
 
     retired_settings: ClassVar[tuple[str, ...]] = ("dropout",)
     _of_images: ClassVar[tuple[str, ...]] = ("in_channels", "out_channels", "sample_size")
+    _no_split_modules = ["_Block", "_ResidualBlock", "_FiLMLayer", "_DiTBlock", "_Attention"]
+    _repeated_blocks = _no_split_modules
 
     def __init__(self) -> None:
         super().__init__()

@@ -76,10 +76,6 @@ class _Mixture(nn.Module):
         pull = torch.einsum("bke,kde->bkd", alpha * self.variances / total * along, self.directions)
         return log_density + self.log_weights, self.means + pull
 
-    def class_log_density(self, log_joint: Tensor) -> Tensor:
-        """Log joint density of sample and class (B, num_classes)."""
-        return torch.logsumexp(log_joint.unsqueeze(-1) + torch.log(self.membership), dim=1)
-
 
 class _NoiseSchedule(nn.Module):
     """Timestep to coefficients."""
@@ -106,17 +102,14 @@ class _NoiseSchedule(nn.Module):
             alpha, sigma = torch.cos(t * (math.pi / 2)), torch.sin(t * (math.pi / 2))
         else:
             if self.law == "preserving":
-                log_ratio = self._interpolate(t)
+                low = t.floor().clamp(0, len(self.log_ratio) - 2).long()
+                table = self.log_ratio.double()
+                part = (t - low).clamp(0.0, 1.0)
+                log_ratio = table[low] * (1 - part) + table[low + 1] * part
             else:
                 log_ratio = 4 * t if self.law == "edm" else torch.log(torch.tan(t * (math.pi / 2)))
             alpha, sigma = torch.sigmoid(-2 * log_ratio).sqrt(), torch.sigmoid(2 * log_ratio).sqrt()
         return alpha.to(like.dtype), sigma.to(like.dtype)
-
-    def _interpolate(self, t: Tensor) -> Tensor:
-        low = t.floor().clamp(0, len(self.log_ratio) - 2).long()
-        part = (t - low).clamp(0.0, 1.0)
-        table = self.log_ratio.double()
-        return table[low] * (1 - part) + table[low + 1] * part
 
 
 class MixtureDenoiser(Network):
@@ -159,9 +152,8 @@ class MixtureDenoiser(Network):
     ) -> DenoiserOutput | tuple[Tensor]:
         """The optimal prediction for samples (B, d) at ``timestep`` (any dtype, 0-d or (B,))."""
         alpha, sigma = self.noise_schedule(timestep, sample)
-        log_joint, means = self.mixture.components(
-            _edm_unscale(sample, alpha, self.noise_schedule.law, self.config.sigma_data), alpha, sigma
-        )
+        unscaled = _edm_unscale(sample, alpha, self.noise_schedule.law, self.config.sigma_data)
+        log_joint, means = self.mixture.components(unscaled, alpha, sigma)
         if class_labels is not None and self.config.num_classes is not None:
             every_class = torch.ones_like(self.mixture.membership[:, :1])
             allowed = torch.cat([self.mixture.membership, every_class], dim=1)[:, class_labels].T
@@ -217,5 +209,5 @@ class MixtureClassifier(Network):
         alpha, sigma = self.noise_schedule(timestep, sample)
         unscaled = _edm_unscale(sample, alpha, self.noise_schedule.law, self.config.sigma_data)
         log_joint, _ = self.mixture.components(unscaled, alpha, sigma)
-        logits = self.mixture.class_log_density(log_joint)
+        logits = torch.logsumexp(log_joint.unsqueeze(-1) + torch.log(self.mixture.membership), dim=1)
         return ClassifierOutput(logits=logits) if return_dict else (logits,)

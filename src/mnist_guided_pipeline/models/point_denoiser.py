@@ -44,9 +44,6 @@ class PointDenoiser(Denoiser):
         min_frequency: the lowest of them, in radians per unit; each further one is twice the one before.
     """
 
-    _no_split_modules = ["_Block"]
-    _repeated_blocks = ["_Block"]
-
     @register_to_config
     def __init__(
         self,

@@ -79,9 +79,6 @@ class ResidualMLPDenoiser(Denoiser):
         activation_fn: of the blocks, ``"silu"`` or ``"swiglu"``, which learns in fewer updates.
     """
 
-    _no_split_modules = ["_Block"]
-    _repeated_blocks = ["_Block"]
-
     @register_to_config
     def __init__(
         self,
@@ -134,9 +131,6 @@ class ResidualMLPClassifier(Classifier):
     not depend on its batch. ``num_layers`` is the number of residual blocks, two linear layers each.
     """
 
-    _no_split_modules = ["_Block"]
-    _repeated_blocks = ["_Block"]
-
     @register_to_config
     def __init__(
         self,
@@ -164,18 +158,13 @@ class GatedResidualMLPDenoiser(Denoiser):
     probabilities; both learn from the denoising loss alone. What :class:`PosteriorResidualMLPDenoiser` is told by a
     guide, this one finds for itself, as the gate of a mixture of experts does (Jacobs et al. 1991).
 
+    Arguments not named here are those of :class:`ResidualMLPDenoiser`, of the denoiser inside.
+
     Args:
-        sample_shape: as in :class:`~.layers.Network`.
-        hidden_size: width of the denoiser.
-        num_layers: number of its residual blocks.
-        condition_dim: size of the timestep and component embeddings, even.
         num_components: K.
         gate_size: width of the classifier, the gate; no :class:`~.layers.SignalGate`, which scales a sample.
         gate_layers: number of its residual blocks.
     """
-
-    _no_split_modules = ["_Block"]
-    _repeated_blocks = ["_Block"]
 
     @register_to_config
     def __init__(

@@ -52,9 +52,6 @@ class UNetDenoiser(Denoiser):
         attention: self-attention over all positions of the lowest level.
     """
 
-    _no_split_modules = ["_ResidualBlock", "_Attention"]
-    _repeated_blocks = ["_ResidualBlock"]
-
     @register_to_config
     def __init__(
         self,

@@ -14,6 +14,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,37 +99,20 @@ def newest_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
+@dataclass
 class TrainingState:
     """Everything a run needs to go on: networks, averages, optimizers, schedules, by name, and the update it stands at.
 
     A checkpoint that was made with other ``settings`` is refused; the averages have the names of their networks.
     """
 
-    def __init__(
-        self,
-        settings: dict[str, Any],
-        networks: dict[str, nn.Module],
-        emas: dict[str, EMAModel] | None = None,
-        optimizers: dict[str, torch.optim.Optimizer] | None = None,
-        lr_schedulers: dict[str, Any] | None = None,
-        scaler: Any | None = None,
-    ):
-        self.settings = settings
-        self.networks = networks
-        self.emas = emas or {}
-        self.optimizers = optimizers or {}
-        self.lr_schedulers = lr_schedulers or {}
-        self.scaler = scaler
-        self.update = 0
-
-    def tensors(self) -> dict[str, list[Tensor]]:
-        """What this process holds: weights, averages and the optimizers' moments."""
-        moments = [optimizer.state_dict()["state"].values() for optimizer in self.optimizers.values()]
-        return {
-            "weights": [tensor for network in self.networks.values() for tensor in network.state_dict().values()],
-            "averages": [tensor for ema in self.emas.values() for tensor in ema.shadow_params],
-            "optimizers": [tensor for states in moments for entries in states for tensor in entries.values()],
-        }
+    settings: dict[str, Any]
+    networks: dict[str, nn.Module]
+    emas: dict[str, EMAModel] = field(default_factory=dict)
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
+    lr_schedulers: dict[str, Any] = field(default_factory=dict)
+    scaler: Any | None = None
+    update: int = 0
 
     def save(self, output_dir: str | Path, total_limit: int | None = None) -> Path:
         """Write ``checkpoint-<update>``, then remove the oldest beyond ``total_limit``, and what killed runs left.
@@ -159,14 +143,9 @@ class TrainingState:
         return folder
 
     def resume(self, output_dir: str | Path, which: str) -> Path | None:
-        """Load a checkpoint: that of a path, or the newest whole one, ``"latest"``; damaged ones are named and skipped.
+        """Load the checkpoint of a path, or ``"latest"``, the newest whole one (:func:`newest_checkpoint`), if any.
 
-        Returns:
-            The checkpoint, or None where ``"latest"`` finds none.
-
-        Raises:
-            IntegrityError: the named checkpoint is damaged, or all are.
-            ValueError: the checkpoint was made with other settings.
+        One that is damaged is an IntegrityError, one that was made with other settings a ValueError.
         """
         folder = newest_checkpoint(output_dir) if which == "latest" else Path(which)
         if folder is None:
@@ -190,7 +169,10 @@ class TrainingState:
             files[f"{name}.ema"] = _contiguous({str(i): tensor for i, tensor in enumerate(shadow)})
             scalars["emas"][name] = state
         for name, optimizer in self.optimizers.items():
-            files[f"{name}.optimizer"], scalars["optimizers"][name] = _split_optimizer(optimizer.state_dict())
+            state = optimizer.state_dict()
+            moments = {f"{i}.{key}": value for i, entries in state["state"].items() for key, value in entries.items()}
+            files[f"{name}.optimizer"] = _contiguous(moments)
+            scalars["optimizers"][name] = state["param_groups"]
         scalars["lr_schedulers"] = {name: schedule.state_dict() for name, schedule in self.lr_schedulers.items()}
         scalars["scaler"] = self.scaler.state_dict() if self.scaler is not None else None
         return files, scalars
@@ -265,12 +247,6 @@ def _verify(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
 
 def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in state.items()}
-
-
-def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimizer's state as named tensors and JSON-able groups."""
-    tensors = {f"{index}.{key}": value for index, entries in state["state"].items() for key, value in entries.items()}
-    return _contiguous(tensors), state["param_groups"]
 
 
 def _join_optimizer(tensors: dict[str, Tensor], parameters: list[Tensor]) -> dict[int, dict[str, Tensor]]:

@@ -75,10 +75,7 @@ def plain_errors() -> Iterator[None]:
 def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Start Accelerate, seed every process alike, and with ``push_to_hub`` make the repository.
 
-    Raises:
-        ValueError: the launcher cuts the networks into shards, or its settings are not those of the run.
-        RuntimeError: the launcher started several processes, but Accelerate sees one.
-        OSError: the Hub cannot be reached, or refuses.
+    A launcher that cuts the networks into shards, or whose settings are not those of the run, is a ValueError.
     """
     AcceleratorState._reset_state()  # a pipeline's steps run in one process and may differ in precision
     accelerator = Accelerator(
@@ -226,14 +223,9 @@ def load_fitting(
 def build_network(network_class: type[Any], decided: Mapping[str, Any], setting: str, text: str) -> Any:
     """A new network of this package, of diffusers or of transformers.
 
-    Args:
-        network_class: the network's class.
-        decided: the arguments of the constructor that the data and the noise decide.
-        setting: the setting that has the others.
-        text: these, a JSON object.
-
-    Raises:
-        ValueError: they make no network, or none that this machine's memory holds; it lists what there is to set.
+    ``decided`` are the arguments of the constructor that the data and the noise decide; ``setting`` has the others, in
+    the JSON object ``text``. What makes no network, or none that this machine's memory holds, is a ValueError that
+    lists what there is to set.
     """
     arguments = _arguments(decided, setting, text)
     settings_class = getattr(network_class, "config_class", None)  # of transformers

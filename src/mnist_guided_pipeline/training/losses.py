@@ -13,39 +13,22 @@ from ..sampling.noise import NoiseLevel
 
 
 def reconstruction_loss(logits: Tensor, images: Tensor, kind: str) -> Tensor:
-    """Reconstruction term of the ELBO, summed over pixels.
+    """Reconstruction term of the ELBO (B,), summed over pixels, of ``images`` (B, C, H, W) in unit range [0, 1].
 
-    Args:
-        logits: decoder output before the sigmoid (B, C, H, W).
-        images: targets (B, C, H, W) in unit range [0, 1].
-        kind: ``"bce"``, the negative log-likelihood in nats of grey values read as Bernoulli probabilities; or
-            ``"mse"``, the squared error of the unit range.
-
-    Returns:
-        (B,).
-
-    Raises:
-        ValueError: another kind.
+    ``logits`` are the decoder's output before the sigmoid. ``"bce"`` is the negative log-likelihood in nats of grey
+    values read as Bernoulli probabilities, ``"mse"`` the squared error of the unit range.
     """
-    if kind == "bce":
-        pixels = F.binary_cross_entropy_with_logits(logits.float(), images, reduction="none")
-    elif kind == "mse":
+    if kind == "mse":
         pixels = F.mse_loss(torch.sigmoid(logits.float()), images, reduction="none")
     else:
-        raise ValueError(f"reconstruction must be 'bce' or 'mse', got {kind!r}.")
+        pixels = F.binary_cross_entropy_with_logits(logits.float(), images, reduction="none")
     return pixels.flatten(1).sum(dim=1)
 
 
 def min_snr_weight(level: NoiseLevel, gamma: float, prediction_type: str) -> Tensor:
-    """Min-SNR weight of a denoising loss (Hang et al. 2023, https://arxiv.org/abs/2303.09556, equations 8 and 9).
+    """Min-SNR weight (B,) of a denoising loss (Hang et al. 2023, https://arxiv.org/abs/2303.09556, equations 8 and 9).
 
-    Args:
-        level: tensors (B,).
-        gamma: the clamp on the signal-to-noise ratio, 5 in the paper.
-        prediction_type: what the network predicts; the weight on x0 is ``min(SNR, gamma)`` in every case.
-
-    Returns:
-        (B,).
+    The weight on x0 is ``min(SNR, gamma)``, whatever the network predicts; gamma is 5 in the paper.
     """
     snr = (level.alpha / level.sigma) ** 2
     clamped = snr.clamp_max(gamma)
@@ -84,14 +67,14 @@ def guided_denoising_loss(
     class there is no truth in the data; a class-conditional denoiser's prediction stands in for it.
 
     Args:
-        prediction: the denoiser's output (B, ...), without gradient.
+        prediction: the denoiser's output (B, ...).
         logits: the classifier's output (B, num_classes) for ``noisy``.
         labels: int64 (B,), the classes to guide towards.
         noisy: the sample both networks saw (B, ...), requiring grad.
         target: what the guided prediction should be (B, ...), such as ``prediction_target`` of the true class.
         level: coefficients that broadcast against ``noisy``.
-        prediction_type: what the denoiser predicts.
-        scale: guidance scale.
+        prediction_type: of the denoiser.
+        scale: of the guidance.
 
     Returns:
         () in float32, differentiable twice. Where alpha is below 0.02, least of a guided flow, a level counts
@@ -127,17 +110,10 @@ def generator_loss(logits_fake: Tensor) -> Tensor:
 def discriminator_terms(
     critic: Callable[..., tuple[Tensor, Tensor]], real: Tensor, fake: Tensor, labels: Tensor | None, r1_gamma: float
 ) -> dict[str, Tensor]:
-    """What a discriminator's update minimises, the sum of its loss and the R1 penalty, and its mean logits.
+    """What a discriminator's update minimises, the sum of its loss and the R1 penalty, and its mean logits, () each.
 
-    Args:
-        critic: images (B, C, H, W), labels and the penalty's weight to logits (B,) and the penalty ().
-        real: images (B, C, H, W) in [-1, 1].
-        fake: generated ones (B, C, H, W), without gradient.
-        labels: int64 (B,), of both, where there are classes.
-        r1_gamma: weight of the penalty; 0 for none.
-
-    Returns:
-        ``discriminator_loss``, ``r1``, ``logits_real`` and ``logits_fake``, () each.
+    ``critic`` makes of images (B, C, H, W) in [-1, 1], their labels (B,) and the penalty's weight logits (B,) and the
+    penalty (). The generated images carry no gradient.
     """
     logits_real, r1 = critic(real, labels, r1_gamma)
     logits_fake, _ = critic(fake, labels)
@@ -150,15 +126,8 @@ def r1_penalty(logits_real: Tensor, images: Tensor, gamma: float) -> Tensor:
     """``gamma / 2 E |grad D(x)|^2`` over real images, which lets adversarial training converge.
 
     Without it, training circles around the equilibrium where images lie on a thin set, as digits do (Mescheder et al.
-    2018, https://arxiv.org/abs/1801.04406, equation 9 and theorem 4.1).
-
-    Args:
-        logits_real: (B,), the discriminator's output for ``images``, each from its own image alone.
-        images: (B, ...), requiring grad.
-        gamma: weight.
-
-    Returns:
-        () in float32, differentiable.
+    2018, https://arxiv.org/abs/1801.04406, equation 9 and theorem 4.1). The logits (B,) are each of their own image
+    (B, ...) alone, which requires grad; the result () is in float32 and differentiable.
     """
     (gradient,) = torch.autograd.grad(logits_real.float().sum(), images, create_graph=True)
     return 0.5 * gamma * gradient.float().square().flatten(1).sum(dim=1).mean()

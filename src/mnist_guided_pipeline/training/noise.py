@@ -54,16 +54,7 @@ def expected_noises(std: Tensor, posterior_noise: Tensor, noise: Tensor, level: 
 
     A noisy sample ``alpha (mean + std u) + sigma eps`` shows only the sum ``alpha std u + sigma eps``. A target made of
     the expectations of ``u`` and ``eps`` given that sum has the same mean for every noisy sample, so the same network
-    fits it best, and less variance (Rao and Blackwell), so fewer updates do.
-
-    Args:
-        std: of the posteriors, (B, ...).
-        posterior_noise: u, of that shape.
-        noise: eps, of that shape.
-        level: coefficients that broadcast against them.
-
-    Returns:
-        The expectations of ``posterior_noise`` and ``noise``.
+    fits it best, and less variance (Rao and Blackwell), so fewer updates do. All are of one shape (B, ...).
     """
     spread = level.alpha * std
     total = (spread * posterior_noise + level.sigma * noise) / (spread**2 + level.sigma**2)
@@ -73,17 +64,13 @@ def expected_noises(std: Tensor, posterior_noise: Tensor, noise: Tensor, level: 
 class TrainingNoise:
     """The noise of a training run: a table of levels, whose rows are drawn, and what a network is given for each.
 
-    Args:
-        config: settings with the schedule.
+    A schedule that leaves more than :data:`MAX_TERMINAL_SIGNAL` of the signal at its end, or less than
+    :data:`MIN_EPSILON_SIGNAL` to a network that predicts epsilon, is a UserWarning.
 
     Attributes:
         config: the settings.
         scheduler: saved beside the network.
         table: alpha and sigma, float64 (T,), from the least noise upwards.
-
-    Warns:
-        UserWarning: the schedule leaves more than :data:`MAX_TERMINAL_SIGNAL` of the signal at its end, or less than
-            :data:`MIN_EPSILON_SIGNAL` says to a network that predicts epsilon.
     """
 
     def __init__(self, config: LatentTrainingConfig):
@@ -120,11 +107,7 @@ class TrainingNoise:
         return posterior_noise, noise, torch.randint(len(self.table.alpha), (count,), generator=generator)
 
     def at(self, rows: Tensor, samples: Tensor) -> tuple[Tensor, NoiseLevel]:
-        """What a network is given at ``rows`` (B,) of the table, and the level, on the device of ``samples``.
-
-        Returns:
-            The scheduler's own timesteps, int64 (B,), and levels that broadcast against ``samples`` (B, ...).
-        """
+        """The scheduler's timesteps (B,) at ``rows`` (B,), and levels, which broadcast against ``samples`` (B, ...)."""
         place = samples.device, samples.dtype
         if place not in self._tables:
             self._tables[place] = NoiseLevel(*(values.to(*place) for values in self.table))
@@ -134,18 +117,10 @@ class TrainingNoise:
     def examples(
         self, samples: PosteriorTable, indices: Tensor, posterior_noise: Tensor, noise: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor, NoiseLevel, Tensor]:
-        """Noisy draws of the data, and what a network should predict for each.
+        """Noisy samples (B, ...) of the data at ``indices`` (B,), timesteps, levels, and targets (B, ...).
 
-        Args:
-            samples: the training set.
-            indices: int64 (B,), of the data.
-            posterior_noise: Gaussian (B, ...), that draws clean samples.
-            noise: Gaussian (B, ...), that is added to them.
-            rows: int64 (B,), of the table.
-
-        Returns:
-            Noisy samples (B, ...), their timesteps (B,) and levels by :meth:`at`, and the target (B, ...): the
-            expectation of ``prediction_target`` by :func:`expected_noises`.
+        ``posterior_noise`` (B, ...) draws clean samples, ``noise`` (B, ...) is added to them at ``rows`` (B,). The
+        target is the expectation of ``prediction_target`` by :func:`expected_noises`.
         """
         noisy, times, level = self.corrupt(samples.draw(indices, posterior_noise), noise, rows)
         if samples.std is not None:
@@ -164,12 +139,7 @@ class TrainingNoise:
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, NoiseLevel]]:
         """Noisy test data with the same noise every time, over all levels evenly, the least noise first.
 
-        Args:
-            samples: the test set, N.
-            labels: int64 (N,).
-
-        Yields:
-            Noisy samples (B, ...), timesteps (B,), labels (B,), the data's prediction target (B, ...) and levels.
+        Batches of noisy samples (B, ...), timesteps (B,), labels (B,), the data's prediction target (B, ...), levels.
         """
         count, generator = len(labels), keyed_generator(self.config.seed, "validation")
         posterior_noise, noise = torch.randn(2, count, *samples.sample_shape, generator=generator).to(samples.mean)

@@ -1,14 +1,6 @@
 """A training run, whatever it trains: everything but the mathematics, which stays in the script.
 
-A script makes its networks and a :class:`Run`, and shows its whole loop::
-
-    run = Run(config, accelerator, train, {"denoiser": denoiser})
-    for noisy, times, condition, target, weight in run.batches(draw, prepare):
-        with accelerator.autocast():
-            prediction = run.model(noisy, times, condition, return_dict=False)[0]
-        if run.step(denoising_loss(prediction, target, weight)):
-            run.validate(lambda: validate(denoiser, test_samples))
-    run.finish(denoiser)
+A script makes its networks and a :class:`Run`, and shows its whole loop; ``train_vae.py`` is the shortest.
 
 What an update trains on is keyed by (seed, update), so a run that is stopped at any update and resumed is the run that
 never stopped. SIGTERM and Ctrl-C are requests: the update in hand is finished and a checkpoint written.
@@ -59,14 +51,9 @@ _WARM_UP, _MEASURED = 5, 20
 
 
 class Learner:
-    """A network with what trains it: optimizer, learning-rate schedule, moving average.
+    """A network, as it is saved, with what trains it: fused AdamW, learning rates by update, moving average if any.
 
-    Attributes:
-        network: as it is saved.
-        model: what the training calls: the network, or a module that holds it, prepared by Accelerate.
-        optimizer: fused AdamW.
-        schedule: of the learning rate, counted in updates.
-        ema: the moving average, if any.
+    ``model`` is what the training calls: the network, or a module that holds it, prepared by Accelerate.
     """
 
     def __init__(
@@ -124,7 +111,6 @@ class Run:
     Attributes:
         learners: a :class:`Learner` per network, by name.
         model: what the training calls, of the first network.
-        stream: which examples and random numbers an update trains on.
 
     Raises:
         ValueError: the training set is smaller than one update, or the checkpoint is of other settings.
@@ -168,11 +154,6 @@ class Run:
             accelerator.scaler,
         )
         self._parts_left = self._parts = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        """Go on from a checkpoint where that is asked for, then open the trackers; a dry run has none."""
-        config, accelerator = self.config, self.accelerator
         if config.resume_from_checkpoint:
             folder = self.state.resume(config.output_dir, config.resume_from_checkpoint)
             accelerator.print(f"Resuming from {folder}" if folder else "There is no checkpoint yet: starting afresh")
@@ -353,13 +334,8 @@ class Run:
         """Memory and time of the run, from a dry run."""
         seconds = (time.perf_counter() - self._timed_from) / max(1, self.state.update - self._start - _WARM_UP)
         updates = self.total_updates - self._start
-        lines = [
-            f"{name}: {sum(p.numel() for p in part.parameters):,} parameters" for name, part in self.learners.items()
-        ]
-        held = {
-            group: sum(tensor.nbytes for tensor in tensors) / 1e6 for group, tensors in self.state.tensors().items()
-        }
-        lines += [", ".join(f"{group} {size:.1f} MB" for group, size in held.items()) + ", in every process"]
+        sizes = {name: sum(p.numel() for p in learner.parameters) for name, learner in self.learners.items()}
+        lines = [f"{name}: {size:,} parameters" for name, size in sizes.items()]
         lines += [f"memory of the process, with data and libraries: {psutil.Process().memory_info().rss / 1e6:,.0f} MB"]
         if self.accelerator.device.type == "cuda":
             lines += [f"peak on the device: {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB"]
