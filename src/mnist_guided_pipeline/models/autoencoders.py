@@ -56,6 +56,14 @@ class _Autoencoder(Network):
     encoder: nn.Module
     decoder: nn.Module
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one latent."""
+        if self.config.latent_dim is not None:
+            return (self.config.latent_dim,)
+        _, height, width = self.config.image_shape
+        return (self.config.latent_channels, height // 4, width // 4)
+
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[LatentGaussian]:
         """Images (B, *image_shape) in [-1, 1] to a Gaussian ``latent_dist`` over (B, *latent_shape), not normalised."""
@@ -112,11 +120,6 @@ class MLPVAE(_Autoencoder):
             nn.Flatten(), nn.Linear(pixels, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 2 * latent_dim)
         )
         self.decoder = nn.Sequential(nn.Linear(latent_dim, hidden_size), nn.ReLU(), nn.Linear(hidden_size, pixels))
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """The shape of one latent."""
-        return (self.config.latent_dim,)
 
 
 class _ResidualConv(nn.Module):
@@ -192,11 +195,3 @@ class ConvVAE(_Autoencoder):
             nn.SiLU(),
             nn.ConvTranspose2d(outer, channels, 4, stride=2, padding=1),
         )
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """The shape of one latent."""
-        if self.config.latent_dim is not None:
-            return (self.config.latent_dim,)
-        _, height, width = self.config.image_shape
-        return (self.config.latent_channels, height // 4, width // 4)

@@ -112,7 +112,24 @@ class _NoiseSchedule(nn.Module):
         return alpha.to(like.dtype), sigma.to(like.dtype)
 
 
-class MixtureDenoiser(Network):
+class _MixtureNetwork(Network):
+    """What both networks share: the mixture as it is seen at a timestep."""
+
+    def _build(self, mixture: _Mixture, law: str, schedule: dict[str, Any] | None) -> None:
+        self.mixture = mixture
+        self.noise_schedule = _NoiseSchedule(law, schedule)
+        self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)  # gives the network a dtype and a device
+
+    def _seen(self, sample: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Alpha and sigma (B,) or (1,), and what :meth:`_Mixture.components` makes of the sample."""
+        alpha, sigma = self.noise_schedule(timestep, sample)
+        if self.noise_schedule.law in _PRECONDITIONED:  # whose inputs are scaled for data of deviation sigma_data
+            scale = alpha.unsqueeze(-1)
+            sample = sample * torch.sqrt(1.0 / scale**2 - 1.0 + self.config.sigma_data**2) * scale
+        return alpha, sigma, *self.mixture.components(sample, alpha, sigma)
+
+
+class MixtureDenoiser(_MixtureNetwork):
     """The exact denoiser.
 
     Args:
@@ -142,18 +159,14 @@ class MixtureDenoiser(Network):
         sigma_data: float = 1.0,
     ):
         super().__init__()
-        self.mixture = _Mixture(weights, means, covariances, classes)
-        self.noise_schedule = _NoiseSchedule(law, schedule)
-        self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)  # gives the network a dtype and a device
+        self._build(_Mixture(weights, means, covariances, classes), law, schedule)
         self.register_to_config(sample_shape=[len(means[0])])
 
     def forward(
         self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
     ) -> DenoiserOutput | tuple[Tensor]:
         """The optimal prediction for samples (B, d) at ``timestep`` (any dtype, 0-d or (B,))."""
-        alpha, sigma = self.noise_schedule(timestep, sample)
-        unscaled = _edm_unscale(sample, alpha, self.noise_schedule.law, self.config.sigma_data)
-        log_joint, means = self.mixture.components(unscaled, alpha, sigma)
+        alpha, sigma, log_joint, means = self._seen(sample, timestep)
         if class_labels is not None and self.config.num_classes is not None:
             every_class = torch.ones_like(self.mixture.membership[:, :1])
             allowed = torch.cat([self.mixture.membership, every_class], dim=1)[:, class_labels].T
@@ -175,16 +188,7 @@ class MixtureDenoiser(Network):
         return targets[kind]
 
 
-def _edm_unscale(sample: Tensor, alpha: Tensor, law: str, sigma_data: float) -> Tensor:
-    """The variance-preserving sample: preconditioned inputs are scaled for data of deviation sigma_data."""
-    if law not in _PRECONDITIONED:
-        return sample
-    alpha = alpha.unsqueeze(-1)
-    ratio_squared = 1.0 / alpha**2 - 1.0
-    return sample * torch.sqrt(ratio_squared + sigma_data**2) * alpha
-
-
-class MixtureClassifier(Network):
+class MixtureClassifier(_MixtureNetwork):
     """The exact noise-aware classifier; arguments as :class:`MixtureDenoiser`."""
 
     @register_to_config
@@ -199,15 +203,11 @@ class MixtureClassifier(Network):
         sigma_data: float = 1.0,
     ):
         super().__init__()
-        self.mixture = _Mixture(weights, means, covariances, classes)
-        self.noise_schedule = _NoiseSchedule(law, schedule)
-        self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self._build(_Mixture(weights, means, covariances, classes), law, schedule)
         self.register_to_config(num_classes=max(classes) + 1)
 
     def forward(self, sample: Tensor, timestep: Tensor, return_dict: bool = True) -> ClassifierOutput | tuple[Tensor]:
         """Exact log-probabilities of the classes for samples (B, d) at ``timestep`` (any dtype, 0-d or (B,))."""
-        alpha, sigma = self.noise_schedule(timestep, sample)
-        unscaled = _edm_unscale(sample, alpha, self.noise_schedule.law, self.config.sigma_data)
-        log_joint, _ = self.mixture.components(unscaled, alpha, sigma)
+        log_joint = self._seen(sample, timestep)[2]
         logits = torch.logsumexp(log_joint.unsqueeze(-1) + torch.log(self.mixture.membership), dim=1)
         return ClassifierOutput(logits=logits) if return_dict else (logits,)

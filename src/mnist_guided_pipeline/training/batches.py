@@ -16,6 +16,7 @@ come from pinned memory, so that neither the host nor an accelerator waits for t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ _MOST_UPDATES = 50
 _MOST_BYTES = 2**20  # of drawn numbers: what is made of them should stay in a processor's cache
 
 
+@dataclass
 class TrainingStream:
     """The order of the examples and the random numbers of every update, for one of several processes.
 
@@ -40,30 +42,22 @@ class TrainingStream:
     set that is smaller than one global batch is a ValueError.
     """
 
-    def __init__(
-        self,
-        num_examples: int,
-        batch_size: int,
-        *,
-        accumulation_steps: int = 1,
-        num_processes: int = 1,
-        process_index: int = 0,
-        seed: int = 0,
-    ):
-        self.global_batch_size = batch_size * accumulation_steps * num_processes
-        if num_examples < self.global_batch_size:
+    num_examples: int
+    batch_size: int
+    accumulation_steps: int = 1
+    num_processes: int = 1
+    process_index: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.global_batch_size = self.batch_size * self.accumulation_steps * self.num_processes
+        if self.num_examples < self.global_batch_size:
             raise ValueError(
-                f"The training set has {num_examples} examples, fewer than one update takes: train_batch_size "
-                f"{batch_size} x gradient_accumulation_steps {accumulation_steps} x {num_processes} processes = "
-                f"{self.global_batch_size}. Lower train_batch_size."
+                f"The training set has {self.num_examples} examples, fewer than one update takes: train_batch_size "
+                f"{self.batch_size} x gradient_accumulation_steps {self.accumulation_steps} x {self.num_processes} "
+                f"processes = {self.global_batch_size}. Lower train_batch_size."
             )
-        self.num_examples = num_examples
-        self.batch_size = batch_size
-        self.accumulation_steps = accumulation_steps
-        self.num_processes = num_processes
-        self.process_index = process_index
-        self.seed = seed
-        self.updates_per_epoch = num_examples // self.global_batch_size
+        self.updates_per_epoch = self.num_examples // self.global_batch_size
         self._epoch = -1
         self._permutation = torch.empty(0, dtype=torch.int64)
 
@@ -88,6 +82,7 @@ class TrainingStream:
             yield slice(start, start + self.batch_size)
 
 
+@dataclass
 class Batches:
     """The micro-batches of this process, update by update, on its device.
 
@@ -96,21 +91,14 @@ class Batches:
     stream's batch size, which it is if left out. Nothing is drawn for updates after ``total_updates``.
     """
 
-    def __init__(
-        self,
-        stream: TrainingStream,
-        device: torch.device,
-        total_updates: int,
-        draw: Draw,
-        prepare: Prepare | None = None,
-        part_size: int | None = None,
-    ):
-        self.stream = stream
-        self.device = device
-        self.total_updates = total_updates
-        self.draw = draw
-        self.prepare = prepare
-        self.part_size = part_size or stream.batch_size
+    stream: TrainingStream
+    device: torch.device
+    total_updates: int
+    draw: Draw
+    prepare: Prepare | None = None
+    part_size: int | None = None
+
+    def __post_init__(self) -> None:
         self._first = 0
         self._updates: list[list[tuple[Any, ...]]] = []
 
@@ -130,16 +118,17 @@ class Batches:
         columns: Sequence[Tensor | None] = [self._to_device(torch.cat(column)) for column in zip(*drawn, strict=True)]
         if self.prepare is not None:
             columns = self.prepare(*columns)
-        num_parts = self.stream.accumulation_steps * self.stream.batch_size // self.part_size  # of an update
-        cut = [[None] * (count * num_parts) if c is None else c.split(self.part_size) for c in columns]
+        part_size = self.part_size or self.stream.batch_size
+        num_parts = self.stream.accumulation_steps * self.stream.batch_size // part_size  # of an update
+        cut = [[None] * (count * num_parts) if c is None else c.split(part_size) for c in columns]
         parts = list(zip(*cut, strict=True))
         return [parts[start : start + num_parts] for start in range(0, len(parts), num_parts)]
 
-    def _own(self, update: int) -> list[Tensor]:
+    def _own(self, update: int) -> Sequence[Tensor]:
         """This process's share of an update's global batch."""
         tensors = self.draw(self.stream.indices(update), self.stream.generator(update))
         if self.stream.num_processes == 1:
-            return list(tensors)
+            return tensors
         return [torch.cat([tensor[part] for part in self.stream.slices()]) for tensor in tensors]
 
     def _to_device(self, tensor: Tensor) -> Tensor:

@@ -203,7 +203,6 @@ _FREE_SETTINGS = {  # may differ between a run and its continuation
     "validation_steps",
     "num_validation_images",
     "report_to",
-    "logging_dir",
     "cache_dir",
     "push_to_hub",
     "hub_model_id",

@@ -27,6 +27,7 @@ Config = TypeVar("Config", bound="TrainingConfig")
 
 _RETIRED: dict[str, float | None] = {"network": None, "network_config": None, "kl_warmup_steps": 0}
 _RETIRED |= {"max_rotation": 15.0, "max_shear": 0.2, "max_scaling": 0.15, "max_shift": 2.0}
+_RETIRED |= {"adam_epsilon": 1e-8, "logging_dir": None}
 """Settings in the files of earlier runs, of scripts without them, and the value they have now; None for any."""
 
 
@@ -142,8 +143,6 @@ class TrainingConfig(CommonConfig):
     """Decay of AdamW's second moment."""
     adam_weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
     """Decoupled weight decay."""
-    adam_epsilon: Annotated[float, NOT_NEGATIVE] = 1e-8
-    """AdamW's epsilon."""
     max_grad_norm: Annotated[float | None, POSITIVE] = 1.0
     """Gradients are scaled down to this norm; None leaves them as they are."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -156,8 +155,6 @@ class TrainingConfig(CommonConfig):
     """'latest', or the path of a checkpoint."""
     validation_steps: Annotated[int | None, POSITIVE] = None
     """Updates between validations; None for one an epoch."""
-    logging_dir: str = "logs"
-    """Folder of the tracker, inside output_dir."""
     tracker_project_name: str = "mnist-guided"
     """Project name at the tracker."""
 

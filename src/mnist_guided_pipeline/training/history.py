@@ -44,10 +44,6 @@ class HistoryTracker(GeneralTracker):
         atomic_write(self.file, "".join(json.dumps(line) + "\n" for line in kept))
 
     @on_main_process
-    def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """The settings are in ``train_config.json``."""
-
-    @on_main_process
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Append one line; values that are no numbers are left to other trackers."""
         numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}

@@ -83,7 +83,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,  # what backward() divides the loss by
         log_with=[HistoryTracker(config.output_dir), *(() if config.report_to == "none" else (config.report_to,))],
-        project_config=ProjectConfiguration(config.output_dir, os.path.join(config.output_dir, config.logging_dir)),
+        project_config=ProjectConfiguration(config.output_dir, os.path.join(config.output_dir, "logs")),
     )
     check_all_seen(accelerator.num_processes, "they would train apart and overwrite each other")
     launched = {
@@ -132,9 +132,8 @@ def load_splits(config: TrainingConfig, accelerator: Accelerator | PartialState)
     """
     counts = (config.max_train_samples, config.max_eval_samples)
     with accelerator.main_process_first():
-        if is_point_set(config.dataset_name):
+        if is_point_set(name := config.dataset_name):
             train, test = counts
-            name = config.dataset_name
             return load_points(name, "train", max_samples=train), load_points(name, "test", max_samples=test)
         return load_image_splits(
             config.dataset_name,

@@ -67,7 +67,6 @@ class Learner:
             lr=config.learning_rate,
             betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.adam_weight_decay,
-            eps=config.adam_epsilon,
             fused=True,
         )
         warm_up = config.warmup_updates(total_updates)
