@@ -104,21 +104,11 @@ def test_resampling_at_every_level_leaves_the_density_as_it_is(one_group, monkey
     assert max(one_group(8.0, 20, 4000, seed) for seed in range(3)) < 0.2  # 0.3 and more with another row's weight
 
 
-def test_a_sample_does_not_depend_on_its_batch_nor_on_how_it_is_split(monkeypatch):
+def test_a_sample_does_not_depend_on_its_batch():
     pipe, labels = pipeline(), [0, 1, 1, 0]
     whole = draw(pipe, labels, generator=seeds(0, 1, 2, 3))
     parts = [draw(pipe, [labels[i] for i in part], generator=seeds(*part)) for part in ([0], [1, 2, 3])]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-6, atol=1e-6)
-    monkeypatch.setattr(particles_module, "_MOST_ROWS", 9)
-    assert particles_module.rows_at_a_time(4) == 8
-    scales = {"guidance_scale": [0.5, 1.0, 2.0, 4.0]}
-    freed, decode = [], pipe.decode_latents
-    monkeypatch.setattr(pipe, "maybe_free_model_hooks", lambda: freed.append("free"))
-    monkeypatch.setattr(pipe, "decode_latents", lambda *given: freed.append("decode") or decode(*given))
-    split = draw(pipe, labels, generator=seeds(0, 1, 2, 3), **scales)
-    assert freed == ["decode", "free"] * 3  # two parts and the whole
-    monkeypatch.undo()
-    torch.testing.assert_close(split, draw(pipe, labels, generator=seeds(0, 1, 2, 3), **scales), rtol=1e-6, atol=1e-6)
 
 
 def test_samples_of_a_batch_are_independent():

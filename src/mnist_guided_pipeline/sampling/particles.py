@@ -41,7 +41,6 @@ from .schedulers import scheduler_schedule
 
 _RESAMPLE_BELOW = 0.5  # of the particles of a group
 _PATH_RATIO = 0.5
-_MOST_ROWS = 8192  # drawn at a time, unless one sample has more particles
 
 
 def path_scale(scale: float | Tensor, ratio: float, last_ratio: float = 0.0) -> float | Tensor:
@@ -143,11 +142,6 @@ def check_particles(
                 f"{argument} is {value}, for which particles have no weights; with num_particles above 1 it must be "
                 f"{' or '.join(f'{number:g}' for number in allowed)}."
             )
-
-
-def rows_at_a_time(num_particles: int) -> int:
-    """How many particles of whole samples are drawn together, so that memory does not grow with their number."""
-    return num_particles * max(1, _MOST_ROWS // num_particles)
 
 
 def guided_course(scheduler: Any, guidance_interval: tuple[float, float]) -> tuple[bool, float]:

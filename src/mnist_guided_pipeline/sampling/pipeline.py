@@ -33,12 +33,12 @@ from .arguments import (
 )
 from .clean_guide import CleanClassifierGuide  # noqa: F401 - an export is fetched file by file, those that this file names
 from .denoiser import GuidedDenoiser
-from .exported import exported_code, is_exported, share_classes
+from .exported import exported_code, is_exported
 from .guidance import classifier_score  # noqa: F401 - as above
 from .latents import denormalise
 from .networks import check_space, is_conditional, note_classes, num_classes, sample_shape
 from .noise import noise_level
-from .particles import Particles, check_particles, guided_course, rows_at_a_time
+from .particles import Particles, check_particles, guided_course
 from .schedulers import (
     build_scheduler,
     check_scheduler,
@@ -145,10 +145,6 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             index.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             Path(save_directory, "manifest.json").unlink(missing_ok=True)  # of what was there before
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        share_classes(self)
-        return object.__reduce_ex__(self, protocol)
-
     def _settings_of_the_same_parts(self) -> dict[str, Any]:
         """Those of a living pipeline with these very components: ``Pipeline(**pipe.components)`` is its equal."""
         last = _PIPELINE_OF.get(self.denoiser, lambda: None)() if isinstance(self.denoiser, torch.nn.Module) else None
@@ -253,8 +249,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             return_dict: return an ``ImagePipelineOutput`` rather than a tuple.
             callback_on_step_end: called as ``callback(pipe, step, timestep, tensors)`` after every step, with a
                 pipeline that belongs to this call alone, and its scheduler; the ``latents`` that it returns replace the
-                sample. Particles of many samples are drawn in parts of up to 8192 rows: it then gets the rows of a
-                part, and ``step`` starts at 0 with each.
+                sample.
             callback_on_step_end_tensor_inputs: which tensors the callback gets, of ``_callback_tensor_inputs``.
             negative_class_labels: in place of ``class_labels``: any class but these, one row per label.
             classifier_temperature: divides the classifier's logits, positive; it calibrates, the scale guides.
@@ -307,21 +302,6 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         self.check_sizes(batch_size, generator, latents, output_type, num_particles)
         if num_particles > 1:
             check_particles(self.scheduler, labels, cfg_scale, guidance_rescale, autoguidance_scale)
-        at_once = rows_at_a_time(num_particles)
-        if num_particles > 1 and batch_size > at_once:
-            together = {
-                "cfg_scale": cfg_scale,
-                "guidance_interval": guidance_interval,
-                "num_inference_steps": num_inference_steps,
-                "timesteps": timesteps,
-                "sigmas": sigmas,
-                "callback_on_step_end": callback_on_step_end,
-                "callback_on_step_end_tensor_inputs": callback_on_step_end_tensor_inputs,
-                "classifier_temperature": classifier_temperature,
-                "num_particles": num_particles,
-            }
-            latents = self._in_parts(at_once, labels, scales, generator, latents, together)
-            return self._output(latents, output_type, return_dict)
 
         call = self._of_one_call()
         times = call.prepare_timesteps(num_inference_steps, timesteps, sigmas)
@@ -386,10 +366,6 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 "wider type, or latents that are standard Gaussian noise."
             )
         self._guidance_scale, self._num_timesteps = call._guidance_scale, call._num_timesteps
-        return self._output(latents, output_type, return_dict)
-
-    def _output(self, latents: Tensor, output_type: str, return_dict: bool) -> Any:
-        """What a call returns; offloaded networks, the VAE too, go back to where they wait."""
         images = self.decode_latents(latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -455,24 +431,6 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
                 f"callback_on_step_end must leave the latents of shape {tuple(latents.shape)}, it returned {shape!r}."
             )
         return returned
-
-    def _in_parts(
-        self, at_once: int, labels: Any, scales: Any, generator: Any, latents: Tensor | None, together: dict[str, Any]
-    ) -> Tensor:
-        """The samples of a call whose particles are too many to be drawn together; rows as in the call."""
-        count, drawn = together["num_particles"], []
-        for start in range(0, len(labels), at_once):
-            rows, part = slice(start, start + at_once), slice(start // count, (start + at_once) // count)
-            output = self(
-                labels[rows][::count],
-                guidance_scale=scales[rows][::count] if isinstance(scales, Tensor) else scales,
-                generator=generator[part] if isinstance(generator, list) else generator,
-                latents=None if latents is None else latents[rows],
-                output_type="latent",
-                **together,
-            )
-            drawn.append(output.images)
-        return torch.cat(drawn)
 
     def check_sizes(
         self, batch_size: int, generator: Any, latents: Tensor | None, output_type: str, num_particles: int = 1
