@@ -201,9 +201,9 @@ def exact_samples(
 ) -> np.ndarray:
     """Samples (num_samples, 2) of one class of ``PLANE`` by DDPM with exact networks, each one of several particles."""
     pipe, generator = exact_pipeline(PLANE, "DDPMScheduler", "v_prediction"), torch.Generator().manual_seed(seed)
-    call = {"guidance_scale": scale, "num_inference_steps": num_steps, "num_particles": num_particles}
+    call: dict[str, Any] = {"num_inference_steps": num_steps, "num_particles": num_particles}
     parts = torch.full((num_samples,), label).split(max(1, 8192 // num_particles))  # so that memory does not grow
-    drawn = [pipe(part, generator=generator, output_type="latent", **call).images for part in parts]
+    drawn = [pipe(part, 1, scale, generator=generator, output_type="latent", **call).images for part in parts]
     return torch.cat(drawn).numpy()
 
 

@@ -83,18 +83,6 @@ SUPPORTED: dict[str, SchedulerSupport] = {
     "FlowMatchLCMScheduler": SchedulerSupport((_F,), "flow", "flow", stochastic="yes"),
 }
 
-# Settings that spread the steps over the whole range of noise so unevenly that a few of them are far from right: by
-# class, and a class that can take the setting. The solvers in lambda begin where no signal is left to guide by.
-_UP_TO_PURE_NOISE = ("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver")
-_COARSE: dict[str, tuple[tuple[str, ...], str]] = {
-    "use_karras_sigmas": (("SASolver",), "DPMSolverMultistepScheduler"),
-    "use_exponential_sigmas": (("SASolver",), "DPMSolverMultistepScheduler"),
-    "use_beta_sigmas": (
-        (*_UP_TO_PURE_NOISE, "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete"),
-        "EulerDiscreteScheduler",
-    ),
-}
-
 _BETA_SETTINGS = (
     "num_train_timesteps",
     "beta_start",
@@ -107,8 +95,15 @@ _BETA_SETTINGS = (
 _TO_ZERO = {"final_sigmas_type": "zero"}
 _UNIPC, _SA, _COSINE = ("UniPCMultistepScheduler",), ("SASolverScheduler",), ("CosineDPMSolverMultistepScheduler",)
 _OF_ANOTHER_KIND = "spreads the steps over noise levels that are not those of straight lines"
+_COARSE = "spreads the steps so unevenly that samples are far from right unless there are hundreds"
+_NOT_BY_BETA = (  # the solvers in lambda begin where no signal is left to guide by
+    *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler"),
+    *("UniPCMultistepScheduler", "SASolverScheduler"),
+    *("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+)
 
-# Settings that cannot work here: together, in which classes (all, where none is named), and what they do.
+# Settings that cannot work here: together, in which classes (all, where none is named), and what they do. ``...`` is
+# any value that is not empty.
 _UNUSABLE: tuple[tuple[dict[str, Any], tuple[str, ...], str], ...] = (
     ({"variance_type": "fixed_large_log"}, (), "takes the square root of a negative logarithm"),
     ({"use_dynamic_shifting": True}, (), "wants a shift for every size of image, which a call does not give"),
@@ -124,12 +119,14 @@ _UNUSABLE: tuple[tuple[dict[str, Any], tuple[str, ...], str], ...] = (
     ({"use_karras_sigmas": True, "use_flow_sigmas": True}, (), _OF_ANOTHER_KIND),
     ({"use_exponential_sigmas": True, "use_flow_sigmas": True}, (), _OF_ANOTHER_KIND),
     ({"use_lu_lambdas": True, "use_flow_sigmas": True}, (), _OF_ANOTHER_KIND),
+    ({"use_karras_sigmas": True}, _SA, _COARSE),
+    ({"use_exponential_sigmas": True}, _SA, _COARSE),
+    ({"use_beta_sigmas": True}, _NOT_BY_BETA, _COARSE),
+    ({"scale_factors": ...}, (), "changes latents' size between steps"),
+    ({"solver_p": ...}, (), "has a noise schedule of its own"),
+    ({"clip_sample": True}, (), "clips the predicted sample: latents go beyond, and guided ones lose their spread"),
+    ({"thresholding": True}, (), "is made for pixels in [-1, 1]"),
 )
-
-_UNUSABLE_AT_ALL = {
-    "scale_factors": "which change latents' size between steps",
-    "solver_p": "a scheduler with a noise schedule of its own",
-}
 
 _LEAST_SIGMA = 1e-6  # of straight lines, whose schedulers add the step to 0 themselves
 
@@ -249,12 +246,13 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
             f"{trained_type!r}. {usable}."
         )
     for settings, classes, effect in _UNUSABLE:
-        if (not classes or name in classes) and all(config.get(key) == value for key, value in settings.items()):
-            found = " and ".join(f"{key}={value!r}" for key, value in settings.items())
-            raise ValueError(f"{name} has {found}, which {effect}. Leave {' and '.join(settings)} out, {fix}.")
-    for setting, effect in _UNUSABLE_AT_ALL.items():
-        if config.get(setting) is not None:
-            raise ValueError(f"{name} has {setting}, {effect}. Leave {setting} out, {fix}.")
+        is_set = [config.get(key) == value or (value is ... and config.get(key)) for key, value in settings.items()]
+        if all(is_set) and (not classes or name in classes):
+            found = " and ".join(key if value is ... else f"{key}={value!r}" for key, value in settings.items())
+            remedy = f"Leave {' and '.join(settings)} out"
+            if all(value is True for value in settings.values()):
+                remedy = f"Set {' and '.join(f'{key}=False' for key in settings)}"
+            raise ValueError(f"{name} has {found}, which {effect}. {remedy}, {fix}.")
     spacing = config.get("timestep_spacing", "leading")
     if name in _NOT_FROM_PURE_NOISE and spacing != "leading" and law == trained_law == "preserving":
         if preserving_table(training_noise)[-1] < _ALMOST_PURE_NOISE:
@@ -268,22 +266,6 @@ def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
             "(rescale_betas_zero_snr=True): there a prediction of the noise says nothing about the sample. Train with "
             "prediction_type='v_prediction', or without rescale_betas_zero_snr."
         )
-    if config.get("clip_sample", False):
-        limit = config.get("clip_sample_range", 1.0)
-        raise ValueError(
-            f"{name} has clip_sample=True, which clips the predicted sample to +-{limit}: latents are not in that "
-            f"range, and guided samples lose their spread. Set clip_sample=False, {fix}."
-        )
-    if config.get("thresholding", False):
-        raise ValueError(
-            f"{name} has thresholding=True, which is made for pixels in [-1, 1]. Set thresholding=False, {fix}."
-        )
-    for setting, (classes, other) in _COARSE.items():
-        if name.removesuffix("Scheduler") in classes and config.get(setting, False):
-            raise ValueError(
-                f"{name} has {setting}=True, with which its samples are far from right unless it takes hundreds of "
-                f"steps. Leave {setting} out, or use {other}, which can take it."
-            )
     if not adapted:
         _check_settings(scheduler, training_noise, fix)
 

@@ -32,7 +32,6 @@ def render_model_card(
     pipeline_folder: str | os.PathLike[str],
     record: dict[str, Any],
     repo_id: str | None = None,
-    template: str | os.PathLike[str] | None = None,
 ) -> str:
     """Fill the template for one pipeline; the markers of what was measured stay as they are.
 
@@ -44,11 +43,10 @@ def render_model_card(
         The card: valid front matter, and a Markdown body without a placeholder left.
 
     Raises:
-        FileNotFoundError: the folder holds no pipeline, or there is no template.
-        ValueError: the template asks for something unknown, or the card is not valid.
+        FileNotFoundError: the folder holds no pipeline.
     """
-    from huggingface_hub import ModelCard, ModelCardData
-    from jinja2 import Environment, StrictUndefined, TemplateError
+    from huggingface_hub import ModelCardData
+    from jinja2 import Environment, StrictUndefined
 
     folder = Path(pipeline_folder)
     if not (folder / "model_index.json").is_file():
@@ -67,31 +65,18 @@ def render_model_card(
     )
     pipeline_class = "ClassifierGuidedLatentPipeline"
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    try:
-        text = environment.from_string(Path(template or _find_template()).read_text(encoding="utf-8")).render(
-            card_data=data.to_yaml(),
-            import_name="load_default" if repo_id is None else pipeline_class,
-            load_line="load_default()" if repo_id is None else f'{pipeline_class}.from_pretrained("{repo_id}")',
-            picture=(folder / PICTURE).is_file(),
-            networks=_networks(folder),
-            alone=index.get("sampling_defaults", {}).get("cfg_scale") == 0.0,
-            recipes=_recipes(folder),
-        )
-    except TemplateError as error:
-        raise ValueError(f"The template of the model card cannot be filled: {error}") from error
-    read = ModelCard(text).data  # as the Hub reads it
-    if read.to_dict() != data.to_dict() or not read.get("eval_results"):
-        raise ValueError("The front matter of the model card does not come back as it was written: check the template.")
-    return text
-
-
-def _find_template() -> Path:
-    """The template inside an installed package, or at the root of a checkout."""
-    places = (Path(__file__).parents[1] / "model_card.md", Path(__file__).parents[3] / "model_card.md")
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(f"There is no template of the model card at {' or '.join(map(str, places))}.")
+    package = Path(__file__).parents[1]
+    places = (package / "model_card.md", package.parents[1] / "model_card.md")  # installed, and in a checkout
+    template = next(place for place in places if place.is_file())
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        card_data=data.to_yaml(),
+        import_name="load_default" if repo_id is None else pipeline_class,
+        load_line="load_default()" if repo_id is None else f'{pipeline_class}.from_pretrained("{repo_id}")',
+        picture=(folder / PICTURE).is_file(),
+        networks=_networks(folder, index),
+        alone=index.get("sampling_defaults", {}).get("cfg_scale") == 0.0,
+        recipes=_recipes(folder),
+    )
 
 
 def _eval_results(figures: dict[str, Any], dataset: str) -> list[Any]:
@@ -114,11 +99,10 @@ def _eval_results(figures: dict[str, Any], dataset: str) -> list[Any]:
     ]
 
 
-def _networks(folder: Path) -> list[tuple[str, str, int]]:
+def _networks(folder: Path, index: dict[str, Any]) -> list[tuple[str, str, int]]:
     """Part, class and number of parameters of each network."""
     from safetensors import safe_open
 
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     networks = []
     for name in ("vae", "denoiser", "classifier", "weak_denoiser"):
         if index.get(name, [None])[0] is None:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 from .atomic import MANIFEST, atomic_write, verify_manifest, write_manifest
 from .strict import read_json
@@ -33,13 +33,7 @@ tags:
 
 # {name}
 
-`{class_name}`, made with `mnist_guided_pipeline`:
-
-```python
-import mnist_guided_pipeline as mgp
-
-{example}
-```
+Made with `mnist_guided_pipeline`.
 """
 
 
@@ -114,23 +108,13 @@ def push_folder(
     return _tried(commit, repo_id)
 
 
-class PushSettings(Protocol):
-    """What a training script's settings say about its result."""
-
-    output_dir: str
-    push_to_hub: bool
-    hub_model_id: str | None
-    hub_private_repo: bool
-    dry_run: bool
-
-
-def start_push(config: PushSettings) -> None:
-    """With ``push_to_hub``: make the repository before the training starts; a dry run makes none."""
+def start_push(config: Any) -> None:
+    """With ``push_to_hub`` in a script's settings: make the repository before the training; a dry run makes none."""
     if config.push_to_hub and not config.dry_run:
         open_repo(_repo_name(config), config.hub_private_repo)
 
 
-def save_result(config: PushSettings, settings: str) -> None:
+def save_result(config: Any, settings: str) -> None:
     """Finish a training script's ``output_dir``: settings as JSON, manifest, and with ``push_to_hub`` the upload."""
     atomic_write(f"{config.output_dir}/train_config.json", settings)
     names = [name for name in model_files(config.output_dir) if name.endswith((".json", ".safetensors"))]
@@ -138,13 +122,13 @@ def save_result(config: PushSettings, settings: str) -> None:
     finish_push(config)
 
 
-def finish_push(config: PushSettings) -> None:
+def finish_push(config: Any) -> None:
     """With ``push_to_hub``: upload what is in ``output_dir``."""
     if config.push_to_hub:
         print("pushed:", push_folder(config.output_dir, _repo_name(config), config.hub_private_repo))
 
 
-def _repo_name(config: PushSettings) -> str:
+def _repo_name(config: Any) -> str:
     return config.hub_model_id or Path(config.output_dir).resolve().name
 
 
@@ -171,15 +155,6 @@ def _tried(action: Callable[[], Result], repo_id: str) -> Result:
 
 def _placeholder_card(folder: Path, repo_id: str) -> str:
     """A card for a folder that has none; ``mnist-guided render --card`` makes one of measurements."""
-    is_pipeline = (folder / "model_index.json").is_file()
-    config = read_json(folder / ("model_index.json" if is_pipeline else "config.json"))
-    class_name = config.get("_class_name") or (config.get("architectures") or ["model"])[0]
-    class_name = class_name[-1] if isinstance(class_name, list) else class_name
-    library = "diffusers" if "_class_name" in config else "transformers"
-    if is_pipeline or library == "diffusers":
-        example = f'model = mgp.{class_name}.from_pretrained("{repo_id}")'
-    else:
-        example = (
-            f'from mnist_guided_pipeline.evaluation.judge import Judge\n\nmodel = Judge.from_pretrained("{repo_id}")'
-        )
-    return _CARD.format(library=library, name=repo_id.rpartition("/")[2], class_name=class_name, example=example)
+    of_diffusers = (folder / "model_index.json").is_file() or "_class_name" in read_json(folder / "config.json")
+    library = "diffusers" if of_diffusers else "transformers"
+    return _CARD.format(library=library, name=repo_id.rpartition("/")[2])
