@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_guided_pipeline.sampling.arguments import excluded_classes, resolve_labels
+from mnist_guided_pipeline.sampling.arguments import resolve_labels
 
 NAMES = {index: str(index) for index in range(11)}  # so that "10" is a name, and not "1" and "0"
 ANIMALS = {0: "cat", 1: "dog", 2: "owl"}
@@ -85,7 +85,3 @@ def test_distributions_are_normalised(given, expected):
 def test_everything_else_is_refused_by_name(given, error, words):
     with pytest.raises(error, match=f"^negative_class_labels.*{words}"):
         resolve_labels(given, ANIMALS, "negative_class_labels")
-
-
-def test_excluded_classes_are_all_the_others():
-    assert excluded_classes(torch.tensor([2, 0]), 3).tolist() == [[1, 1, 0], [0, 1, 1]]

@@ -14,11 +14,9 @@ from mnist_guided_pipeline.sampling.arguments import excluded_classes
 from mnist_guided_pipeline.sampling.guidance import (
     class_log_likelihood,
     classifier_score,
-    extrapolated_prediction,
     guidance_factor,
     guided_prediction,
     has_signal,
-    in_interval,
     rescaled_prediction,
 )
 from mnist_guided_pipeline.sampling.noise import NoiseLevel, add_noise
@@ -63,10 +61,6 @@ class TestGuidedPrediction:
         factor = guidance_factor(c_in, c_in * float(sigma), kind, sigma_data)
         guided = guided_prediction(output, g, factor, scale)
         torch.testing.assert_close(score(guided), score(output) + scale * g)
-
-    def test_keeps_the_type_of_the_network(self, scale):
-        guided = guided_prediction(noise(3, 2).bfloat16(), noise(3, 2, seed=1).float(), -B, scale)
-        assert guided.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("kind", "sigma_data"), [("score", None), ("sample", 0.5), ("flow_prediction", 0.5)])
@@ -121,22 +115,6 @@ class TestClassifierScore:
             values = [class_log_likelihood(classifier(x, T).logits, labels, temperature) for x in (X + step, X - step)]
             torch.testing.assert_close(score[:, i], (values[0] - values[1]) / (2 * h), rtol=1e-6, atol=1e-8)
 
-    def test_does_not_depend_on_the_batch(self, name):
-        classifier = CLASSIFIERS[name]()
-        whole = classifier_score(classifier, X, T, Y)
-        alone = torch.cat([classifier_score(classifier, X[i : i + 1], T, Y[i : i + 1]) for i in range(6)])
-        torch.testing.assert_close(whole, alone)
-
-    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-    def test_works_where_gradients_are_off(self, name, mode):
-        classifier = CLASSIFIERS[name]()
-        expected = classifier_score(classifier, X, T, Y)
-        with mode():
-            x, t, y = X.clone(), T.clone(), Y.clone()  # under inference_mode these are inference tensors
-            assert torch.equal(classifier_score(classifier, x, t, y), expected)
-        assert not x.requires_grad
-        assert all(parameter.grad is None for parameter in classifier.parameters())
-
 
 @pytest.mark.parametrize("amount", [0.0, 0.7, 1.0])
 def test_rescaling_restores_the_spread(amount):
@@ -144,21 +122,6 @@ def test_rescaling_restores_the_spread(amount):
     spreads = [value.flatten(1).std(dim=1) for value in (guided, unguided)]
     found = rescaled_prediction(guided, unguided, amount).flatten(1).std(dim=1)
     torch.testing.assert_close(found, (1 - amount) * spreads[0] + amount * spreads[1])
-
-
-def test_extrapolation():
-    weak, strong = noise(3, 2), noise(3, 2, seed=1)
-    assert torch.equal(extrapolated_prediction(weak, strong, 0.0), weak)
-    assert torch.equal(extrapolated_prediction(weak, strong, 1.0), strong)
-    torch.testing.assert_close(extrapolated_prediction(weak, strong, 2.5), weak + 2.5 * (strong - weak))
-
-
-@pytest.mark.parametrize(
-    ("ratio", "inside"), [(0.49, False), (0.5, False), (0.51, True), (2.0, True), (2.01, False), (math.inf, False)]
-)
-def test_interval_is_open_below_and_closed_above(ratio, inside):
-    assert in_interval(ratio, (0.5, 2.0)) is inside
-    assert in_interval(ratio, (0.0, math.inf))
 
 
 def test_nothing_is_guided_where_no_signal_is_left():

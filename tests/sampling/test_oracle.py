@@ -15,8 +15,6 @@ from mnist_guided_pipeline.evaluation.oracle import (
     make_scheduler,
     moment_errors,
 )
-from mnist_guided_pipeline.sampling.guidance import classifier_score, guidance_factor, guided_prediction
-from mnist_guided_pipeline.sampling.noise import NoiseLevel, predicted_epsilon
 from mnist_guided_pipeline.sampling.schedulers import SUPPORTED
 
 COUNT = 4096
@@ -39,11 +37,20 @@ VARIANTS = [
     ("HeunDiscreteScheduler", "epsilon", {"use_karras_sigmas": True}),
     ("EDMDPMSolverMultistepScheduler", "epsilon", {"algorithm_type": "sde-dpmsolver++"}),
 ]
+IN_SIXTEEN_DIMENSIONS = [
+    ("DDIMScheduler", "v_prediction", {}),
+    ("DPMSolverMultistepScheduler", "epsilon", {}),
+    ("EulerDiscreteScheduler", "sample", {}),
+    ("HeunDiscreteScheduler", "epsilon", {}),
+    ("EDMEulerScheduler", "epsilon", {}),
+    ("FlowMatchEulerDiscreteScheduler", "flow_prediction", {}),
+]
+CASES = [*((PLANE, variant) for variant in VARIANTS), *((HIGHER, variant) for variant in IN_SIXTEEN_DIMENSIONS)]
 
 
-def name_of(variant):
-    name, kind, options = variant
-    return "-".join([name.removesuffix("Scheduler"), kind, *(str(value) for value in options.values())])
+def name_of(case):
+    mixture, (name, kind, options) = case
+    return "-".join([name.removesuffix("Scheduler"), kind, *map(str, options.values()), f"{mixture.dim}d"])
 
 
 def draw(pipe, mixture, steps, scale=1.0, seed=0, count=COUNT, **arguments):
@@ -51,14 +58,6 @@ def draw(pipe, mixture, steps, scale=1.0, seed=0, count=COUNT, **arguments):
     generator = torch.Generator().manual_seed(seed)
     arguments = {"guidance_scale": scale, "num_inference_steps": steps, "latents": noise, **arguments}
     return pipe([1], count, output_type="latent", generator=generator, **arguments).images.numpy()
-
-
-def build(mixture, name, kind, **options):
-    if name in TORCHSDE:
-        pytest.importorskip("torchsde")
-    if name == "LMSDiscreteScheduler":
-        pytest.importorskip("scipy")
-    return exact_pipeline(mixture, name, kind, **options)
 
 
 @pytest.fixture(scope="module")
@@ -71,39 +70,23 @@ def floor():
     return {mixture: np.mean([distance(mixture, seed) for seed in range(5)]) for mixture in (PLANE, HIGHER)}
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
-def test_scale_one_reproduces_the_exact_conditional(variant, floor):
-    name, kind, options = variant
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_scale_one_reproduces_the_exact_conditional(case, floor):
+    mixture, (name, kind, options) = case
     stochastic = SUPPORTED[name].stochastic == "yes" or "sde" in str(options)
-    pipe = build(PLANE, name, kind, **options)
-    samples = draw(pipe, PLANE, 300 if stochastic and name not in (*TORCHSDE, *DISTILLED) else 120)
-    mean_error, covariance_error = moment_errors(samples, *PLANE.moments(1))
+    if name in TORCHSDE:
+        pytest.importorskip("torchsde")
+    if name == "LMSDiscreteScheduler":
+        pytest.importorskip("scipy")
+    pipe = exact_pipeline(mixture, name, kind, **options)
+    samples = draw(pipe, mixture, 300 if stochastic and name not in (*TORCHSDE, *DISTILLED) else 120)
+    mean_error, covariance_error = moment_errors(samples, *mixture.moments(1))
     if name in DISTILLED:
         assert mean_error < 0.15
         return
-    distance = sliced_wasserstein(samples, PLANE.draw(1, COUNT, 7))
-    assert mean_error < 0.05
-    assert covariance_error < 0.05
-    assert distance < (1.7 if stochastic else 1.3) * floor[PLANE]  # a draw has noise that even noise has not
-
-
-@pytest.mark.parametrize(
-    "name, kind",
-    [
-        ("DDIMScheduler", "v_prediction"),
-        ("DPMSolverMultistepScheduler", "epsilon"),
-        ("EulerDiscreteScheduler", "sample"),
-        ("HeunDiscreteScheduler", "epsilon"),
-        ("EDMEulerScheduler", "epsilon"),
-        ("FlowMatchEulerDiscreteScheduler", "flow_prediction"),
-    ],
-)
-def test_sixteen_dimensions(name, kind, floor):
-    samples = draw(build(HIGHER, name, kind), HIGHER, 100)
-    mean_error, covariance_error = moment_errors(samples, *HIGHER.moments(1))
-    assert mean_error < 0.05
-    assert covariance_error < 0.05
-    assert sliced_wasserstein(samples, HIGHER.draw(1, COUNT, 7)) < 1.3 * floor[HIGHER]
+    distance = sliced_wasserstein(samples, mixture.draw(1, COUNT, 7))
+    assert mean_error < 0.05 and covariance_error < 0.05
+    assert distance < (1.7 if stochastic else 1.3) * floor[mixture]  # a draw has noise that even noise has not
 
 
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])
@@ -111,46 +94,7 @@ def test_sixteen_dimensions(name, kind, floor):
 def test_preserving_network_under_a_flow_scheduler(name, kind):
     pipe = exact_pipeline(PLANE, "DDIMScheduler", kind)
     pipe.scheduler = make_scheduler(name, "flow_prediction", LINEAR)
-    mean_error, covariance_error = moment_errors(draw(pipe, PLANE, 100), *PLANE.moments(1))
-    assert mean_error < 0.05
-    assert covariance_error < 0.05
-
-
-@pytest.mark.parametrize("timestep", [3.9, 250.0, 612.3])
-@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
-def test_guided_score_is_the_conditional_score(kind, timestep):
-    """Bayes' rule in one step, to rounding: guiding the unconditional denoiser gives the conditional one."""
-    pipe = exact_pipeline(PLANE, "DDIMScheduler", kind)
-    conditional = exact_pipeline(PLANE, "DDIMScheduler", kind, conditional=True).denoiser
-    sample = torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(64) % 2
-    alpha, sigma = (float(value) for value in pipe.denoiser.noise_schedule(torch.tensor(timestep), sample))
-    level = NoiseLevel(alpha, sigma)
-    time = torch.tensor(timestep)
-    score = classifier_score(pipe.classifier, sample, time, labels)
-    guided = guided_prediction(pipe.denoiser(sample, time).sample, score, guidance_factor(alpha, sigma, kind), 1.0)
-    exact = conditional(sample, time, labels).sample
-    implied, wanted = (predicted_epsilon(p, sample, level, kind) / sigma for p in (guided, exact))
-    torch.testing.assert_close(implied, wanted, rtol=1e-5, atol=1e-8)
-
-
-@pytest.mark.parametrize(
-    "name, order",
-    [
-        ("DDIMScheduler", 1),
-        ("EulerDiscreteScheduler", 1),
-        ("FlowMatchEulerDiscreteScheduler", 1),
-        ("HeunDiscreteScheduler", 2),
-        ("DPMSolverMultistepScheduler", 2),
-    ],
-)
-def test_order_of_convergence(name, order):
-    """Halving the step divides the error of an ODE solver by about 2 to the power of its order, guided or not."""
-    pipe = exact_pipeline(PLANE, name, SUPPORTED[name].prediction_types[-1 if "Flow" in name else 0])
-    reference, *coarse = (draw(pipe, PLANE, steps, scale=2.0, count=256) for steps in (960, 60, 120))
-    errors = [np.abs(samples - reference).mean() for samples in coarse]  # no single path decides
-    rate = np.log2(errors[0] / errors[1])
-    assert order - 0.4 < rate < order + 0.7
+    assert max(moment_errors(draw(pipe, PLANE, 100), *PLANE.moments(1))) < 0.05
 
 
 def test_solvers_agree_at_a_large_scale():
@@ -216,6 +160,4 @@ def test_zero_terminal_snr(kind):
     denoiser = mgp.MixtureDenoiser(**PLANE.parameters, schedule=noise, prediction_type=kind).double()
     classifier = mgp.MixtureClassifier(**PLANE.parameters, schedule=noise).double()
     pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser, classifier, scheduler)
-    mean_error, covariance_error = moment_errors(draw(pipe, PLANE, 120), *PLANE.moments(1))
-    assert mean_error < 0.05
-    assert covariance_error < 0.05
+    assert max(moment_errors(draw(pipe, PLANE, 120), *PLANE.moments(1))) < 0.05

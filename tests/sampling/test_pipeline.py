@@ -364,14 +364,14 @@ BAD_INPUTS = [
     *(({"num_images_per_label": bad}, ValueError, "num_images_per_label must be an integer") for bad in (0, -1, 1.5)),
     *(({"num_inference_steps": bad}, ValueError, "num_inference_steps must be an integer") for bad in (0, True, 2.0)),
     *(({"guidance_scale": bad}, ValueError, "guidance_scale must be finite") for bad in (-1, math.nan, math.inf)),
-    *(({"guidance_scale": bad}, TypeError, "guidance_scale must be a number") for bad in ("2", ["x"], {})),
     ({"guidance_scale": [1.0, 2.0]}, ValueError, r"guidance_scale has shape \(2,\) for 1 labels"),
+    *(({"guidance_scale": bad}, TypeError, "guidance_scale must be a number") for bad in ("2", ["x"], {}, 10**400)),
     ({"class_labels": [1, 2], "guidance_scale": [[1.0, 2.0]]}, TypeError, "guidance_scale must be a number"),
     *(({"cfg_scale": bad}, ValueError, "cfg_scale must be a number at least 0") for bad in (-1.0, math.nan, "2")),
     ({"cfg_scale": 2.0}, ValueError, "cfg_scale is 2.0, but the denoiser is not class-conditional"),
     *(
         ({"guidance_interval": bad}, ValueError, "guidance_interval must be")
-        for bad in ((1.0, 1.0), (2.0, 1.0), (-1.0, 2.0), (1.0,), 3.0, (math.nan, 1.0), ("a", "b"))
+        for bad in ((1.0, 1.0), (2.0, 1.0), (-1.0, 2.0), (1.0,), 3.0, (math.nan, 1.0), ("a", "b"), {0, 1})
     ),
     *(({"eta": bad}, ValueError, "eta must be a number from 0 to 1") for bad in (-0.1, 1.1, "1")),
     *(({"classifier_temperature": bad}, ValueError, "classifier_temperature must be") for bad in (0.0, -1.0)),
@@ -393,11 +393,8 @@ BAD_INPUTS = [
         ({"callback_on_step_end_tensor_inputs": bad}, TypeError, "callback_on_step_end_tensor_inputs must be a list")
         for bad in ("latents", None)
     ),
-    ({"guidance_scale": 10**400}, TypeError, "guidance_scale must be a number"),
     *(({name: 1e300}, ValueError, f"{name} must be a number") for name in ("cfg_scale", "autoguidance_scale")),
     *(({"eta": bad}, ValueError, "eta must be a number") for bad in (np.bool_(True), b"1", np.array([0.5]), 10**400)),
-    ({"guidance_interval": {0, 1}}, ValueError, "guidance_interval must be"),
-    ({"class_labels": {3: 1.0}}, TypeError, "class_labels must be a class index, .* got dict"),
     ({"latents": torch.zeros(1, 4).to_sparse()}, ValueError, "latents must be finite .* torch.sparse_coo on cpu"),
     ({"latents": torch.zeros(1, 4, device="meta")}, ValueError, "latents must be finite .* on meta"),
     (
@@ -455,13 +452,6 @@ def test_a_bad_argument_is_named_before_any_work(arguments, error, words):
     assert calls == [[], []]
 
 
-def test_sigmas_that_leave_noise_in_the_samples_are_refused():
-    pipe = exact_pipeline(PLANE, "EulerDiscreteScheduler", "epsilon")
-    for sigmas in ([100.0, 1.0], [3.0], [0.0]):
-        with pytest.raises(ValueError, match="sigmas must lead to 0 under EulerDiscreteScheduler"):
-            draw(pipe, 1, sigmas=sigmas)
-
-
 @pytest.mark.parametrize(("answer", "words"), [(5, "it returned 5"), ({"latents": torch.zeros(1)}, r"returned \(1,\)")])
 def test_a_callback_that_spoils_the_latents_is_named(answer, words):
     with pytest.raises((TypeError, ValueError), match=f"callback_on_step_end must .*{words}"):
@@ -517,6 +507,22 @@ def test_steps_that_fall_are_those_of_the_call(name, options, steps):
             (name, {"use_flow_sigmas": True}, {"timesteps": [900, 300]}, "does not take custom timesteps")
             for name in ("DPMSolverMultistep", "DPMSolverSinglestep")
         ),
+        *(
+            ("EulerDiscrete", {}, {"sigmas": sigmas}, "sigmas must lead to 0 under EulerDiscreteScheduler")
+            for sigmas in ([100.0, 1.0], [3.0], [0.0])
+        ),
+        (
+            "PNDM",
+            {},
+            {"num_inference_steps": 3},
+            "steps must be from 4 to 1000 under PNDMScheduler, got 3",
+        ),
+        (
+            "DDIM",
+            {"steps_offset": 1, "timestep_spacing": "leading"},
+            {"num_inference_steps": 1000},
+            "num_inference_steps 1000 and the scheduler's steps_offset.*timestep 1000",
+        ),
         ("DDIM", {}, {"num_inference_steps": 600}, "600 .* begins at timestep 599 of 999.* at most 500"),
         ("HeunDiscrete", {}, {"timesteps": [999, 500, 0]}, "timesteps must fall .* from 0 to 996"),
         *(
@@ -542,21 +548,6 @@ def test_steps_that_a_scheduler_would_change_or_not_draw_with_are_refused_before
 def test_latents_of_ones_own_may_start_anywhere():
     pipe = on_cosine("DDPM")
     assert torch.isfinite(pipe([1], timesteps=[300], latents=torch.ones(1, 4), output_type="latent").images).all()
-
-
-def test_fewer_steps_than_pndm_starts_with_are_refused():
-    pipe = tiny("PNDM")
-    with pytest.raises(ValueError, match="num_inference_steps must be from 4 to 1000 under PNDMScheduler, got 3"):
-        draw(pipe, num_inference_steps=3)
-    assert torch.isfinite(draw(pipe, num_inference_steps=4)).all()
-
-
-def test_steps_that_an_offset_moves_out_of_the_trained_range_are_refused():
-    pipe = tiny(
-        scheduler=make_scheduler("DDIMScheduler", "epsilon", LINEAR, steps_offset=1, timestep_spacing="leading")
-    )
-    with pytest.raises(ValueError, match="num_inference_steps 1000 and the scheduler's steps_offset.*timestep 1000"):
-        draw(pipe, num_inference_steps=1000)
 
 
 def test_parts_in_another_order_and_unknown_defaults_are_refused_by_the_constructor():
