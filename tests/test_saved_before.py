@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.training.config import DenoiserConfig, parse
+from training_runs import train
 
 BEFORE = Path(__file__).parent / "saved_before"
-SCRIPT = Path(__file__).parents[1] / "training" / "train_denoiser.py"
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +48,10 @@ def test_exported_code_still_runs_alone(folders, tmp_path):
 
 def test_a_checkpoint_goes_on_to_the_same_weights(tmp_path):
     shutil.copytree(BEFORE / "run" / "checkpoint-6", tmp_path / "run" / "checkpoint-6")
-    settings = ("--dataset_name", "points:moons", "--network", "MLPDenoiser", "--network_config", '{"hidden_size": 8}')
-    course = ("--max_train_steps", "12", "--train_batch_size", "16", "--report_to", "none")
-    resume = ("--resume_from_checkpoint", "latest", "--output_dir", str(tmp_path / "run"))
-    done = subprocess.run([sys.executable, str(SCRIPT), *settings, *course, *resume], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    settings = ["--dataset_name", "points:moons", "--network", "MLPDenoiser", "--network_config", '{"hidden_size": 8}']
+    course = ["--max_train_steps", "12", "--train_batch_size", "16", "--report_to", "none"]
+    resume = ["--resume_from_checkpoint", "latest", "--output_dir", str(tmp_path / "run")]
+    train("denoiser", parse(DenoiserConfig, [*settings, *course, *resume]))
     file = "diffusion_pytorch_model.safetensors"
     weights, expected = load_file(tmp_path / "run" / file), load_file(BEFORE / "run" / file)
     assert weights.keys() == expected.keys()

@@ -2,7 +2,7 @@
 
 As a program it runs a list of them in every process that a launcher starts, so that importing is paid for once:
 
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 tests/training_runs.py plan.json
+    accelerate launch --config_file training/accelerate/cpu.yaml tests/training_runs.py plan.json
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import shlex
-import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -191,15 +190,6 @@ class TestVisitors:
             with Image.open(output) as drawn:
                 assert ImageChops.difference(drawn, expected).getbbox() is None
 
-    def test_an_answer_takes_about_a_second(self, pipe):
-        wanted = settings(class_labels=("3",), num_images=8, num_inference_steps=20)
-        times = []
-        for _ in range(3):
-            started = time.process_time()
-            draw(pipe, wanted)
-            times.append(time.process_time() - started)
-        assert min(times) < 1.5  # seconds of computing, so that a busy machine does not matter
-
 
 class TestBadValues:
     @pytest.mark.parametrize(
@@ -275,12 +265,6 @@ class TestDrawing:
         assert bottom - top == 40
         for left, top, scale in ((0, 0, 6), (150, 100, 6), (60, 20, 12), (5, 5, 3)):
             assert like_mnist(self.drawing(left, top, scale)).tobytes() == expected.tobytes()
-
-    @pytest.mark.parametrize("size", [(1, 1), (1, 280), (280, 1), (280, 280)])
-    def test_any_ink_at_all(self, size):
-        canvas = Image.new("L", (280, 280))
-        canvas.paste(255, (0, 0, *size))
-        assert like_mnist(canvas).getbbox() is not None
 
     @pytest.mark.parametrize(
         ("url", "message"),

@@ -91,15 +91,6 @@ class TestByNoise:
         with pytest.raises(ValueError, match="measured against a denoiser that is told the label"):
             gradient_errors(exact_pipeline(PLANE, "DDIMScheduler", "v_prediction"), None)
 
-    @pytest.mark.parametrize("name", ["DDIMScheduler", "FlowMatchEulerDiscreteScheduler"])
-    def test_the_law_is_that_of_the_exact_networks(self, name):
-        kind = "flow_prediction" if "Flow" in name else "epsilon"
-        pipe = exact_pipeline(PLANE, name, kind)
-        timesteps, levels = timesteps_and_levels(pipe)
-        alpha, sigma = pipe.denoiser.noise_schedule(timesteps[:-1], torch.zeros(1, 2, dtype=torch.float64))
-        torch.testing.assert_close(levels.alpha[:-1], alpha, rtol=1e-5, atol=1e-8)
-        torch.testing.assert_close(levels.sigma[:-1], sigma, rtol=1e-5, atol=1e-8)
-
 
 class TestHacking:
     def test_a_guide_that_knows_nothing_is_caught(self, tiny_pipeline_folder):

@@ -54,10 +54,6 @@ class TestDrawing:
         alone = tiny([2], guidance_scale=2.0, generator=[generator]).images[0]
         assert differences(drawn[12], torch.from_numpy(np.array(alone))) <= 1
 
-    def test_more_images_begin_with_the_same(self, tiny):
-        few, more = (draw_images(tiny, SamplingSettings(num_images=count), chunk_size=10) for count in (20, 30))
-        assert torch.equal(more.images[:20], few.images)
-
     def test_pipeline_without_labels(self, tiny):
         plain = mgp.ClassifierGuidedLatentPipeline(tiny.vae, tiny.denoiser, None, tiny.scheduler)
         drawn = draw_images(plain, SamplingSettings(num_images=9, num_inference_steps=2), chunk_size=4)

@@ -12,7 +12,6 @@ from torchvision.transforms.functional import gaussian_blur
 import mnist_guided_pipeline as mgp
 from judged import part
 from mnist_guided_pipeline.data.images import LabelledImages, to_model_range
-from mnist_guided_pipeline.evaluation import scores as scoring
 from mnist_guided_pipeline.evaluation import studies
 from mnist_guided_pipeline.evaluation.accuracy_score import classification_accuracy_score
 from mnist_guided_pipeline.evaluation.judge import load_judge
@@ -189,22 +188,6 @@ class TestMixOfLabels:
             assert torch.tensor(record["figures"]["confusion_matrix"]).sum(dim=1).tolist() == expected
         with pytest.raises(ValueError, match="labels must be one of 'reference', 'uniform', got 'any'"):
             replace(uneven, labels="any")
-
-
-class TestWhatIsMeasuredOnce:
-    def test_floors_and_held_out_distances(self, reference, handwriting, tmp_path, monkeypatch):
-        """Of two runs only the first measures real images."""
-        searched, floored = [], []
-        search, floors = scoring.nearest_neighbours, studies.floors
-        monkeypatch.setattr(scoring, "nearest_neighbours", lambda *given: (searched.append(1), search(*given))[1])
-        monkeypatch.setattr(studies, "floors", lambda *given: (floored.append(1), floors(*given))[1])
-        fresh = Reference(reference.train, reference.test, reference.judge, reference.dataset_name)
-        pipe = pipeline_of(handwriting.images[1300:], handwriting.labels[1300:])
-
-        runs = grid(SamplingSettings(num_images=100), {"num_inference_steps": (2, 3)}, "a")
-        first, second = measure_runs(pipe, runs, fresh, tmp_path / "m.json").values()
-        assert len(searched) == len(floored) == 1
-        assert first["floors"] == second["floors"]
 
 
 class TestCommand:

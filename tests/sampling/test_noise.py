@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, IPNDMScheduler
+from diffusers import DDIMScheduler, IPNDMScheduler
 
 import tiny
 from mnist_guided_pipeline.evaluation.oracle import COSINE, LINEAR, make_scheduler
@@ -15,14 +15,12 @@ from mnist_guided_pipeline.sampling.noise import (
     PREDICTION_TYPES,
     NoiseLevel,
     add_noise,
-    levels_at,
     noise_level,
     predicted_epsilon,
     predicted_x0,
     prediction_target,
     preserving_equivalent,
     preserving_levels,
-    training_levels,
 )
 from mnist_guided_pipeline.sampling.schedulers import SUPPORTED, scheduler_family
 
@@ -46,18 +44,6 @@ class TestPredictions:
         for function in (prediction_target, predicted_x0, predicted_epsilon):
             with pytest.raises(ValueError, match="prediction_type must be one of epsilon, .* got 'score'"):
                 function(x, x, level, "score")
-
-
-class TestTraining:
-    @pytest.mark.parametrize("shape", [(2,), (3, 7, 7)])
-    @pytest.mark.parametrize("schedule", [LINEAR, COSINE])
-    def test_equals_diffusers(self, schedule, shape):
-        scheduler = DDPMScheduler(**schedule)
-        x0, eps, t = noise(6, *shape).float(), noise(6, *shape, seed=1).float(), torch.tensor([0, 1, 77, 500, 998, 999])
-        level = levels_at(training_levels(scheduler), t, x0)
-        torch.testing.assert_close(add_noise(x0, eps, level), scheduler.add_noise(x0, eps, t))
-        velocity = prediction_target(x0, eps, level, "v_prediction")
-        torch.testing.assert_close(velocity, scheduler.get_velocity(x0, eps, t))
 
 
 OPTIONS = {

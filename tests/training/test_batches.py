@@ -32,21 +32,6 @@ def test_every_update_has_its_own_numbers_wherever_a_run_starts(updates):
         assert torch.equal(indices, alone(update)[0]) and torch.equal(noise, alone(update)[1])
 
 
-@pytest.mark.parametrize(("processes", "accumulation", "part_size"), [(1, 2, 4), (2, 1, 4), (2, 2, 2), (2, 1, 2)])
-def test_the_layouts_share_one_global_batch(processes, accumulation, part_size):
-    batch = 8 // processes // accumulation
-    cut = {"accumulation_steps": accumulation, "num_processes": processes, "seed": 1}
-    streams = [TrainingStream(120, batch, **cut, process_index=index) for index in range(processes)]
-    shares = [Batches(stream, CPU, UPDATES, draw, part_size=part_size) for stream in streams]
-    for update in (0, 60):
-        parts = [part for share in shares for part in share.of(update)]
-        assert all(len(indices) == len(noise) == part_size for indices, noise in parts)
-        rows = {int(i): row for indices, noise in parts for i, row in zip(indices, noise, strict=True)}
-        expected = {int(i): row for i, row in zip(*alone(update), strict=True)}
-        assert rows.keys() == expected.keys()
-        assert all(torch.equal(rows[i], expected[i]) for i in rows)
-
-
 def test_preparing_together_changes_nothing_and_may_leave_things_out(monkeypatch):
     def prepare(indices, noise):
         return indices.float()[:, None] * noise, None

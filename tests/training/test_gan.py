@@ -73,14 +73,6 @@ class TestNetworks:
                 with pytest.raises(ValueError, match="class_labels are missing: this .* has 3 classes"):
                     network(sample)
 
-    def test_discriminator_adds_the_inner_product_of_class_and_features(self):
-        discriminator = mgp.GANDiscriminator(num_classes=3, **KINDS["plain"][1])
-        images, labels = noise(4, 1, 28, 28), torch.tensor([0, 1, 2, 1])
-        features = discriminator.layers(images)
-        weights = discriminator.head.weight + discriminator.class_embedding.weight[labels]
-        expected = torch.einsum("bd,bd->b", features, weights) + discriminator.head.bias
-        assert torch.allclose(discriminator(images, labels).logits, expected, atol=1e-6)
-
 
 class TestLosses:
     def test_are_cross_entropies(self):

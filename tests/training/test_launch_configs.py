@@ -1,16 +1,11 @@
-"""The launcher files are read by accelerate, and the one for CPUs starts two processes."""
-
-import json
-import os
-import subprocess
-from pathlib import Path
+"""The launcher files are read by accelerate; ``test_layout.py`` trains with the one for CPUs."""
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from training_runs import make_config, train
+from training_runs import SCRIPTS, make_config, train
 
-FOLDER = Path(__file__).parents[2] / "training" / "accelerate"
+FOLDER = SCRIPTS / "accelerate"
 EXPECTED = {  # processes, machines
     "cpu": (2, 1),
     "one_gpu": (1, 1),
@@ -43,23 +38,3 @@ def test_a_launcher_that_says_otherwise_than_the_settings_is_refused(digits_fold
         ValueError, match=f"The launcher sets {name.lower()} {value} .* or give --{name.lower()} {value}"
     ):
         train("vae", make_config("vae", digits_folder, tmp_path))
-
-
-def test_the_one_for_cpus_starts_two_processes_that_train_together(digits_folder, tmp_path):
-    script = FOLDER.parent / "train_vae.py"
-    options = "--network MLPVAE --max_train_samples 64 --max_eval_samples 16 --train_batch_size 8 --num_train_epochs 1 "
-    options += "--checkpointing_steps 4 --report_to none --network_config"
-    words = [*options.split(), '{"latent_dim": 4, "hidden_size": 16}']
-    words += ["--dataset_name", digits_folder, "--output_dir", tmp_path / "vae"]
-    launcher = ["accelerate", "launch", "--config_file", str(FOLDER / "cpu.yaml")]
-    done = subprocess.run(
-        [*launcher, "--main_process_port", "0", script, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").is_file()
-    state = json.loads((tmp_path / "vae" / "checkpoint-4" / "state.json").read_text())
-    assert state["settings"]["global_batch_size"] == 16  # eight images in each of two processes

@@ -5,14 +5,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import mnist_guided_pipeline as mgp
-from training_runs import CHECKPOINT, NETWORKS, UPDATES, history, make_config, train, weights
+from training_runs import CHECKPOINT, NETWORKS, SCRIPTS, UPDATES, history, make_config, train, weights
 
 LAYOUTS = {  # processes, batch of each, accumulation
     "one process": (1, 8, 1),
@@ -60,9 +59,10 @@ def layouts(digits_folder, tmp_path_factory):
                 copy = str(folder / checkpoint)
                 plan.append({"name": name, "config": dataclasses.asdict(config), "copy": copy})
     (root / "plan.json").write_text(json.dumps(plan))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["accelerate", "launch", "--config_file", str(SCRIPTS / "accelerate" / "cpu.yaml")]  # two processes
+    program = Path(__file__).parents[1] / "training_runs.py"
     done = subprocess.run(
-        [*command, str(Path(__file__).parents[1] / "training_runs.py"), str(root / "plan.json")],
+        [*command, "--main_process_port", "0", str(program), str(root / "plan.json")],
         capture_output=True,
         text=True,
         timeout=300,

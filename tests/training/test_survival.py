@@ -12,7 +12,7 @@ from mnist_guided_pipeline.training.checkpoints import NonFiniteError, checkpoin
 from mnist_guided_pipeline.training.run import Run, StopRequest
 from training_runs import make_config, train
 
-FEW = {"kills": 2, "terminations": 1, "two_process_kills": 2, "two_process_terminations": 1, "every": 20}
+FEW = {"kills": 2, "terminations": 1, "two_process_kills": 2, "two_process_terminations": 1}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
@@ -24,7 +24,6 @@ def test_all_that_is_stopped_or_starved_survives():
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     tried = {name: int(count) for name, count in re.findall(r"^(.+): \d+ / (\d+)  ", done.stdout, re.MULTILINE)}
     assert (tried["disk full"], tried["folder read-only"], tried["data set gone"]) == (1, 3, 4)
-    assert [count for name, count in tried.items() if "killed at a checkpoint" in name] == [1, 1, 1, 1]
 
 
 class TestStopping:
