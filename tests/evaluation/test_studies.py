@@ -1,4 +1,4 @@
-"""Studies: grids and lines, DDPM without its noise against closed forms, faults that do what they say, tables filed."""
+"""Studies: grids and lines, DDPM without its noise, faults that do what they say, tables filed."""
 
 import json
 
@@ -16,7 +16,7 @@ from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.samples import SamplingSettings
 from mnist_guided_pipeline.evaluation.studies import grid
 from mnist_guided_pipeline.evaluation.tables import render_document
-from tiny import noise
+from tiny import noise, seeds
 from training_runs import SCRIPTS  # noqa: F401 - puts the training scripts on the path
 
 pytest.importorskip("matplotlib")
@@ -39,35 +39,6 @@ class TestGrid:
         assert names == ["none", "use_karras_sigmas", "timestep_spacing=leading"]
         with pytest.raises(ValueError, match="name must be letters"):
             grid(base, {}, "two words")
-
-
-class TestMeanOnly:
-    @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-    def test_a_step_is_the_mean_of_the_posterior(self, prediction_type):
-        """Of q(z_{t-1} | z_t, x0), written down by Bayes' rule for two Gaussians: precisions add."""
-        from run_faults import mean_only_scheduler
-
-        pipe = gaussian_pipeline(prediction_type)
-        scheduler = mean_only_scheduler(pipe)
-        scheduler.set_timesteps(20)
-        table = scheduler.alphas_cumprod.double()
-        x0, eps = noise(7, 2, seed=1).double(), noise(7, 2, seed=2).double()
-        for t, before in zip(scheduler.timesteps[:-1].tolist(), scheduler.timesteps[1:].tolist(), strict=True):
-            a, a_before = table[t], table[before]
-            z = a.sqrt() * x0 + (1 - a).sqrt() * eps
-            outputs = {"epsilon": eps, "sample": x0, "v_prediction": a.sqrt() * eps - (1 - a).sqrt() * x0}
-            found = scheduler.step(outputs[prediction_type], t, z, generator=torch.Generator().manual_seed(t))
-            step = a / a_before  # z_t = sqrt(step) z_{t-1} + sqrt(1 - step) noise
-            of_prior, of_likelihood = 1 / (1 - a_before), step / (1 - step)
-            mean = (of_prior * a_before.sqrt() * x0 + of_likelihood * z / step.sqrt()) / (of_prior + of_likelihood)
-            torch.testing.assert_close(found.prev_sample, mean, rtol=1e-3, atol=1e-5)
-
-
-def gaussian_pipeline(prediction_type: str) -> mgp.ClassifierGuidedLatentPipeline:
-    """Standard Gaussian data in the plane, with the exact denoiser."""
-    scheduler = DDPMScheduler(prediction_type=prediction_type, clip_sample=False, timestep_spacing="trailing")
-    denoiser = mgp.MixtureDenoiser([1.0], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]], [0], prediction_type)
-    return mgp.ClassifierGuidedLatentPipeline(None, denoiser, None, scheduler)
 
 
 def test_a_data_set_of_other_classes_is_refused(tmp_path):
@@ -119,6 +90,17 @@ def test_scales_are_filed_and_drawn(typed, tmp_path, capsys):
 
 
 class TestFaults:
+    def test_ddpm_without_its_noise_takes_the_mean_of_its_steps(self, tiny):
+        from run_faults import mean_only_scheduler
+
+        quiet, noisy = mean_only_scheduler(tiny), tiny.make_scheduler(DDPMScheduler)
+        for scheduler in (quiet, noisy):
+            scheduler.set_timesteps(20)
+        z, output, t = noise(1, 4).expand(20_000, 4), noise(1, 4, seed=1).expand(20_000, 4), quiet.timesteps[10]
+        means, draws = (scheduler.step(output, t, z, generator=seeds(0)[0])[0] for scheduler in (quiet, noisy))
+        assert means.unique(dim=0).shape == (1, 4) and draws.std(dim=0).min() > 0.05
+        torch.testing.assert_close(draws.mean(dim=0), means[0], rtol=0, atol=0.01)
+
     def test_a_scale_of_each_step(self, tiny):
         """A constant one is the pipeline's own; the first step is too noisy to be guided in either."""
         from run_faults import scaled

@@ -127,16 +127,11 @@ def test_sizes_that_cannot_be_halved(network):
         network(image_shape=(1, 28, 30))
 
 
-@pytest.mark.parametrize("network", ["UNetDenoiser", "DiTDenoiser", "FiLMConvDenoiser", "ConvClassifier"])
-def test_networks_of_images_in_sizes_that_they_can_cut_and_halve(network):
-    make = getattr(mgp, network)
-    for shape in ((3, 16, 16), (1, 32, 64), (3, 64, 64)):
-        output = make(sample_shape=shape)(torch.zeros(1, *shape), torch.tensor(5), return_dict=False)[0]
-        assert output.shape == ((1, 10) if network == "ConvClassifier" else (1, *shape))
-    if network in ("UNetDenoiser", "ConvClassifier"):
-        make(sample_shape=(1, 28, 20), patch_size=4, block_channels=(8, 8, 8, 8))  # 5, 3, 2, 1
-        with pytest.raises(ValueError, match=r"in patches of 4 cannot be halved 3 times: give fewer block_channels"):
-            make(sample_shape=(1, 28, 16), patch_size=4, block_channels=(8, 8, 8, 8))
+@pytest.mark.parametrize("network", [mgp.UNetDenoiser, mgp.ConvClassifier])
+def test_networks_of_images_in_sizes_that_they_can_halve(network):
+    network(sample_shape=(1, 28, 20), patch_size=4, block_channels=(8, 8, 8, 8))  # 5, 3, 2, 1
+    with pytest.raises(ValueError, match=r"in patches of 4 cannot be halved 3 times: give fewer block_channels"):
+        network(sample_shape=(1, 28, 16), patch_size=4, block_channels=(8, 8, 8, 8))
 
 
 @pytest.mark.parametrize(
