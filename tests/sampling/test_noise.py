@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, IPNDMScheduler
 
 import tiny
-from mnist_guided_pipeline.evaluation.oracle import COSINE, LINEAR, make_scheduler
+from mnist_guided_pipeline.evaluation.oracle import _SETTINGS, COSINE, LINEAR, make_scheduler
 from mnist_guided_pipeline.sampling.noise import (
     PREDICTION_TYPES,
     NoiseLevel,
@@ -46,12 +46,6 @@ class TestPredictions:
                 function(x, x, level, "score")
 
 
-OPTIONS = {
-    "TCDScheduler": {"original_inference_steps": 200},
-    "LCMScheduler": {"original_inference_steps": 200},
-    "CosineDPMSolverMultistepScheduler": {"sigma_min": 0.002, "sigma_max": 80.0},
-    "DPMSolverSDEScheduler": {"noise_sampler_seed": 0},
-}
 ROWS = SUPPORTED.items()
 FLOWS = [name for name, row in ROWS if "flow_prediction" in row.prediction_types and row.schedule != "flow"]
 KARRAS = ["DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "SASolver", "EulerDiscrete"]
@@ -92,7 +86,7 @@ def network_output(scheduler, x0, sample, level, kind):
 def test_level_is_what_the_scheduler_does_at_every_step(case):
     """Two loops with the same noise whose networks know x0: they must differ by alpha times the difference of x0."""
     name, options = case
-    settings = {**OPTIONS.get(name, {}), **options}
+    settings = {**_SETTINGS.get(name, {}), "noise_sampler_seed": 0, **options}
     kinds = SUPPORTED[name].prediction_types
     kind = "flow_prediction" if options.get("use_flow_sigmas") else "sample" if "sample" in kinds else kinds[0]
     if name in ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"):
