@@ -29,12 +29,7 @@ from mnist_guided_pipeline.evaluation.studies import file_tables, measure_system
 from mnist_guided_pipeline.figures.images import image_rows, save_figure
 from mnist_guided_pipeline.storage.assemble import training_scheduler
 from mnist_guided_pipeline.storage.pipelines import load_network
-from mnist_guided_pipeline.training.config import (
-    ClassifierConfig,
-    DenoiserConfig,
-    JudgeConfig,
-    TrainingConfig,
-)
+from mnist_guided_pipeline.training.config import ClassifierConfig, DenoiserConfig, JudgeConfig, TrainingConfig
 from mnist_guided_pipeline.training.history import training_seconds
 from mnist_guided_pipeline.training.launch import make_accelerator, plain_errors
 from mnist_guided_pipeline.weights import DEFAULT_FOLDER

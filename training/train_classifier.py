@@ -73,9 +73,7 @@ def main(config: ClassifierConfig, accelerator: Accelerator) -> None:
     network_class = getattr(mgp, config.network)
     arguments = {"sample_shape": sample_shape_of(train, vae), "num_classes": num_classes}
     arguments |= training_noise.arguments_of(network_class)
-    classifier = make_network(
-        config, network_class, train, arguments, vae=vae, init_from=config.init_from, component="classifier"
-    )
+    classifier = make_network(config, network_class, train, arguments, vae=vae, component="classifier")
     matches_scores = denoiser is not None and config.score_matching_weight > 0
     run = Run(config, accelerator, train, {"classifier": classifier}, {"classifier": Objective(classifier)})
     samples = clean_samples(train, vae, progress=accelerator.is_local_main_process).to(device)

@@ -46,9 +46,7 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
     training_noise = TrainingNoise(config)
     network_class = getattr(mgp if hasattr(mgp, config.network) else diffusers, config.network)
     arguments = arguments_for(network_class, sample_shape_of(train, vae))
-    denoiser = make_network(
-        config, network_class, train, arguments, vae=vae, init_from=config.init_from, component="denoiser"
-    )
+    denoiser = make_network(config, network_class, train, arguments, vae=vae, component="denoiser")
     null = null_label(denoiser)
     if null is None and config.label_dropout > 0 and is_conditional(denoiser):
         raise ValueError(
@@ -99,11 +97,7 @@ def main(config: DenoiserConfig, accelerator: Accelerator) -> None:
 
 @torch.no_grad()
 def validate(
-    denoiser: ModelMixin,
-    samples: PosteriorTable,
-    labels: Tensor,
-    training_noise: TrainingNoise,
-    num_ranges: int = 5,
+    denoiser: ModelMixin, samples: PosteriorTable, labels: Tensor, training_noise: TrainingNoise, num_ranges: int = 5
 ) -> dict[str, float | Tensor]:
     """Denoising loss on the test set, overall and in equal ranges of the timestep; the same noise every time."""
     denoiser.eval()

@@ -46,18 +46,11 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
     """Train, then save the generator's averaged weights and the discriminator."""
     train, test = load_splits(config, accelerator)
     arguments = {"image_shape": train.image_shape}
-    generator = make_network(config, mgp.GANGenerator, train, arguments, init_from=config.init_from)
+    generator = make_network(config, mgp.GANGenerator, train, arguments)
     num_classes, latent_dim = generator.config.num_classes, generator.config.latent_dim
     arguments |= {"num_classes": num_classes}
-    discriminator = make_network(
-        config,
-        mgp.GANDiscriminator,
-        train,
-        arguments,
-        setting="discriminator_config",
-        init_from=config.init_from,
-        subfolder="discriminator",
-    )
+    place = {"setting": "discriminator_config", "subfolder": "discriminator"}
+    discriminator = make_network(config, mgp.GANDiscriminator, train, arguments, **place)
     networks = {"generator": generator, "discriminator": discriminator}
     run = Run(config, accelerator, train, networks, {"discriminator": Objective(discriminator)})
     critic = run.learners["discriminator"]
@@ -96,11 +89,7 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
 
 @torch.no_grad()
 def validate(
-    generator: ModelMixin,
-    discriminator: ModelMixin,
-    test: LabelledImages,
-    config: GANConfig,
-    num_shown: int = 64,
+    generator: ModelMixin, discriminator: ModelMixin, test: LabelledImages, config: GANConfig, num_shown: int = 64
 ) -> dict[str, float | Tensor]:
     """Mean logits of test images and of as many generated ones, and generated images of the same noise every time.
 

@@ -40,7 +40,7 @@ def main(config: VAEConfig, accelerator: Accelerator) -> None:
     """Train, then save the averaged weights with fitted latent statistics."""
     train, test = load_splits(config, accelerator)
     network_class, shape = getattr(mgp, config.network), {"image_shape": train.image_shape}
-    vae = make_network(config, network_class, train, shape, init_from=config.init_from, component="vae")
+    vae = make_network(config, network_class, train, shape, component="vae")
     vae.register_to_config(latents_mean=None, latents_std=None)  # are fitted anew in the end
     run = Run(config, accelerator, train, {"vae": vae}, {"vae": Objective(vae)})
     pixels = train.images.to(accelerator.device)

@@ -22,14 +22,8 @@ class _Block(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size),
-            nn.GELU(),
-            nn.Linear(hidden_size, hidden_size),
-            nn.GELU(),
-            nn.Linear(hidden_size, hidden_size),
-            nn.GELU(),
-        )
+        layers = [layer for _ in range(3) for layer in (nn.Linear(hidden_size, hidden_size), nn.GELU())]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.layers(hidden)

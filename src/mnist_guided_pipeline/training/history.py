@@ -73,9 +73,7 @@ def takes_images(accelerator: Accelerator) -> bool:
 def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
     """Log images uint8 (N, H, W) or (N, 3, H, W) to every tracker that takes images."""
     channels = images if images.ndim == 4 else images.unsqueeze(1)
-    stacked = (
-        channels.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-    )  # TensorBoard draws grids of RGB images only
+    stacked = channels.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()  # grids in TensorBoard are of RGB only
     for tracker in accelerator.trackers:
         if hasattr(tracker, "log_images"):
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}

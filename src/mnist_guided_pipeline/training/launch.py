@@ -39,9 +39,7 @@ _BYTES_PER_PARAMETER = 5 * 4  # weight, gradient, AdamW's two moments and the av
 
 
 def launch(
-    config_class: type[Config],
-    main: Callable[[Config, Accelerator], None],
-    presets: Mapping[str, Config] | None = None,
+    config_class: type[Config], main: Callable[[Config, Accelerator], None], presets: Mapping[str, Config] | None = None
 ) -> None:
     """Run a training script: read and check the settings, start Accelerate, train, end every process in order.
 
@@ -154,21 +152,16 @@ def make_network(
     *,
     setting: str = "network_config",
     vae: Any | None = None,
-    init_from: str | None = None,
     **place: str,
 ) -> ModelMixin:
-    """A new network, or one with the weights of ``init_from``.
+    """A new network, or one with the weights of the setting ``init_from``.
 
     ``decided`` are the arguments of the constructor that data and noise decide; ``setting`` names the setting that has
     the others. Its config will say that it is trained on the latents of ``vae``. The network of ``init_from`` must have
-    these arguments and may have any others; ``place`` is ``component`` or ``subfolder`` of ``load_network``.
-
-    Raises:
-        ValueError: the arguments make no such network, or it does not fit the data or ``init_from``.
-        OSError: ``init_from`` cannot be read.
+    these arguments and may have any others; ``place`` is ``component`` or ``subfolder`` of ``load_network``. What makes
+    no such network, or does not fit the data or ``init_from``, is a ValueError.
     """
-    text = getattr(config, setting)
-    arguments = _arguments(decided, setting, text)
+    text, init_from = getattr(config, setting), getattr(config, "init_from", None)
     source = f"{setting} {text!r} makes"
     if init_from is None:
         network = build_network(network_class, decided, setting, text)
@@ -177,7 +170,7 @@ def make_network(
         network = load_network(init_from, **place).float()
         if type(network) is not network_class:
             raise ValueError(f"{source} a {type(network).__name__}, this run trains a {network_class.__name__}.")
-        for name, value in arguments.items():
+        for name, value in _arguments(decided, setting, text).items():
             there, here = _plain(network.config.get(name)), _plain(value)
             if there != here:
                 raise ValueError(f"{source} {name} {there}, this run {here}: they must be alike.")
@@ -197,9 +190,7 @@ def load_fitting(
 ) -> ModelMixin:
     """The network that ``denoiser_path`` or ``classifier_path`` names, in float32, once it is known to fit a run.
 
-    Raises:
-        ValueError: its classes, its samples, its VAE or its noise are not those of the run, or its role is another.
-        OSError: it cannot be read.
+    Where its classes, samples, VAE or noise are not those of the run, or its role is another, that is a ValueError.
     """
     path = getattr(config, f"{component}_path")
     network, text = load_network(path, component).float(), f"{component}_path {path!r}"

@@ -69,12 +69,7 @@ _DECODER = DecoderConfig(
 _DENOISER = DenoiserConfig(
     "",
     **_of(
-        "ResidualMLPDenoiser",
-        hidden_size=512,
-        num_layers=4,
-        condition_dim=64,
-        num_classes=10,
-        activation_fn="swiglu",
+        "ResidualMLPDenoiser", hidden_size=512, num_layers=4, condition_dim=64, num_classes=10, activation_fn="swiglu"
     ),
     label_dropout=0.2,
     train_batch_size=512,
@@ -208,9 +203,8 @@ PRESETS = {
             num_train_epochs=10,
             score_matching_weight=20.0,
         ),
-        sampling_defaults={
-            "guidance_interval": [0.0, 20.0]
-        },  # beyond, the gradient's factor is larger than it is exact
+        # beyond, the gradient's factor is larger than it is exact
+        sampling_defaults={"guidance_interval": [0.0, 20.0]},
     ),
     "pixel-film": Preset(
         "A convolutional denoiser of pixels, modulated by FiLM.",
