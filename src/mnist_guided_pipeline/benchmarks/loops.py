@@ -7,12 +7,13 @@ Dhariwal and Nichol (2021, https://arxiv.org/abs/2105.05233, algorithm 1) in its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ..models.autoencoders import MLPVAE
@@ -46,24 +47,32 @@ def plain_sampling(
         return vae.decode(z, return_dict=False)[0]
 
 
-def plain_vae_training(
-    vae: MLPVAE, images: Tensor, labels: Tensor, epochs: int, batch_size: int, kl_weight: float
-) -> Iterator[float]:
-    """Train a VAE as a notebook does: Adam over a shuffled DataLoader of images and labels, which are not used.
+def plain_training(
+    network: nn.Module,
+    loss: Callable[[Any, Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+) -> list[float]:
+    """Train a network as a notebook does: Adam over a shuffled DataLoader of inputs (N, ...) and labels (N,).
 
-    Yields the mean loss per image after every epoch.
+    ``loss`` is called with the network and a batch of both. Returns its mean over the batches of each epoch.
     """
-    loader = DataLoader(TensorDataset(images, labels), batch_size=batch_size, shuffle=True)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=batch_size, shuffle=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    means = []
     for _ in range(epochs):
         total = 0.0
-        for x, _labels in loader:
+        for x, y in loader:
             optimizer.zero_grad()
-            loss = vae_loss(vae, x, x, kl_weight)
-            loss.backward()
+            value = loss(network, x, y)
+            value.backward()
             optimizer.step()
-            total += loss.item()
-        yield total / len(images)
+            total += value.item()
+        means.append(total / len(loader))
+    return means
 
 
 def vae_loss(vae: MLPVAE, shown: Tensor, images: Tensor, kl_weight: float) -> Tensor:
@@ -77,26 +86,6 @@ def vae_loss(vae: MLPVAE, shown: Tensor, images: Tensor, kl_weight: float) -> Te
     copies = torch.sigmoid(vae.decoder(z)).view(-1, 1, 28, 28)
     kl = -0.5 * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
     return F.mse_loss(copies, images, reduction="sum") + kl_weight * kl
-
-
-def plain_latent_training(
-    network: ModelMixin, latents: Tensor, labels: Tensor, alphas_cumprod: Tensor, epochs: int, batch_size: int
-) -> Iterator[float]:
-    """Train an epsilon denoiser or a classifier on latents (N, d) and their labels (N,), as a notebook does.
-
-    Yields :func:`latent_loss` after every epoch, in its mean.
-    """
-    loader = DataLoader(TensorDataset(latents, labels), batch_size=batch_size, shuffle=True)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3 if isinstance(network, MLPClassifier) else 2e-4)
-    for _ in range(epochs):
-        total = 0.0
-        for z0, y in loader:
-            loss = latent_loss(network, z0, y, alphas_cumprod)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(z0)
-        yield total / len(latents)
 
 
 def latent_loss(network: ModelMixin, latents: Tensor, labels: Tensor, alphas_cumprod: Tensor) -> Tensor:

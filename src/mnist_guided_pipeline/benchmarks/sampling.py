@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from ..models.autoencoders import MLPVAE
 from ..models.mlp import MLPClassifier, MLPDenoiser
 from ..storage.pipelines import ClassifierGuidedLatentPipeline
 from .loops import plain_sampling
-from .timing import Timing, count_flops, matrix_product, time_rounds
+from .timing import count_flops, matrix_product, time_rounds
 
 _BATCH = 500  # images that a pipeline draws at a time, as ``mnist-guided evaluate`` does
 _PLAIN_IMAGES = 1000  # of the small networks, drawn at once
@@ -82,15 +83,15 @@ def benchmark_sampling(pipe: Any, num_images: int, rounds: int) -> dict[str, Any
     for kind in (torch.float32, torch.bfloat16):
         product, operations = matrix_product(kind, device)
         tasks[f"matrix product, {str(kind).removeprefix('torch.')}"] = _Task(product, 0, operations)
-    timings = time_rounds({name: task.run for name, task in tasks.items()}, rounds)
+    seconds = time_rounds({name: task.run for name, task in tasks.items()}, rounds)
 
-    rate = tasks["matrix product, float32"].flops / timings["matrix product, float32"].median
-    ours = num_images / timings["pipeline"].median
-    ratio = timings["small networks, pipeline"].median / timings["small networks, plain loop"].median
+    median = {name: statistics.median(each) for name, each in seconds.items()}
+    rate = tasks["matrix product, float32"].flops / median["matrix product, float32"]
+    ours = num_images / median["pipeline"]
     return {
-        "rows": {name: _row(task, timings[name], ours, rate) for name, task in tasks.items()},
+        "rows": {name: _row(task, seconds[name], ours, rate) for name, task in tasks.items()},
         "seconds_for_10000_images": 10_000 / ours,
-        "time_of_pipeline_over_plain_loop": ratio,
+        "time_of_pipeline_over_plain_loop": median["small networks, pipeline"] / median["small networks, plain loop"],
         "flops_per_image": flops,
         "matmul_flops_per_second": rate,
     }
@@ -110,21 +111,19 @@ def _draw(pipe: Any, num_images: int, batch_size: int, steps: int | None = None)
         pipe(batch, num_inference_steps=steps, generator=generator, output_type=output)
 
 
-def _row(task: _Task, timing: Timing, ours: float, rate: float) -> dict[str, Any]:
+def _row(task: _Task, rounds: list[float], ours: float, rate: float) -> dict[str, Any]:
     """Of a task that makes images also how many times slower than ``ours``, images per second, it is."""
-    operations = task.flops * (task.images or 1) / timing.median
-    speed: dict[str, Any] = {}
+    seconds = statistics.median(rounds)
+    operations = task.flops * (task.images or 1) / seconds
+    row: dict[str, Any] = {}
     if task.images:
-        speed = {
-            "images": task.images,
-            "images_per_second": task.images / timing.median,
-            "times_slower": ours / (task.images / timing.median),
-        }
+        row = {"images": task.images, "images_per_second": task.images / seconds}
+        row["times_slower"] = ours / row["images_per_second"]
     return {
-        **speed,
-        "seconds": timing.median,
-        "fastest_round": timing.low,
-        "slowest_round": timing.high,
+        **row,
+        "seconds": seconds,
+        "fastest_round": min(rounds),
+        "slowest_round": max(rounds),
         "GFLOP/s": operations / 1e9,
         "share_of_float32_rate": operations / rate,
     }

@@ -6,46 +6,28 @@ plain matrix product is the yardstick for how much of the machine is used.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-Key = TypeVar("Key")
 
-
-class Timing(NamedTuple):
-    """Seconds of several rounds: the median to quote, the fastest and the slowest."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, seconds: list[float]) -> Timing:
-        """Summarise rounds."""
-        return cls(statistics.median(seconds), min(seconds), max(seconds))
-
-
-def time_rounds(tasks: Mapping[Key, Callable[[], object]], rounds: int = 5, warm_up: int = 1) -> dict[Key, Timing]:
-    """Time tasks, which end with their work done, in turn: ``rounds`` times, at least 1, after a warm-up."""
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}.")
-    seconds: dict[Key, list[float]] = {name: [] for name in tasks}
-    for round_index in range(warm_up + rounds):
+def time_rounds(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round of tasks, which end with their work done, in turn: ``rounds`` times, after a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for round_index in range(1 + rounds):
         for name, task in tasks.items():
             started = time.perf_counter()
             task()
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()  # work may still be queued
-            if round_index >= warm_up:
+            if round_index:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: Timing.of(values) for name, values in seconds.items()}
+    return seconds
 
 
 def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 2048) -> tuple[Callable[[], Tensor], int]:

@@ -27,7 +27,7 @@ from ..training.config import TrainingConfig
 from ..training.history import training_seconds
 from ..training.noise import noise_scheduler
 from ..training.presets import PRESETS
-from .loops import latent_loss, plain_latent_training, plain_vae_training, vae_loss
+from .loops import latent_loss, plain_training, vae_loss
 
 _NETWORKS = {"vae": MLPVAE, "denoiser": MLPDenoiser, "classifier": MLPClassifier}
 _KL_WEIGHT = 0.1
@@ -54,14 +54,20 @@ def benchmark_training(
     table = noise_scheduler(plain.denoiser).alphas_cumprod
     latents: list[Tensor] = []
 
-    def test_loss(network: str, trained: Any, by_hand: bool = False) -> float:
-        """With the same noise for every network of a kind; a notebook's encoder sees [0, 1], a script's [-1, 1]."""
+    def plain_loss(network: Any, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Of a VAE, whose encoder sees images in [0, 1] as in the notebook, or of a network of latents."""
+        if isinstance(network, MLPVAE):
+            return vae_loss(network, inputs, inputs, _KL_WEIGHT)
+        return latent_loss(network, inputs, labels, table)
+
+    def test_loss(network: Any, by_hand: bool = False) -> float:
+        """With the same noise for every network of a kind; a script's encoder sees images in [-1, 1]."""
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
-            if network == "vae":
+            if isinstance(network, MLPVAE):
                 unit = to_unit_range(test.images)
-                return vae_loss(trained, unit if by_hand else 2 * unit - 1, unit, _KL_WEIGHT).item() / len(test)
-            return latent_loss(trained, latents[1].repeat(_DRAWS, 1), test.labels.repeat(_DRAWS), table).item()
+                return vae_loss(network, unit if by_hand else 2 * unit - 1, unit, _KL_WEIGHT).item() / len(test)
+            return plain_loss(network, latents[1].repeat(_DRAWS, 1), test.labels.repeat(_DRAWS)).item()
 
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in _NETWORKS}
     for _ in range(rounds):
@@ -75,19 +81,15 @@ def benchmark_training(
             if name == "denoiser":
                 vae = MLPVAE.from_pretrained(folder / "vae")
                 latents[:] = (_one_draw(vae, data.images) for data in (train, test))
-            found["loss"] = test_loss(name, network_class.from_pretrained(folder / name))
+            found["loss"] = test_loss(network_class.from_pretrained(folder / name))
 
-            count, batch_size = epochs or getattr(plain, name).num_train_epochs, getattr(plain, name).train_batch_size
             by_hand = MLPVAE(latent_dim=16) if name == "vae" else network_class((16,))
-            if name == "vae":
-                loop = plain_vae_training(by_hand, images, train.labels, count, batch_size, _KL_WEIGHT)
-            else:
-                loop = plain_latent_training(by_hand, latents[0], train.labels, table, count, batch_size)
+            inputs, own = images if name == "vae" else latents[0], getattr(plain, name)
+            count = epochs or own.num_train_epochs
             started = time.perf_counter()
-            for _loss in loop:
-                pass
+            plain_training(by_hand, plain_loss, inputs, train.labels, count, own.train_batch_size, own.learning_rate)
             seconds = time.perf_counter() - started
-            found |= {"plain_loss": test_loss(name, by_hand, by_hand=True), "plain_seconds": seconds}
+            found |= {"plain_loss": test_loss(by_hand, by_hand=True), "plain_seconds": seconds}
             found |= {"times_faster": seconds / found["seconds"]}
             runs[name].append(found | {"whole_times_faster": seconds / found["whole_seconds"]})
     return {
