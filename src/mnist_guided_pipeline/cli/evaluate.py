@@ -47,12 +47,10 @@ def evaluate(
     """
     options.check(model)
 
-    from ..evaluation.records import check_name
     from ..evaluation.samples import SamplingSettings, start_processes
     from ..evaluation.studies import grid, measure_runs
     from ..evaluation.tables import render_view
 
-    check_name(name)
     base = SamplingSettings(options.num_images, options.seed, **guidance.call_arguments())
     axes: dict[str, tuple[Any, ...]] = {
         "scheduler": scheduler,
@@ -66,14 +64,7 @@ def evaluate(
     runs = grid(base, axes, name)
     reference = options.reference()
     pipe = load_pipeline(model, options.own_device(), guidance.dtype)
-    records = measure_runs(
-        pipe,
-        runs,
-        reference,
-        options.output,
-        with_cas=classification_accuracy_score,
-        again=options.force,
-    )
+    records = measure_runs(pipe, runs, reference, options.output, classification_accuracy_score, options.force)
     state = start_processes()
     if state.is_main_process:
         print(render_view(records, name))

@@ -29,12 +29,7 @@ from .options import (
     load_points_pipeline,
 )
 
-_COUNTS = {  # of images: the least, what is usual, the most
-    "reconstructions": (1, 12, MOST_IMAGES),
-    "interpolation": (2, 10, MOST_IMAGES),
-    "manifold": (1, 20, MOST_IMAGES),
-    "latents": (2, 5_000, math.inf),
-}
+_COUNTS = {"reconstructions": 12, "interpolation": 10, "manifold": 20, "latents": 5_000}  # of images
 
 
 def autoencoder(
@@ -64,9 +59,9 @@ def autoencoder(
         num_rows: Lines of an interpolation, each between random images of two classes.
     """
     check_figure(output, force) if show == "latents" else check_new_file(output, force)
-    least, usual, most = _COUNTS[show]
-    count = usual if num_images is None else num_images
-    check_range("num_images", count, least, most)
+    count = _COUNTS[show] if num_images is None else num_images
+    least = 2 if show in ("interpolation", "latents") else 1
+    check_range("num_images", count, least, math.inf if show == "latents" else MOST_IMAGES)
     check_range("num_rows", num_rows, 1, MOST_IMAGES)
     vae = load_autoencoder(model, device)
 
@@ -126,13 +121,8 @@ def samples(
     shape = (network.config.latent_dim,) if is_gan else network.latent_shape
     num_classes = network.config.num_classes if is_gan else None
     rows = range(num_rows or num_classes or 8)
-    latents = torch.stack(
-        [
-            torch.randn(shape, generator=keyed_generator(seed, row, column))
-            for row in rows
-            for column in range(num_columns)
-        ]
-    )
+    keys = [(row, column) for row in rows for column in range(num_columns)]
+    latents = torch.stack([torch.randn(shape, generator=keyed_generator(seed, *key)) for key in keys])
     labels = None if num_classes is None else torch.arange(len(rows)).repeat_interleave(num_columns) % num_classes
     images = generate_images(network, latents, labels) if is_gan else decode_images(network, latents)
     names = ["" if num_classes is None else str(row % num_classes) for row in rows]
@@ -233,10 +223,12 @@ def points(
     if guidance_scale and pipe.classifier is None:
         raise ValueError(f"--guidance_scale was given, but the pipeline {model!r} has no classifier; leave it out.")
 
+    import torch
+
     from ..evaluation.points import draw_points, measure_points, real_points
     from ..evaluation.tables import rows_table
     from ..figures.images import save_figure, save_film
-    from ..figures.points import evenly_moved, frame_limits, point_frames, point_panels
+    from ..figures.points import evenly_moved, point_frames, point_panels
 
     steps = num_inference_steps or (200 if film else None)  # the last of them move samples furthest
     scales: dict[str, float | None] = {f"guidance_scale {scale:g}": scale for scale in guidance_scale}
@@ -253,7 +245,7 @@ def points(
     else:
         shown = evenly_moved(trajectory.numpy(), frames)
         places = data.to_data_units(trajectory[shown]).numpy()
-        limits = frame_limits(data.mean.numpy(), data.std.numpy())
+        limits = data.to_data_units(torch.tensor([[-3.0, -3.0], [3.0, 3.0]])).numpy()  # the noise too
         if film:
             save_film(list(point_frames(places, labels.numpy(), real, limits)), output, fps)
         else:

@@ -69,15 +69,14 @@ def generate(
     """
     started = time.perf_counter()
     check_new_file(output, force)
-    check_model(model)
     check_range("num_images_per_label", num_images_per_label, 1, MOST_IMAGES)
     settings = scheduler_settings(scheduler_options)
+    pipe = load_pipeline(model, device, guidance.dtype)
 
     from ..figures.images import image_rows, save_figure
     from ..sampling.arguments import resolve_labels
     from ..seeding import keyed_generator
 
-    pipe = load_pipeline(model, device, guidance.dtype)
     if scheduler is not None or settings:
         pipe.scheduler = pipe.make_scheduler(scheduler or type(pipe.scheduler), **settings)
     names = pipe.id2label
@@ -135,16 +134,15 @@ def demo(
             images of 28x28, if left out.
     """
     _check_port(host, port)
-    check_model(model)
     check_model(judge, "config.json", what="judge", option="--judge")
     check_packages(("gradio", "matplotlib"), "demo")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported: nothing is reported
+    pipe, reader = load_pipeline(model, device), None
 
     from ..demo.look import launch_options
     from ..demo.page import build_demo
     from ..evaluation.judge import Judge
 
-    pipe, reader = load_pipeline(model, device), None
     if judge is not None:
         reader = Judge.from_pretrained(judge).of_classes(tuple(pipe.id2label.values())).to(pipe.device)
     page = build_demo(pipe, reader, model)

@@ -283,8 +283,7 @@ class MeasuringOptions:
 
     def check(self, model: str | None = None, figure: Path | None = None) -> None:
         """Refuse what cannot work before anything heavy is imported."""
-        if model is not None:
-            check_model(model)
+        check_model(model)
         if figure is not None:
             check_figure(figure, self.force)
         check_model(self.judge, "config.json", what="judge", option="--judge")

@@ -17,6 +17,7 @@ from .options import (
     MeasuringOptions,
     Model,
     Seed,
+    check_figure,
     check_measurements,
     check_model,
     check_packages,
@@ -97,7 +98,6 @@ def systems(
 
 def autoencoders(
     model: tuple[str, ...],
-    name: str = "autoencoders",
     figure: _Picture = None,
     options: _Options = MeasuringOptions(num_images=10_000),  # noqa: B008
 ) -> None:
@@ -110,21 +110,16 @@ def autoencoders(
 
     Args:
         model: Folders or Hub ids of autoencoders, or of pipelines that have one.
-        name: Name of the table in the output.
     """
     options.check(None, figure)
     names = _row_names(model)
-    for path in model:
-        check_model(path, "config.json", "vae/config.json", what="autoencoder")
     count, seed = options.num_images, options.seed
 
     from ..data.posteriors import decode_images, reconstruct
     from ..evaluation.autoencoders import fitted_draws, measure_autoencoder, prior_draws
-    from ..evaluation.records import check_name
     from ..evaluation.studies import file_tables
     from ..figures.images import image_rows, save_figure
 
-    check_name(name)
     recipes = {label: training_settings(path) for label, path in zip(names, model, strict=True)}
     networks = {label: load_autoencoder(path, options.device) for label, path in zip(names, model, strict=True)}
     reference = options.reference()
@@ -142,7 +137,7 @@ def autoencoders(
         fitted = fitted_draws(network, reference.train.images, _SHOWN, seed)
         pictures[f"{label}: fitted Gaussian"] = decode_images(network, fitted)
     settings, device = {"num_images": count, "seed": seed}, options.own_device()
-    file_tables(options.output, name, {"rows": rows}, settings, networks.values(), reference, device)
+    file_tables(options.output, "autoencoders", {"rows": rows}, settings, networks.values(), reference, device)
     if figure is not None:
         save_figure(image_rows([images.numpy() for images in pictures.values()], list(pictures)), figure)
         print(f"{figure}: test images, reconstructions, and samples of both Gaussians.")
@@ -150,7 +145,6 @@ def autoencoders(
 
 def guide(
     model: Model = None,
-    name: str = "guide-report",
     num_test_images: int = 2_000,
     guidance_scale: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
     cfg_scale: float = 1.0,
@@ -167,7 +161,6 @@ def guide(
     Example: mnist-guided study guide --figure guide.png --output metrics.json
 
     Args:
-        name: Name of the record in the output.
         num_test_images: Test images read at each noise level.
         guidance_scale: Scales to draw at.
         cfg_scale: Classifier-free weight of the drawn images; 0 leaves the label to the guide alone.
@@ -175,21 +168,19 @@ def guide(
         num_updates: Of the two small classifiers that are trained where the exact gradient is known.
     """
     options.check(model, figure)
+    check_range("num_test_images", num_test_images, 1)
+    check_range("num_updates", num_updates, 1)
 
     from ..evaluation.guide import gradient_errors, guide_by_noise, guide_hacking, learned_scores
-    from ..evaluation.records import check_name
     from ..evaluation.studies import file_tables
     from ..sampling.arguments import parse_scales
 
-    check_name(name)
-    check_range("num_test_images", num_test_images, 1)
-    check_range("num_updates", num_updates, 1)
     parse_scales("guidance_scale", guidance_scale, len(guidance_scale))
     reference, pipe = options.reference(), load_pipeline(model, options.device)
     reference.check_fits(pipe)
     count, seed = options.num_images, options.seed
-    read = {name: getattr(reference.test, name)[:num_test_images] for name in ("images", "labels")}
-    test = replace(reference.test, **read)
+    images, labels = reference.test.images[:num_test_images], reference.test.labels[:num_test_images]
+    test = replace(reference.test, images=images, labels=labels)
     figures: dict[str, Any] = {
         "by_noise": guide_by_noise(pipe, test, seed=seed),
         "hacking": guide_hacking(pipe, reference.judge, count, guidance_scale, cfg_scale, seed),
@@ -203,7 +194,7 @@ def guide(
             figures["gradient_errors"] |= {f"{label}on {name}": rows for name, rows in found.items()}
     settings = {"num_test_images": num_test_images, "num_images": count, "cfg_scale": cfg_scale}
     settings |= {"num_updates": num_updates, "seed": seed}
-    file_tables(options.output, name, figures, settings, pipe, reference)
+    file_tables(options.output, "guide-report", figures, settings, pipe, reference)
     if figure is not None:
         from ..figures.curves import guide_report_figure
         from ..figures.images import save_figure
@@ -233,6 +224,8 @@ def scales(
         num_inference_steps: Steps of the scheduler.
     """
     check_measurements(output)
+    if figure is not None:
+        check_figure(figure, force=True)
     settings = {"num_samples": num_samples, "num_particles": num_particles, "num_inference_steps": num_inference_steps}
     for name, count in settings.items():
         check_range(name, count, 1)
@@ -308,25 +301,22 @@ def benchmark(
         num_train_epochs: Passes over the training set, for each network and way; the preset's own if left out.
     """
     check_range("rounds", rounds, 1)
+    check_range("num_images", num_images, 1)
+    check_range("num_train_epochs", 1 if num_train_epochs is None else num_train_epochs, 1)
     check_measurements(output)
-    if what == "sampling":
-        check_model(model)
-        check_range("num_images", num_images, 1)
-    elif not (scripts / "train_vae.py").is_file():
+    if what == "training" and not (scripts / "train_vae.py").is_file():
         raise FileNotFoundError(
             f"--scripts {str(scripts)!r} has no train_vae.py; give the training folder of a checkout."
         )
-    else:
-        check_range("num_train_epochs", 1 if num_train_epochs is None else num_train_epochs, 1)
+    pipe = load_pipeline(model, device) if what == "sampling" else None
 
     from ..evaluation.studies import file_tables
 
     settings: dict[str, Any] = {"rounds": rounds}
-    pipe = None
     if what == "sampling":
         from ..benchmarks.sampling import benchmark_sampling
 
-        pipe, settings["num_images"] = load_pipeline(model, device), num_images
+        settings["num_images"] = num_images
         figures = benchmark_sampling(pipe, num_images, rounds)
     else:
         from ..benchmarks.training import benchmark_training

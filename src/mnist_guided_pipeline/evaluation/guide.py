@@ -9,9 +9,8 @@ is the guidance at s = 1 as a share of the score: it compares over noise levels,
 
 *Guide hacking*: guidance raises the very probability by which the guide would be judged, so the guide's own accuracy on
 finished samples says nothing (the same happens to a reward model under optimisation, Gao et al. 2022,
-https://arxiv.org/abs/2210.10760, section 2). :func:`guide_hacking` draws at growing scales and lets both speak, the
-guide on the final samples at the least noise and the judge on the images. A gap that grows with the scale is guidance
-that pleases the guide alone.
+https://arxiv.org/abs/2210.10760, section 2). A gap to the judge's that grows with the scale is guidance that pleases
+the guide alone.
 
 *The classifier alone*: with the unconditional prediction U and the prediction D(y) for a label, guidance is exact where
 
@@ -26,10 +25,9 @@ draws can be compared with it, level by level (:func:`compare_scores`), over noi
 
     error(t) = sqrt( E |g_learned - g_exact|^2 / E |g_exact|^2 ),    1 is no better than no gradient.
 
-The exact gradient vanishes as ``alpha`` does: under pure noise no class is likelier than another. A network that reads
-``x`` as it is keeps an error of about constant size there, so its relative error grows like ``1 / alpha``, and guidance
-multiplies it by ``sigma^2 / alpha`` in the predicted clean sample. One that reads ``alpha x`` has the factor ``alpha``
-in its gradient by the chain rule (``models/residual_mlp.py``): that is what ``SignalGate`` is for.
+The exact gradient vanishes as ``alpha`` does. A network that reads ``x`` as it is keeps an error of about constant size
+there, which guidance multiplies by ``sigma^2 / alpha`` in the predicted clean sample. One that reads ``alpha x`` has
+``alpha`` in its gradient by the chain rule: that is what ``SignalGate`` is for (``models/layers.py``).
 """
 
 from __future__ import annotations
@@ -225,21 +223,20 @@ def _errors_by_level(
     pipe: Any, table: NoiseLevel, samples: Tensor, timesteps: Tensor, labels: Tensor
 ) -> list[dict[str, Any]]:
     """Rows of :func:`gradient_errors` for samples (N, ...) at timesteps (N,), with the labels int64 (N,) of each."""
-    names, errors = ("wanted", "gradient_error", "base_error"), []
-    denoiser, classifier, noise = pipe.denoiser, pipe.classifier, pipe.config.training_noise
+    denoiser, prediction_type = pipe.denoiser, pipe.config.training_noise["prediction_type"]
+    errors = []
     for rows in torch.arange(len(samples)).split(_BATCH):
         x, times, wanted = samples[rows], timesteps[rows].to(samples.device), labels[rows]
         level = levels_at(table, times.cpu(), x)
-        logits, score = read_and_score(classifier, x, times, wanted)
+        logits, score = read_and_score(pipe.classifier, x, times, wanted)
         posterior = logits.float().softmax(dim=1)
         with torch.no_grad():
-            every = [
-                predict(denoiser, x, times, torch.full_like(wanted, label)).sample for label in range(logits.shape[1])
-            ]
-            told = torch.stack(every)[wanted, torch.arange(len(x))]
-            mix = torch.einsum("by,yb...->b...", posterior.to(told), torch.stack(every))
+            classes = [torch.full_like(wanted, label) for label in range(logits.shape[1])]
+            every = torch.stack([predict(denoiser, x, times, label).sample for label in classes])
+            told = every[wanted, torch.arange(len(x))]
+            mix = torch.einsum("by,yb...->b...", posterior.to(told), every)
             base = predict(denoiser, x, times, posterior if needs_posterior(denoiser) else None).sample
-        gradient = guidance_factor(level.alpha, level.sigma, noise["prediction_type"]) * score
+        gradient = guidance_factor(level.alpha, level.sigma, prediction_type) * score
         parts = (told - mix, gradient - (told - mix), base - mix)
         errors.append(torch.stack([part.flatten(1).square().sum(dim=1) for part in parts]).cpu())
     every_error, ratios = torch.cat(errors, dim=1).double(), table.ratio[timesteps.cpu()]
@@ -247,9 +244,9 @@ def _errors_by_level(
     for low, high in zip(_RATIOS, _RATIOS[1:], strict=False):
         inside = (ratios > low) & (ratios <= high)
         if count := int(inside.sum()):
-            values = {
-                name: measured(row[inside].mean().item(), count) for name, row in zip(names, every_error, strict=True)
-            }
+            means = every_error[:, inside].mean(dim=1).tolist()
+            names = ("wanted", "gradient_error", "base_error")
+            values = {name: measured(mean, count) for name, mean in zip(names, means, strict=True)}
             found.append({"ratio": ratios[inside].median().item(), **values})
     return found
 
@@ -325,11 +322,9 @@ def compare_scores(
     dtype = next(network.parameters()).dtype
     x0, labels = _draws(mixture, _TEST, seed + 1)
     levels = preserving_levels(preserving_table(schedule))
-    nearest = torch.searchsorted(levels.ratio, torch.tensor(LEVELS, dtype=torch.float64)).clamp_max(
-        len(levels.sigma) - 1
-    )
+    nearest = torch.searchsorted(levels.ratio, torch.tensor(LEVELS, dtype=torch.float64))
     rows = []
-    for index, timestep in enumerate(nearest):
+    for index, timestep in enumerate(nearest.clamp_max(len(levels.sigma) - 1)):
         alpha, sigma = (float(values[timestep]) for values in levels)
         noisy = _noised(x0, levels, timestep.expand(len(x0)), keyed_generator(seed, "test", index))
         wanted = classifier_score(exact, noisy.double(), timestep, labels)

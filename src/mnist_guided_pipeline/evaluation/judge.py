@@ -35,11 +35,9 @@ logger = logging.getLogger(__name__)
 
 
 class Judgement(NamedTuple):
-    """What the judge says of N images.
+    """What the judge says of N images: probabilities float32 (N, num_classes), and features float32 (N, D).
 
-    Attributes:
-        probabilities: float32 (N, num_classes), rows sum to 1.
-        features: float32 (N, D), the input of the last layer, a mean over positions where it has several.
+    Features are the input of the last layer, a mean over positions where it has several.
     """
 
     probabilities: Tensor
@@ -103,7 +101,7 @@ class Judge:
         return judge
 
     def to(self, device: str | torch.device) -> Judge:
-        """Move the model; results come back on the CPU all the same."""
+        """Move the model; results come back on the CPU."""
         self.model.to(device)
         return self
 
@@ -117,10 +115,7 @@ class Judge:
 
     @property
     def settings(self) -> list[Any]:
-        """What its values depend on beside the model: the outputs that it uses, and the processor.
-
-        Empty when there is no processor and all outputs are used.
-        """
+        """What its values depend on beside the model: outputs and processor, if it has one or leaves outputs out."""
         whole = self._outputs == list(range(self.model.config.num_labels))
         processor = None if self.processor is None else self.processor.to_dict()
         return [] if whole and processor is None else [self._outputs, processor]

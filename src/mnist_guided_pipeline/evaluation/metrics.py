@@ -9,8 +9,6 @@ Every value of a finite set has a floor that real images reach too: print it bes
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,24 +32,12 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, num_bins: 
     return (gaps.abs().sum() / len(labels)).item()
 
 
-def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    r"""Squared 2-Wasserstein distance of two Gaussians (Dowson and Landau 1982), of means (D,) and covariances (D, D).
-
-    ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)``, https://doi.org/10.1016/0047-259X(82)90077-X. The product
-    is symmetric, so its eigenvalues are real however singular the covariances are.
-    """
-    mean1, cov1, mean2, cov2 = (tensor.double() for tensor in (mean1, cov1, mean2, cov2))
-    values, vectors = torch.linalg.eigh(cov1)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    overlap = torch.linalg.eigvalsh(root @ cov2 @ root).clamp_min(0).sqrt().sum()
-    return ((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * overlap).item()
-
-
 def judge_fid(features_real: Tensor, features_fake: Tensor) -> float:
     """Frechet distance of two sets of features (Heusel et al. 2017, https://arxiv.org/abs/1706.08500, eq. 6).
 
-    The features, (N, D) and (M, D), are the judge's in place of Inception's; distances in other feature spaces do not
-    compare. At least 0 up to rounding, and biased upwards by an amount that falls as 1/N (Chong and Forsyth 2020,
+    ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)`` of means m and covariances C of features (N, D) and (M, D).
+    These are the judge's in place of Inception's; distances in other feature spaces do not compare. At least 0 up to
+    rounding, and biased upwards by an amount that falls as 1/N (Chong and Forsyth 2020,
     https://arxiv.org/abs/1911.07023): compare at one number of images only.
 
     Raises:
@@ -59,7 +45,11 @@ def judge_fid(features_real: Tensor, features_fake: Tensor) -> float:
     """
     _check(features_real, features_fake, at_least=2)
     real, fake = features_real.double(), features_fake.double()
-    return frechet_distance(real.mean(dim=0), torch.cov(real.T), fake.mean(dim=0), torch.cov(fake.T))
+    cov1, cov2 = torch.cov(real.T), torch.cov(fake.T)
+    values, vectors = torch.linalg.eigh(cov1)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    overlap = torch.linalg.eigvalsh(root @ cov2 @ root).clamp_min(0).sqrt().sum()  # real, however singular they are
+    return ((real.mean(dim=0) - fake.mean(dim=0)).square().sum() + cov1.trace() + cov2.trace() - 2 * overlap).item()
 
 
 def judge_kid(features_real: Tensor, features_fake: Tensor, chunk_size: int = 1000) -> float:
@@ -82,32 +72,20 @@ def judge_kid(features_real: Tensor, features_fake: Tensor, chunk_size: int = 10
     return (within(real) + within(fake) - 2 * kernel_sum(real, fake) / (len(real) * len(fake))).item()
 
 
-class Manifold(NamedTuple):
-    """Proportions of the images of one set that lie within the balls around those of the other.
-
-    Attributes:
-        precision: proportion of generated images inside some real image's ball, in [0, 1]: are they plausible?
-        recall: proportion of real images inside some generated image's ball, in [0, 1]: is everything there?
-        density: mean number of real balls around a generated image, over k; about 1 for equal sets, no upper
-            bound.
-        coverage: proportion of real balls that hold a generated image, in [0, 1]: recall that outliers cannot
-            inflate.
-    """
-
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-
-
 def precision_recall_density_coverage(
     features_real: Tensor, features_fake: Tensor, k: int = 5, chunk_size: int = 1000
-) -> Manifold:
+) -> dict[str, float]:
     """Compare features (N, D) and (M, D) by the balls that reach to each image's k-th neighbour in its own set.
 
     Precision and recall: Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991, equation 2. Density and coverage:
     Naeem et al. 2020, https://arxiv.org/abs/2002.09797, section 3. The image itself is no neighbour. Errors as for
     :func:`judge_fid`, with at least k + 1 rows.
+
+    Returns:
+        ``precision``, the part of the generated images inside some real image's ball (are they plausible?), ``recall``,
+        that of the real ones inside some generated image's (is everything there?), ``density``, the mean number of
+        real balls around a generated image, over k (about 1 for equal sets, no upper bound), and ``coverage``, the part
+        of the real balls that hold a generated image (recall that outliers cannot inflate).
     """
     _check(features_real, features_fake, at_least=k + 1)
     centre = features_real.double().mean(dim=0)  # differences of squares lose least around the origin
@@ -122,12 +100,12 @@ def precision_recall_density_coverage(
         memberships += int(inside.sum())
         covered += int(inside.any(dim=1).sum())
         recalled += int((distances < radius_fake).any(dim=1).sum())
-    return Manifold(
-        precision=plausible.double().mean().item(),
-        recall=recalled / len(real),
-        density=memberships / (k * len(fake)),
-        coverage=covered / len(real),
-    )
+    return {
+        "precision": plausible.double().mean().item(),
+        "recall": recalled / len(real),
+        "density": memberships / (k * len(fake)),
+        "coverage": covered / len(real),
+    }
 
 
 def sliced_wasserstein(first: np.ndarray, second: np.ndarray, directions: int = 64) -> float:

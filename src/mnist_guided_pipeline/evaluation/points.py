@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -50,29 +52,23 @@ def real_points(data: PointSet, labels: Tensor, seed: int) -> Tensor:
     return torch.cat([data.draw(label, int((labels == label).sum()), seed) for label in range(len(data.class_names))])
 
 
-def agreement(data: PointSet, samples: Tensor, labels: Tensor) -> dict[str, float]:
-    """How well samples (N, 2) of classes (N,) agree with the data.
-
-    Returns:
-        ``sliced_Wasserstein``: the distance from real points of each class, a mean over classes, in standard
-        deviations. ``in_the_wanted_class``: the part whose nearest real point is of their class, in [0, 1]; only
-        where there are several.
-    """
-    distances = []
-    for label in range(len(data.class_names)):
-        chosen = samples[labels == label]
-        real = data.draw(label, len(chosen), seed=0)
-        distances.append(sliced_wasserstein(chosen.numpy(), real.numpy(), _DIRECTIONS))
-    found = {"sliced_Wasserstein": sum(distances) / len(distances)}
-    if len(data.class_names) > 1:
-        found["in_the_wanted_class"] = (data.nearest_class(samples) == labels).double().mean().item()
-    return found
-
-
 def measure_points(data: PointSet, samples: Tensor, labels: Tensor) -> dict[str, Any]:
-    """A row of a table: how many points, and each value of :func:`agreement` beside that of other real points."""
+    """A row of a table: how well samples (N, 2) of classes (N,) agree with the data, beside other real points.
+
+    ``sliced_Wasserstein`` is the distance from real points of each class, a mean over classes, in standard deviations;
+    ``in_the_wanted_class``, only where there are several, the part whose nearest real point is of their class.
+    """
+
+    def distance(points: Tensor) -> float:
+        by_class = [points[labels == label].numpy() for label in range(len(data.class_names))]
+        real = [data.draw(label, len(chosen), seed=0).numpy() for label, chosen in enumerate(by_class)]
+        return sum(map(sliced_wasserstein, by_class, real, repeat(_DIRECTIONS))) / len(by_class)
+
+    values: dict[str, Callable[[Tensor], float]] = {"sliced_Wasserstein": distance}
+    if len(data.class_names) > 1:
+        values["in_the_wanted_class"] = lambda points: (data.nearest_class(points) == labels).double().mean().item()
     row: dict[str, Any] = {"points": len(labels)}
-    floor = agreement(data, real_points(data, labels, seed=1), labels)
-    for name, value in agreement(data, samples, labels).items():
-        row |= {name: value, f"{name}, real points": floor[name]}
+    others = real_points(data, labels, seed=1)
+    for name, value in values.items():
+        row |= {name: value(samples), f"{name}, real points": value(others)}
     return row

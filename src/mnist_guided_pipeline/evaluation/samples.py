@@ -117,12 +117,9 @@ class SamplingSettings:
 
 
 class DrawnImages(NamedTuple):
-    """N images, in order.
+    """N images uint8 (N, H, W) or (N, 3, H, W), in order, and the time spent in all calls of the pipeline.
 
-    Attributes:
-        images: uint8 (N, H, W) or (N, 3, H, W).
-        labels: wanted classes int64 (N,), or None where the pipeline takes no labels.
-        seconds: time spent in the pipeline, summed over its calls and the processes that made them.
+    ``labels`` are the wanted classes int64 (N,), None where the pipeline takes no labels.
     """
 
     images: Tensor

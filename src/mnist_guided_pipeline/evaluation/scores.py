@@ -203,12 +203,14 @@ def floors(reference: Reference, vae: Any | None, num_images: int) -> dict[str, 
     hits = int((reference.judgement.probabilities.argmax(dim=1) == test.labels).sum())
     found: dict[str, Any] = {"judge": {"accuracy": proportion(hits, len(test))}}
     draws = []
-    for draw in range(_FLOOR_DRAWS):
-        real = reference.real_images(reference.train, num_images, draw)
+    for index in range(_FLOOR_DRAWS):
+        real = reference.real_images(reference.train, num_images, index)
         draws.append(_distances(reference.judgement.features, reference.judge(real.images).features))
-    found["real_training_images"] = {
-        name: _mean([values[name]["value"] for values in draws], num_images) for name in draws[0]
-    }
+    found["real_training_images"] = {}
+    for name in draws[0]:
+        values = [draw[name]["value"] for draw in draws]
+        mean = measured(sum(values) / len(values), num_images)
+        found["real_training_images"][name] = {**mean, "range": [min(values), max(values)]}
     if vae is not None:
         originals = reference.real_images(test, min(num_images, len(test)))
         decoded = reconstruct(vae, originals.images)
@@ -216,14 +218,8 @@ def floors(reference: Reference, vae: Any | None, num_images: int) -> dict[str, 
     return found
 
 
-def _mean(values: list[float], num_images: int) -> dict[str, Any]:
-    """The mean of a value over draws of N images, with its range."""
-    return {**measured(sum(values) / len(values), num_images), "range": [min(values), max(values)]}
-
-
 def _distances(real: Tensor, fake: Tensor) -> dict[str, Any]:
     """The values in the judge's features, (N, D) against (M, D)."""
-    manifold = precision_recall_density_coverage(real, fake)
     values = {"judge_fid": judge_fid(real, fake), "judge_kid": judge_kid(real, fake)}
-    values |= {f"judge_{name}": value for name, value in manifold._asdict().items()}
+    values |= {f"judge_{name}": value for name, value in precision_recall_density_coverage(real, fake).items()}
     return {name: measured(value, len(fake)) for name, value in values.items()}

@@ -38,7 +38,7 @@ from .records import (
     write_run,
 )
 from .samples import SamplingSettings, draw_gan_images, draw_images, start_processes
-from .scores import Reference, check_enough, floors, measured, score_images
+from .scores import Reference, floors, measured, score_images
 from .tables import render_view
 
 _COLUMNS = ("accuracy", "judge_fid", "judge_precision", "judge_recall", "judge_coverage", "near_copies")
@@ -83,8 +83,6 @@ def measure_runs(
         ValueError: pipeline, data set and judge differ, settings do not fit, or the file is another.
     """
     reference.check_fits(pipe)
-    for settings in runs.values():
-        check_enough(settings.num_images, len(reference.test.class_names))
     state = start_processes()
     filed, records = read_runs(output), {}
     identities = {"model": identity(shown_name(pipe), *pipeline_parts(pipe)), **reference.identities}
@@ -106,14 +104,18 @@ def measure_runs(
             continue
         figures = score_images(drawn.images, drawn.labels, reference)
         figures["images_per_second"] = measured(count / drawn.seconds, count)
-        if (seconds := _training_seconds(pipe)) is not None:
-            figures["training_minutes"] = measured(seconds / 60.0, count)
+        figures |= {name: measured(minutes, count) for name, minutes in _training_minutes(pipe).items()}
         if with_cas and drawn.labels is not None:
             figures["classification_accuracy_score"] = classification_accuracy_score(
                 drawn.images, drawn.labels, reference.test
             )
         if count not in floor_of:
-            floor_of[count] = _floors(reference, pipe.vae, count, with_cas)
+            floor_of[count] = floors(reference, pipe.vae, count)
+            if with_cas:
+                real = reference.real_images(reference.train, count)
+                floor_of[count]["real_training_images"]["classification_accuracy_score"] = (
+                    classification_accuracy_score(real.images, real.labels, reference.test)
+                )
         records[name] = {
             **make_record(identities, resolved.to_dict(), figures, pipe.device, state.num_processes),
             "key": key,
@@ -183,13 +185,13 @@ def measure_system(model: Any, settings: SamplingSettings, reference: Reference)
         images = decode_images(model, prior_draws(model, count, seed) if fitted is None else fitted)
         seconds = time.perf_counter() - started
     parameters = sum(parameter.numel() for network in filter(None, networks) for parameter in network.parameters())
-    scores, trained = score_images(images, labels, reference), _training_seconds(model)
+    scores = score_images(images, labels, reference)
     row = {
         "drawn": how,
         **{column: scores[column] for column in _COLUMNS if column in scores},
         "images_per_second": measured(count / seconds, count),
         "parameters": parameters,
-        **({} if trained is None else {"training_minutes": trained / 60.0}),
+        **_training_minutes(model),
     }
     return kind, images, row
 
@@ -210,31 +212,21 @@ def compare_points(pipes: Mapping[str, tuple[Any, PointSet]], num_points: int, s
         draw_points(pipe, data, len(data.class_names), None, seed, None)  # to warm up
         started = time.perf_counter()
         labels, trajectory = draw_points(pipe, data, num_points, None, seed, None)
-        seconds, trained = time.perf_counter() - started, _training_seconds(pipe)
+        seconds = time.perf_counter() - started
         rows[name] = {
             **measure_points(data, trajectory[-1], labels),
             "steps": len(trajectory) - 1,
             "seconds": seconds,
-            **({} if trained is None else {"training_minutes": trained / 60.0}),
+            **_training_minutes(pipe),
         }
     return rows
 
 
-def _floors(reference: Reference, vae: Any, num_images: int, with_cas: bool) -> dict[str, Any]:
-    """The floors of sets of N images, with the score that not every command asks for."""
-    found = floors(reference, vae, num_images)
-    if with_cas:
-        real = reference.real_images(reference.train, num_images)
-        found["real_training_images"]["classification_accuracy_score"] = classification_accuracy_score(
-            real.images, real.labels, reference.test
-        )
-    return found
-
-
-def _training_seconds(component: Any) -> float | None:
-    """Of the folder that a pipeline or a network was loaded from."""
+def _training_minutes(component: Any) -> dict[str, float]:
+    """Of the folder that a pipeline or a network was loaded from, where it has a history."""
     folder = getattr(component.config, "_name_or_path", None)
-    return training_seconds(folder) if folder else None
+    seconds = training_seconds(folder) if folder else None
+    return {} if seconds is None else {"training_minutes": seconds / 60.0}
 
 
 def _text(value: Any) -> str:

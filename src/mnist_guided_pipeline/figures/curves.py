@@ -56,30 +56,14 @@ def guide_report_figure(
     """
     figure = new_figure(16.0, 6.8)
     (reading, pull, hacked, guided), (relative, clean, gap, base) = figure.subplots(2, 4)
-    for axes, title, part in (
-        (
-            guided,
-            "Error of the gradient, relative",
-            lambda row: row["gradient_error"]["value"] / row["wanted"]["value"],
-        ),
-        (base, "Error of the unconditional prediction", lambda row: row["base_error"]["value"]),
-    ):
-        curves = {
-            name: Curve([row["ratio"] for row in rows], [part(row) ** (0.5 if axes is guided else 1.0) for row in rows])
-            for name, rows in gradient_errors.items()
-        }
-        _draw(axes, curves)
-        _by_noise(axes, "" if axes is guided else "squared norm", title, yscale="log")
-    ratios = [row["ratio"] for row in by_noise]
+    ratios = _values(by_noise, "ratio")
     _draw(reading, {"accuracy": _banded(ratios, by_noise, "accuracy")})
     reading.plot(ratios, _values(by_noise, "confidence"), "--", color=COLOURS[0], linewidth=1, label="confidence")
     reading.plot(ratios, _values(by_noise, "calibration_error"), "o-", color=COLOURS[1], markersize=3.5, label="ECE")
     _by_noise(reading, "", "Reading through the noise", ylim=(-0.02, 1.04))
     _legend(reading)
-    _draw(pull, {"": Curve(ratios, _values(by_noise, "gradient_share"))})
-    _by_noise(pull, "sigma |gradient| / sqrt(d)", "Pull at scale 1, as a part of the score", yscale="log")
 
-    scales = [row["guidance_scale"] for row in hacking]
+    scales = _values(hacking, "guidance_scale")
     judge, guide = (_banded(scales, hacking, f"{reader}_accuracy") for reader in ("judge", "guide"))
     _draw(hacked, {"by the judge": judge, "by the guide": guide})
     hacked.fill_between(scales, judge.y, guide.y, color=COLOURS[6], alpha=0.25, linewidth=0, label="gap")
@@ -89,16 +73,18 @@ def guide_report_figure(
     gap.axhline(0.0, color=_PALE, linewidth=1, linestyle=":")
     _by_scale(gap, scales, "guide's accuracy minus judge's", "Gap: what convinces the guide alone")
 
-    for axes, name, title in (
-        (relative, "relative_error", "Relative error of the gradient, exact one known"),
-        (clean, "clean_sample_error", "The same as error of the predicted x0"),
-    ):
-        curves = {
-            label: Curve([row["ratio"] for row in rows], [row[name] for row in rows])
-            for label, rows in learned_scores.items()
-        }
-        _draw(axes, curves)
-        _by_noise(axes, name.replace("_", " "), title, yscale="log")
+    shares = {
+        name: [{**row, "share": (row["gradient_error"]["value"] / row["wanted"]["value"]) ** 0.5} for row in rows]
+        for name, rows in gradient_errors.items()
+    }
+    pulls, norm = "Pull at scale 1, as a part of the score", "sigma |gradient| / sqrt(d)"
+    _against_noise(pull, {"": by_noise}, "gradient_share", norm, pulls)
+    _against_noise(guided, shares, "share", "", "Error of the gradient, relative")
+    _against_noise(base, gradient_errors, "base_error", "squared norm", "Error of the unconditional prediction")
+    known = "Relative error of the gradient, exact one known"
+    _against_noise(relative, learned_scores, "relative_error", "relative error", known)
+    of_clean = "The same as error of the predicted x0"
+    _against_noise(clean, learned_scores, "clean_sample_error", "clean sample error", of_clean)
     relative.axhline(1.0, color=_PALE, linewidth=1, linestyle=":")
     relative.set_ylim(top=20)  # where classes are certain the exact gradient is 0, and a ratio says nothing
     return figure
@@ -116,6 +102,12 @@ def _draw(axes: Axes, curves: Mapping[str, Curve]) -> None:
 
 def _legend(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+
+
+def _against_noise(axes: Axes, tables: Mapping[str, _Rows], column: str, y_label: str, title: str) -> None:
+    """A column of each table over its noise levels."""
+    _draw(axes, {name: Curve(_values(rows, "ratio"), _values(rows, column)) for name, rows in tables.items()})
+    _by_noise(axes, y_label, title, yscale="log")
 
 
 def _by_noise(axes: Axes, y_label: str, title: str, **limits: Any) -> None:
@@ -138,4 +130,4 @@ def _banded(x: Sequence[float], rows: _Rows, name: str) -> Curve:
 
 
 def _values(rows: _Rows, name: str) -> list[float]:
-    return [row[name]["value"] for row in rows]
+    return [row[name]["value"] if isinstance(row[name], Mapping) else row[name] for row in rows]

@@ -69,11 +69,6 @@ def evenly_moved(trajectory: NDArray[np.floating], count: int) -> list[int]:
     return sorted({0, *steps.tolist(), len(moved)})
 
 
-def frame_limits(mean: NDArray[np.floating], std: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Limits [[x, y], [x, y]] that hold nearly all of the noise too: three standard deviations of the data (2,)."""
-    return np.stack([mean - 3 * std, mean + 3 * std])
-
-
 def latent_scatter(
     points: NDArray[np.floating],
     labels: NDArray[np.integer],
