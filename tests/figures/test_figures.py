@@ -6,7 +6,7 @@ from PIL import Image
 from scipy.stats import norm
 from sklearn.decomposition import PCA
 
-from mnist_guided_pipeline.cli.options import check_figure, check_packages
+from mnist_guided_pipeline.cli.options import check_figure
 from mnist_guided_pipeline.figures.curves import Curve, line_panels
 from mnist_guided_pipeline.figures.images import image_rows, manifold, manifold_coordinates, save_figure
 from mnist_guided_pipeline.figures.points import latent_scatter, point_frames, point_panels, principal_plane
@@ -146,7 +146,3 @@ class TestSaving:
         assert [file.name for file in tmp_path.iterdir()] == [output.name]
         with pytest.raises(FileExistsError, match="--force"):
             check_figure(output, force=False)
-
-    def test_missing_package_names_the_extra(self):
-        with pytest.raises(ValueError, match=r"needs no_such_package: pip install 'mnist-guided-pipeline\[plots\]'"):
-            check_packages(("matplotlib", "no_such_package"), "plots")

@@ -66,7 +66,7 @@ _BATCH = 500
 _RATIOS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.2, 2.0, 4.0, 8.0)  # between them, errors of the classifier alone are averaged
 _TRAINED_BY = {"preserving": DDPMScheduler, "flow": FlowMatchEulerDiscreteScheduler}
 _UPDATES, _BATCH_SIZE, _POOL, _TEST = 1_000, 256, 20_000, 4_000
-_PAIR_WEIGHT = 20.0
+_PAIR_WEIGHT, _VISITED = 20.0, 500
 _NETWORK = {"hidden_size": 64, "num_layers": 2, "condition_dim": 32}
 
 
@@ -136,12 +136,7 @@ def guide_by_noise(pipe: Any, images: LabelledImages, num_bins: int = 10, seed: 
 
 @torch.no_grad()
 def guide_hacking(
-    pipe: Any,
-    judge: Judge,
-    num_images: int,
-    scales: Sequence[float],
-    cfg_scale: float = 1.0,
-    seed: int = 0,
+    pipe: Any, judge: Judge, num_images: int, scales: Sequence[float], cfg_scale: float = 1.0, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Draw at growing scales, and let the guide and the judge say how many images show what was wanted.
 
@@ -183,12 +178,10 @@ def guide_hacking(
     return rows
 
 
-def gradient_errors(
-    pipe: Any, images: LabelledImages, num_visited: int = 500, seed: int = 0
-) -> dict[str, list[dict[str, Any]]]:
+def gradient_errors(pipe: Any, images: LabelledImages, seed: int = 0) -> dict[str, list[dict[str, Any]]]:
     """How far the classifier alone is from the denoiser that is told the label, by noise level; see the module.
 
-    Of images that the networks have not seen, and of ``num_visited`` samples of guided sampling, of 12 steps each.
+    Of images that the networks have not seen, and of 500 samples of guided sampling, of 12 steps each.
 
     Returns:
         ``data`` and ``visited``: a dictionary per range of ``sigma / alpha`` that has samples, with ``ratio`` (median)
@@ -210,8 +203,8 @@ def gradient_errors(
     posterior_noise, eps = torch.randn(2, len(images), *posteriors.sample_shape, generator=generator)
     timesteps = torch.randint(len(table.sigma), (len(images),), generator=generator)
     z0 = posteriors.draw(torch.arange(len(images)), posterior_noise).to(classifier.device)
-    visited = VisitedStates(12 * num_visited, posteriors.sample_shape).to(classifier.device)
-    roll_out(visited, denoiser, classifier, noise, num_visited, 12, generator)
+    visited = VisitedStates(12 * _VISITED, posteriors.sample_shape).to(classifier.device)
+    roll_out(visited, denoiser, classifier, noise, _VISITED, 12, generator)
     sources = {
         "data": (add_noise(z0, eps.to(z0), levels_at(table, timesteps, z0)), timesteps, images.labels.to(z0.device)),
         "visited": (visited.samples, visited.rows, visited.labels),

@@ -153,9 +153,9 @@ class Judge:
         """Probabilities float32 (N, num_classes) of uint8 images; see :meth:`__call__`."""
         return self(images, batch_size).probabilities
 
-    def features(self, images: Tensor, batch_size: int = 500) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """Features float32 (N, D) of uint8 images; see :meth:`__call__`."""
-        return self(images, batch_size).features
+        return self(images).features
 
     @property
     def _channels(self) -> int:
@@ -177,5 +177,5 @@ def load_judge() -> Judge:
     return Judge.from_pretrained(JUDGE_FOLDER)
 
 
-def _shortened(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

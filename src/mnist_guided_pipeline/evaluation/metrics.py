@@ -20,12 +20,13 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> T
     return cells.reshape(num_classes, num_classes)
 
 
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, num_bins: int = 15) -> float:
+def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     """Mean gap between confidence and accuracy (Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3), in [0, 1].
 
-    Of ``probabilities`` (N, num_classes), rows sum to 1, and ``labels`` int64 (N,). Bins are of equal width over the
-    largest probability of a row; each counts by its proportion of the images.
+    Of ``probabilities`` (N, num_classes), rows sum to 1, and ``labels`` int64 (N,). The 15 bins are of equal width
+    over the largest probability of a row; each counts by its proportion of the images.
     """
+    num_bins = 15
     confidence, predictions = probabilities.double().max(dim=1)
     bins = (confidence * num_bins).long().clamp_max(num_bins - 1)
     gaps = confidence.new_zeros(num_bins).index_add_(0, bins, (predictions == labels).double() - confidence)
@@ -128,28 +129,25 @@ def near_copies(generated: Tensor, train: Tensor, held_out_distances: Tensor) ->
     """Proportion of images nearer to their nearest training image than all but 1 percent of held-out real ones.
 
     About 0.01 for a faithful model. Images are uint8 (N, H, W) or (N, 3, H, W); ``held_out_distances`` (M,) are what
-    :func:`nearest_neighbours` finds of real images that the model has not seen.
+    :func:`nearest_distances` finds of real images that the model has not seen.
     """
-    distances, reference = nearest_neighbours(generated, train)[0].double(), held_out_distances.double()
+    distances, reference = nearest_distances(generated, train).double(), held_out_distances.double()
     return (distances < reference.quantile(0.01)).double().mean().item()
 
 
-def nearest_neighbours(queries: Tensor, references: Tensor, chunk_size: int = 500) -> tuple[Tensor, Tensor]:
-    """For each query image the nearest reference image in pixel space, both uint8 (N, H, W) or (N, 3, H, W).
+def nearest_distances(queries: Tensor, references: Tensor, chunk_size: int = 500) -> Tensor:
+    """Euclidean distance float32 (N,) of each query image to the nearest reference image, 0 for a copy.
 
-    Returns:
-        Euclidean distance between the images in unit range [0, 1], float32 (N,), 0 for a copy; and the index
-        of the reference, int64 (N,).
+    Both are uint8 (N, H, W) or (N, 3, H, W), and compared in unit range [0, 1].
     """
     pool = references.flatten(1).float() / 255.0
     half_norms = pool.square().sum(dim=1) / 2
-    distances, indices = [], []
+    distances = []
     for batch in queries.split(chunk_size):
         rows = batch.flatten(1).float() / 255.0
         nearest = torch.addmm(half_norms, rows, pool.T, alpha=-1).argmin(dim=1)
         distances.append((rows - pool[nearest]).norm(dim=1))  # recomputed: a copy is at exactly 0
-        indices.append(nearest)
-    return torch.cat(distances), torch.cat(indices)
+    return torch.cat(distances)
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:

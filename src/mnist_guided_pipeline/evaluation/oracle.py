@@ -96,23 +96,13 @@ def make_scheduler(name: str, prediction_type: str, schedule: dict[str, Any], **
     """A diffusers scheduler with every setting explicit, built without this package."""
     scheduler_class = getattr(diffusers, name)
     accepted = inspect.signature(scheduler_class.__init__).parameters
-    settings = {
-        **schedule,
-        "prediction_type": prediction_type,
-        "clip_sample": False,
-        "timestep_spacing": "trailing",
-        "snr_shift_scale": 1.0,
-        **options,
-    }
+    explicit = {"clip_sample": False, "timestep_spacing": "trailing", "snr_shift_scale": 1.0}
+    settings = {**schedule, "prediction_type": prediction_type, **explicit, **options}
     return scheduler_class(**{key: value for key, value in settings.items() if key in accepted})
 
 
 def exact_pipeline(
-    mixture: Mixture,
-    name: str,
-    prediction_type: str,
-    conditional: bool = False,
-    **options: Any,
+    mixture: Mixture, name: str, prediction_type: str, conditional: bool = False, **options: Any
 ) -> ClassifierGuidedLatentPipeline:
     """The exact networks of a mixture under a scheduler, in float64."""
     schedule = COSINE if name == "UnCLIPScheduler" else LINEAR
@@ -121,12 +111,8 @@ def exact_pipeline(
     noise: dict[str, Any] = {"law": law, "schedule": schedule}
     if law in ("edm", "arctan"):
         noise["sigma_data"] = scheduler.config.sigma_data
-    denoiser = MixtureDenoiser(
-        **mixture.parameters,
-        **noise,
-        prediction_type=prediction_type,
-        num_classes=2 if conditional else None,
-    )
+    num_classes = 2 if conditional else None
+    denoiser = MixtureDenoiser(**mixture.parameters, **noise, prediction_type=prediction_type, num_classes=num_classes)
     classifier = MixtureClassifier(**mixture.parameters, **noise)
     pipe = ClassifierGuidedLatentPipeline(None, denoiser.double(), classifier.double(), scheduler)
     pipe.set_progress_bar_config(disable=True)

@@ -49,8 +49,7 @@ class SamplingSettings:
     Attributes:
         num_images: N, at least 1.
         seed: of the whole set.
-        class_weights: how often each class is wanted, in proportion; equally often if empty. A Frechet distance also
-            counts the difference between the mix of labels and that of the reference.
+        class_weights: how often each class is wanted, in proportion; equally often if empty.
         scheduler: name of a supported diffusers scheduler, built for the pipeline's networks; the pipeline's own with
             its options if None.
         scheduler_options: further settings of that scheduler, such as ``{"use_karras_sigmas": True}``; without
@@ -156,12 +155,7 @@ def wanted_classes(num_images: int, num_classes: int, class_weights: Sequence[fl
 
 
 def draw_samples(
-    pipe: Any,
-    num_images: int,
-    seed: int,
-    call: Mapping[str, Any],
-    class_weights: Sequence[float] = (),
-    batch_size: int = _BATCH,
+    pipe: Any, num_images: int, seed: int, call: Mapping[str, Any], class_weights: Sequence[float] = ()
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Samples of a pipeline that takes labels, and the classes that they are wanted to be, batch by batch.
 
@@ -170,7 +164,7 @@ def draw_samples(
         and labels int64 (n,), as :func:`wanted_classes` gives them.
     """
     labels, numbers = wanted_classes(num_images, len(pipe.id2label), class_weights)
-    for batch in torch.arange(num_images).split(batch_size):
+    for batch in torch.arange(num_images).split(_BATCH):
         generators = _generators(seed, labels[batch], numbers[batch])
         yield pipe(labels[batch], generator=generators, **call).images, labels[batch]
 

@@ -25,7 +25,7 @@ from .metrics import (
     judge_fid,
     judge_kid,
     near_copies,
-    nearest_neighbours,
+    nearest_distances,
     precision_recall_density_coverage,
 )
 from .records import fingerprint, identity, shown_name
@@ -45,8 +45,7 @@ class Reference:
         judge: never the guide.
         dataset_name: of both sets, as records show it.
         labels: mix of the classes that images are wanted to be, generated ones and those of the floors:
-            ``"reference"``, that of the test set, or ``"uniform"``. A Frechet distance also counts the difference of
-            the mixes, so with uniform labels perfect images are the farther from the test set the less uniform it is.
+            ``"reference"``, that of the test set, or ``"uniform"``, whose distance from that mix counts too.
 
     Raises:
         ValueError: the judge knows other classes than the data set has, the test set is too small, or there is no such
@@ -93,7 +92,7 @@ class Reference:
     @cached_property
     def held_out_distances(self) -> Tensor:
         """Distance (M,) of each test image to its nearest training image, measured once for all runs."""
-        return nearest_neighbours(self.test.images, self.train.images)[0]
+        return nearest_distances(self.test.images, self.train.images)
 
     @property
     def class_weights(self) -> tuple[int, ...]:
