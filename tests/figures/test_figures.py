@@ -23,16 +23,16 @@ class TestImageRows:
     @pytest.mark.parametrize("columns", [None, list("abc")])
     def test_every_image_is_in_its_place(self, labels, columns):
         rows = pixels(2, 3, 28, 28)
-        sheet = np.asarray(image_rows(rows, labels, columns, scale=3))
-        right, bottom = sheet.shape[1] - 24, sheet.shape[0] - 24  # the margin is 8 times the scale
+        sheet = np.asarray(image_rows(rows, labels, columns))
+        right, bottom = sheet.shape[1] - 16, sheet.shape[0] - 16  # the margin
         for row in range(2):
             for column in range(3):
-                left, top = right - (3 - column) * 90 + 6, bottom - (2 - row) * 90 + 6  # 84 pixels and a gap of 6
-                image = sheet[top : top + 84, left : left + 84]
-                np.testing.assert_array_equal(image, rows[row, column].repeat(3, 0).repeat(3, 1))
-                assert (sheet[top : top + 84, left - 6 : left] == 255).all()
-        assert (sheet[:, : right - 3 * 90] < 255).any() == bool(labels[0])
-        assert (sheet[: bottom - 2 * 90] < 255).any() == bool(columns)
+                left, top = right - (3 - column) * 60 + 4, bottom - (2 - row) * 60 + 4  # 56 pixels and a gap of 4
+                image = sheet[top : top + 56, left : left + 56]
+                np.testing.assert_array_equal(image, rows[row, column].repeat(2, 0).repeat(2, 1))
+                assert (sheet[top : top + 56, left - 4 : left] == 255).all()
+        assert (sheet[:, : right - 3 * 60] < 255).any() == bool(labels[0])
+        assert (sheet[: bottom - 2 * 60] < 255).any() == bool(columns)
         for edge in (sheet[0], sheet[-1], sheet[:, 0], sheet[:, -1]):  # no label is cut off
             assert (edge == 255).all()
 
@@ -41,7 +41,7 @@ class TestImageRows:
         pictures = image_rows([[Image.fromarray(image) for image in images[0]]], ["a"])
         assert pictures.mode == "L" and pictures.tobytes() == image_rows(images, ["a"]).tobytes()
         coloured = pixels(1, 2, 8, 6, 3)
-        assert image_rows(coloured, ["a"], scale=1).mode == "RGB"
+        assert image_rows(coloured, ["a"]).mode == "RGB"
 
     @pytest.mark.parametrize(
         ("rows", "labels", "columns", "message"),

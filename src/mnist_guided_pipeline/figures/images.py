@@ -22,15 +22,12 @@ def image_rows(
     rows: Sequence[Any] | NDArray[np.uint8],
     row_labels: Sequence[str],
     column_labels: Sequence[str] | None = None,
-    *,
-    scale: int = 2,
     gap: int = 2,
 ) -> Image.Image:
     """Lay out images in rows on white, the name of each row at its left, and names of the columns above the first row.
 
     The images of all rows are of one size and kind, as many in each: grey or RGB ``PIL`` images or uint8 arrays (H, W),
-    (H, W, 3) or (3, H, W), 0 is black. ``scale`` is a whole-number magnification, in which pixels stay sharp squares;
-    ``gap`` counts pixels between two images before it.
+    (H, W, 3) or (3, H, W), 0 is black. They are shown at twice their size, ``gap`` of their pixels apart.
     """
     tiles = [[_channels_last(np.asarray(image)) for image in row] for row in rows]
     shapes = {image.shape for row in tiles for image in row}
@@ -40,8 +37,8 @@ def image_rows(
             f"{sorted(shapes)}."
         )
     columns = len(tiles[0])
-    height, width = (scale * side for side in tiles[0][0].shape[:2])
-    across, down, margin = width + scale * gap, height + scale * gap, 8 * scale
+    height, width = (2 * side for side in tiles[0][0].shape[:2])
+    across, down, margin = width + 2 * gap, height + 2 * gap, 16
     size = max(10, round(0.45 * height))
     font = ImageFont.load_default(size)
     label_width = round(max(font.getlength(label) for label in row_labels))
@@ -55,7 +52,7 @@ def image_rows(
     first = Image.fromarray(tiles[0][0])
     sheet = Image.new(
         first.mode,
-        (left + columns * across - scale * gap + margin, top + len(tiles) * down - scale * gap + margin),
+        (left + columns * across - 2 * gap + margin, top + len(tiles) * down - 2 * gap + margin),
         "white",
     )
     draw = ImageDraw.Draw(sheet)
@@ -66,7 +63,7 @@ def image_rows(
             enlarged = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (left + column * across, top + row * down))
     for column, label in enumerate(column_labels or ()):
-        draw.text((left + column * across + width // 2, top - 2 * scale), label, fill=ink, font=small, anchor="ms")
+        draw.text((left + column * across + width // 2, top - 4), label, fill=ink, font=small, anchor="ms")
     return sheet
 
 
