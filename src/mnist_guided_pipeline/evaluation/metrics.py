@@ -89,13 +89,12 @@ def precision_recall_density_coverage(
         of the real balls that hold a generated image (recall that outliers cannot inflate).
     """
     _check(features_real, features_fake, at_least=k + 1)
-    centre = features_real.double().mean(dim=0)  # differences of squares lose least around the origin
-    real, fake = features_real.double() - centre, features_fake.double() - centre
+    real, fake = features_real.double(), features_fake.double()
     radius_real, radius_fake = _radii(real, k, chunk_size), _radii(fake, k, chunk_size)
     plausible = torch.zeros(len(fake), dtype=torch.bool, device=fake.device)
     recalled = covered = memberships = 0
     for rows, radius in zip(real.split(chunk_size), radius_real.split(chunk_size), strict=True):
-        distances = _squared_distances(rows, fake)
+        distances = torch.cdist(rows, fake)
         inside = distances < radius[:, None]
         plausible |= inside.any(dim=0)
         memberships += int(inside.sum())
@@ -150,15 +149,9 @@ def nearest_distances(queries: Tensor, references: Tensor, chunk_size: int = 500
     return torch.cat(distances)
 
 
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """(N, D) and (M, D) to (N, M)."""
-    norms = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
-    return torch.addmm(norms, x, y.T, alpha=-2).clamp_min_(0)
-
-
 def _radii(features: Tensor, k: int, chunk_size: int) -> Tensor:
-    """Squared distance of each of (N, D) to its k-th neighbour in the set, itself not counted; (N,)."""
-    distances = (_squared_distances(rows, features) for rows in features.split(chunk_size))
+    """Distance of each of (N, D) to its k-th neighbour in the set, itself not counted; (N,)."""
+    distances = (torch.cdist(rows, features) for rows in features.split(chunk_size))
     return torch.cat([rows.topk(k + 1, largest=False).values[:, k] for rows in distances])
 
 
