@@ -13,12 +13,18 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 
+import pickle  # noqa: E402
+
 import torch  # noqa: E402
 from diffusers import DiffusionPipeline  # noqa: E402
 
 
 def draw(pipe):
     return pipe([3, 7], generator=torch.Generator().manual_seed(0), output_type="pt").images
+
+
+def pickled(pipe):
+    return pickle.loads(pickle.dumps(pipe))
 
 
 for source, output in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
@@ -29,6 +35,6 @@ for source, output in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
     if "save_pretrained" not in vars(type(pipe)):  # an export of earlier versions
         continue
     pipe.save_pretrained(f"{output}.saved")  # with its code
-    again = DiffusionPipeline.from_pretrained(f"{output}.saved", trust_remote_code=True)
-    assert torch.equal(draw(again), images)
+    for again in (DiffusionPipeline.from_pretrained(f"{output}.saved", trust_remote_code=True), pickled(pipe)):
+        assert torch.equal(draw(again), images)
 assert "mnist_guided_pipeline" not in sys.modules

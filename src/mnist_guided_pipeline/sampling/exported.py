@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 _CACHE = "diffusers_modules"
 
@@ -16,6 +19,17 @@ _CACHE = "diffusers_modules"
 def is_exported(part: Any) -> bool:
     """Whether an object's class is code that came with a folder or a repository."""
     return type(part).__module__.startswith(_CACHE)
+
+
+def share_classes(pipe: Any) -> None:
+    """Make an exported pipeline and its networks instances of the classes that their modules have now, for pickling.
+
+    diffusers runs a file of code anew for each network and each load, and so makes its classes several times.
+    """
+    networks = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    for part in (pipe, *(module for network in networks for module in network.modules())):
+        if is_exported(part):
+            part.__class__ = getattr(sys.modules[type(part).__module__], type(part).__name__)
 
 
 def exported_code(pipe: Any) -> tuple[dict[str, str], dict[str, list[str]]]:

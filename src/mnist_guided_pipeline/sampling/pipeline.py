@@ -33,7 +33,7 @@ from .arguments import (
 )
 from .clean_guide import CleanClassifierGuide  # noqa: F401 - an export is fetched file by file, those that this file names
 from .denoiser import GuidedDenoiser
-from .exported import exported_code, is_exported
+from .exported import exported_code, is_exported, share_classes
 from .guidance import classifier_score  # noqa: F401 - as above
 from .latents import denormalise
 from .networks import check_space, is_conditional, note_classes, num_classes, sample_shape
@@ -144,6 +144,10 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
             named = {**json.loads(index.read_text(encoding="utf-8")), **entries}
             index.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             Path(save_directory, "manifest.json").unlink(missing_ok=True)  # of what was there before
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        share_classes(self)
+        return object.__reduce_ex__(self, protocol)
 
     def _settings_of_the_same_parts(self) -> dict[str, Any]:
         """Those of a living pipeline with these very components: ``Pipeline(**pipe.components)`` is its equal."""
