@@ -57,9 +57,7 @@ class FaultsConfig:
     """Settings of ``run_faults.py``; the seed is that of every training and of the images."""
 
     output_dir: str
-    """Folder of the trained networks."""
-    figure: Path | None = None
-    """Figure to write; study-faults.png in output_dir if left out."""
+    """Folder of the trained networks, and of the figure study-faults.png."""
     max_train_steps: int = 4_000
     """Updates of every training."""
     max_train_samples: int | None = None
@@ -111,7 +109,7 @@ def clamped(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) 
 def main(config: FaultsConfig) -> None:
     """Train what is not trained yet, then draw and measure every system, file the table and draw the figure."""
     options, s = config.measuring, _SCALE
-    figure = config.figure or Path(config.output_dir) / "study-faults.png"
+    figure = Path(config.output_dir) / "study-faults.png"
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     options.check(figure=figure)
     reference = options.reference()

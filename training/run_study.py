@@ -130,9 +130,7 @@ class StudyConfig:
     name: tyro.conf.Positional[Literal[tuple(STUDIES)]]  # type: ignore[valid-type]
     """Which study."""
     output_dir: str
-    """Folder of the trained variants."""
-    figure: Path | None = None
-    """Figure to write, a row of samples per variant; study-NAME.png in output_dir if left out."""
+    """Folder of the trained variants, and of the figure study-NAME.png, a row of samples per variant."""
     max_train_steps: int | None = None
     """Updates of every training, in place of the study's own."""
     max_train_samples: int | None = None
@@ -143,7 +141,7 @@ class StudyConfig:
 def main(config: StudyConfig) -> None:
     """Train what is not trained yet, then measure, file, print and draw."""
     study, options = STUDIES[config.name], config.measuring
-    figure = config.figure or Path(config.output_dir) / f"study-{config.name}.png"
+    figure = Path(config.output_dir) / f"study-{config.name}.png"
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     options.check(figure=figure)
     reference = options.reference()

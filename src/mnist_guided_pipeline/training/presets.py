@@ -13,7 +13,6 @@ class Preset(NamedTuple):
     """Settings of a whole pipeline; ``output_dir`` and paths between the steps are filled in by the script.
 
     Attributes:
-        description: what it is for.
         denoiser: the step that every pipeline has.
         vae: comes first; None where the denoiser works on the data themselves.
         decoder: comes after ``vae`` and sharpens its decoder; None leaves it as the VAE's training made it.
@@ -22,7 +21,6 @@ class Preset(NamedTuple):
         sampling_defaults: the pipeline's own defaults, found by a sweep.
     """
 
-    description: str
     denoiser: DenoiserConfig
     vae: VAEConfig | None = None
     decoder: DecoderConfig | None = None
@@ -90,8 +88,8 @@ _CLASSIFIER = ClassifierConfig(
 _PAIR = PairConfig("", max_train_steps=9_000, validation_steps=1_000, mixed_precision="bf16")
 _ALONE = {"guidance_scale": 1.27, "cfg_scale": 0.0, "num_inference_steps": 8}
 _TOLD = {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 10}
+# The networks of default, trained for some minutes.
 _LAPTOP = Preset(
-    "The networks of default, trained for some minutes.",
     replace(_DENOISER, num_train_epochs=9, validation_steps=351),
     replace(_VAE, num_train_epochs=2),
     replace(_DECODER, max_train_steps=350),
@@ -122,71 +120,66 @@ _SMALL = {"hidden_size": 64, "num_layers": 1, "condition_dim": 16}
 _FEW: dict[str, Any] = {"max_train_steps": 30, "train_batch_size": 32}
 
 PRESETS = {
+    # A few updates of tiny networks, to see that everything runs; 32 images are enough.
     "debug": Preset(
-        "A few updates of tiny networks, to see that everything runs; 32 images are enough.",
         DenoiserConfig("", **_of("ResidualMLPDenoiser", num_classes=10, **_SMALL), **_FEW),
         VAEConfig("", **_of("MLPVAE", latent_dim=8, hidden_size=64), **_FEW),
         classifier=ClassifierConfig("", **_of("MLPClassifier", hidden_size=64), **_FEW),
         pair=PairConfig("", rollout_size=32, **_FEW),
         sampling_defaults={"cfg_scale": 0.0, "num_inference_steps": 10},
     ),
+    # The networks and settings of the teaching notebook, on latents of unit variance and DDPM's noise schedule; at the
+    # end of the cosine schedule there is too little signal for a prediction of epsilon.
     "notebook": Preset(
-        "The networks and settings of the teaching notebook, on latents of unit variance and DDPM's noise schedule; at "
-        "the end of the cosine schedule there is too little signal for a prediction of epsilon.",
         _NOTEBOOK_DENOISER,
         _NOTEBOOK_VAE,
         classifier=_NOTEBOOK_CLASSIFIER,
         sampling_defaults={"guidance_scale": 8.0, "guidance_interval": [0.0, 5.0], "num_inference_steps": 25},
     ),
+    # The networks of notebook, trained to its losses in less time.
     "notebook-tuned": Preset(
-        "The networks of notebook, trained to its losses in less time.",
         _TUNED_DENOISER,
         _TUNED_VAE,
         classifier=_TUNED_CLASSIFIER,
         sampling_defaults={"guidance_scale": 8.0, "guidance_interval": [0.0, 5.0], "num_inference_steps": 25},
     ),
+    # Like notebook, on the notebook's own noise schedule: T = 20 with betas up to 0.02 leaves most of the signal at its
+    # end. To compare with, not to use.
     "notebook-t20": Preset(
-        "Like notebook, on the notebook's own noise schedule: T = 20 with betas up to 0.02 leaves most of the signal "
-        "at its end. To compare with, not to use.",
         replace(_NOTEBOOK_DENOISER, **_T20),
         _NOTEBOOK_VAE,
         classifier=replace(_NOTEBOOK_CLASSIFIER, **_T20),
         sampling_defaults={"guidance_scale": 7.0, "num_inference_steps": 20},
     ),
+    # What the package ships, trained for most of an hour: the classifier alone guides. The denoiser is told what it
+    # believes of the present sample, never the wanted class.
     "default": _LAPTOP._replace(
-        description="What the package ships, trained for most of an hour: the classifier alone guides. The denoiser is "
-        "told what it believes of the present sample, never the wanted class.",
-        denoiser=_DENOISER,
-        vae=_VAE,
-        decoder=_DECODER,
-        classifier=_CLASSIFIER,
-        pair=_PAIR,
-        sampling_defaults=_ALONE,
+        denoiser=_DENOISER, vae=_VAE, decoder=_DECODER, classifier=_CLASSIFIER, pair=_PAIR, sampling_defaults=_ALONE
     ),
     "laptop": _LAPTOP,
+    # Like laptop, with a U-Net, 7x7 -> 4x4, on spatial latents.
     "latent-unet": _IMAGES._replace(
-        description="Like laptop, with a U-Net, 7x7 -> 4x4, on spatial latents.",
         vae=replace(_SPATIAL_VAE, num_train_epochs=3),
         denoiser=replace(
             _IMAGE_DENOISER,
             **_of("UNetDenoiser", patch_size=1, block_channels=[48, 96], attention=True, num_classes=10),
         ),
     ),
+    # Like laptop, with a diffusion transformer of 49 tokens on spatial latents.
     "latent-dit": _IMAGES._replace(
-        description="Like laptop, with a diffusion transformer of 49 tokens on spatial latents.",
         vae=replace(_SPATIAL_VAE, num_train_epochs=3),
         denoiser=replace(
             _IMAGE_DENOISER, **_of("DiTDenoiser", patch_size=1, hidden_size=96, num_layers=4, num_classes=10)
         ),
     ),
+    # Like laptop, by flow matching: a velocity on straight lines, for the FlowMatch schedulers.
     "latent-flow": _IMAGES._replace(
-        description="Like laptop, by flow matching: a velocity on straight lines, for the FlowMatch schedulers.",
         denoiser=replace(_DENOISER, num_train_epochs=20, prediction_type="flow_prediction"),
         classifier=replace(_CLASSIFIER, num_train_epochs=3, prediction_type="flow_prediction"),
     ),
+    # Two-layer networks on the 784 pixels, without an autoencoder. They predict the clean image: the noise of 784
+    # pixels does not fit through the hidden layers.
     "pixel-mlp": Preset(
-        "Two-layer networks on the 784 pixels, without an autoencoder. They predict the clean image: the noise of 784 "
-        "pixels does not fit through the hidden layers.",
         replace(
             _PIXEL_DENOISER,
             **_of("MLPDenoiser", hidden_size=1024, num_classes=10),
@@ -206,8 +199,8 @@ PRESETS = {
         # beyond, the gradient's factor is larger than it is exact
         sampling_defaults={"guidance_interval": [0.0, 20.0]},
     ),
+    # A convolutional denoiser of pixels, modulated by FiLM.
     "pixel-film": Preset(
-        "A convolutional denoiser of pixels, modulated by FiLM.",
         replace(
             _PIXEL_DENOISER,
             **_of("FiLMConvDenoiser", patch_size=4, channels=64, num_layers=5, num_classes=10),
@@ -216,8 +209,8 @@ PRESETS = {
         ),
         classifier=_PIXEL_CLASSIFIER,
     ),
+    # A U-Net on pixels in patches of 4, 7x7 -> 4x4.
     "pixel-unet": Preset(
-        "A U-Net on pixels in patches of 4, 7x7 -> 4x4.",
         replace(
             _PIXEL_DENOISER,
             **_of("UNetDenoiser", patch_size=4, block_channels=[48, 96], num_classes=10),
@@ -225,21 +218,20 @@ PRESETS = {
         ),
         classifier=_PIXEL_CLASSIFIER,
     ),
+    # A diffusion transformer on pixels.
     "pixel-dit": Preset(
-        "A diffusion transformer on pixels.",
         replace(
             _PIXEL_DENOISER,
             **_of("DiTDenoiser", patch_size=7, hidden_size=128, num_layers=4, num_heads=4, num_classes=10),
         ),
         classifier=_PIXEL_CLASSIFIER,
     ),
+    # Points in the plane that make a dinosaur: no autoencoder and, with one class, no classifier.
     "points-dino": Preset(
-        "Points in the plane that make a dinosaur: no autoencoder and, with one class, no classifier.",
-        replace(_POINT_DENOISER, dataset_name="points:dino"),
-        sampling_defaults={"num_inference_steps": 50},
+        replace(_POINT_DENOISER, dataset_name="points:dino"), sampling_defaults={"num_inference_steps": 50}
     ),
+    # Two half moons of points, one class each; good for any set of points with classes.
     "points-moons": Preset(
-        "Two half moons of points, one class each; good for any set of points with classes.",
         replace(_POINT_DENOISER, dataset_name="points:moons"),
         classifier=ClassifierConfig(
             "",
