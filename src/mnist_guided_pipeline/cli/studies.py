@@ -78,10 +78,9 @@ def systems(
     sampling = SamplingSettings(count, seed, reference.class_weights)
     drawn: dict[str, Any] = {}
     rows = {}
-    with_shipped = reference.test.image_shape == (1, IMAGE_SIZE, IMAGE_SIZE)
-    sources: list[str | None] = [*model, None] if with_shipped else [*model]
-    for source in sources:
-        if source is None and any(name.startswith("latent diffusion") for name in drawn):
+    as_shipped = reference.test.image_shape == (1, IMAGE_SIZE, IMAGE_SIZE)
+    for source in (*model, None):
+        if source is None and (not as_shipped or any(name.startswith("latent diffusion") for name in drawn)):
             continue
         is_network = source is not None and Path(source, "config.json").is_file()
         found = load_image_maker(str(source), device) if is_network else load_pipeline(source, device)

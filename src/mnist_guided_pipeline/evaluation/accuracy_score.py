@@ -34,8 +34,6 @@ def classification_accuracy_score(
 ) -> dict[str, Any]:
     """Train on images uint8 (N, H, W) or (N, 3, H, W) and the classes (N,) that each was wanted as, test on real ones.
 
-    Another number of updates makes another score.
-
     Returns:
         A proportion of the test images, as ``scores.proportion`` makes it, and ``num_training_images``.
     """

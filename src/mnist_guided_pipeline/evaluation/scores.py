@@ -28,7 +28,7 @@ from .metrics import (
     nearest_distances,
     precision_recall_density_coverage,
 )
-from .records import fingerprint, identity, shown_name
+from .records import identity, shown_name
 from .samples import wanted_classes
 
 _MIN_IMAGES_PER_CLASS = 10
@@ -117,13 +117,9 @@ class Reference:
     @cached_property
     def identities(self) -> dict[str, dict[str, str]]:
         """``judge`` and ``dataset`` as records name them."""
-        judge = self.judge
-        return {
-            "judge": {"name": shown_name(judge.model), "fingerprint": fingerprint(judge.model, *judge.settings)},
-            "dataset": identity(
-                self.dataset_name, self.train.images, self.train.labels, self.test.images, self.test.labels
-            ),
-        }
+        judge = identity(shown_name(self.judge.model), self.judge.model, *self.judge.settings)
+        images = (self.train.images, self.train.labels, self.test.images, self.test.labels)
+        return {"judge": judge, "dataset": identity(self.dataset_name, *images)}
 
 
 def check_enough(num_images: int, num_classes: int, name: str = "num_images") -> None:
