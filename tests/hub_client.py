@@ -22,8 +22,6 @@ from tiny import images
 
 PUSH = {  # name: faults as (pattern, kind, times), and whether the push succeeds all the same
     "create drops once": ([("POST /api/repos/create", "drop", 1)], True),
-    "answer to LFS upload is lost": ([("PUT /lfs", "lost", 1)], True),
-    "LFS upload answers 403": ([("PUT /lfs", "403")], False),
     "commit answers 429 once": ([("/commit/", "429", 1)], True),
     "answer to commit is lost": ([("/commit/", "lost", 1)], True),
     "commit answers 403": ([("/commit/", "403")], False),

@@ -1,7 +1,8 @@
 """A Hugging Face Hub on loopback: as much of its protocol as ``huggingface_hub`` speaks to push and to pull.
 
-Repositories live in memory. Faults are injected by a regular expression on ``"METHOD path"``: an answer of a wrong
-status, a dropped connection, an answer that is lost after the work was done, a body that ends too early, a flipped bit.
+Repositories live in memory, and every file is sent within the commit, as small ones are. Faults are injected by a
+regular expression on ``"METHOD path"``: an answer of a wrong status, a dropped connection, an answer that is lost after
+the work was done, a body that ends too early, a flipped bit.
 """
 
 import base64
@@ -15,7 +16,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 TOKEN, USER = "hf_tests", "user"
-LFS = (".safetensors", ".png")
 
 
 @dataclass
@@ -34,7 +34,6 @@ class Repo:
     private: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
-    lfs: set[str] = field(default_factory=set)
 
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
         """Put a commit on a branch, and name it by what it holds."""
@@ -50,7 +49,6 @@ class Hub:
 
     def __init__(self):
         self.repos: dict[str, Repo] = {}
-        self.blobs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.lock = threading.RLock()
@@ -70,13 +68,8 @@ class Hub:
     def add(self, name: str, folder: Path | None = None, **options) -> None:
         """A repository that holds a folder, or nothing."""
         repo = self.repos[name] = Repo(**options)
-        files = (
-            {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-            if folder
-            else {}
-        )
-        repo.lfs = {name for name in files if name.endswith(LFS)}
-        repo.commit({name: file.read_bytes() for name, file in files.items()})
+        files = [file for file in folder.rglob("*") if file.is_file()] if folder else []
+        repo.commit({file.relative_to(folder).as_posix(): file.read_bytes() for file in files})
 
     def fault(self, line: str) -> str | None:
         """The kind of fault for this request, counting it."""
@@ -124,7 +117,6 @@ class Handler(BaseHTTPRequestHandler):
         """Set faults; answer what was asked since and what each repository's main branch holds."""
         with self.hub.lock:
             self.hub.faults = [Fault(**fault) for fault in wanted["faults"]]
-            self.hub.blobs.clear()  # commits hold their content; the next upload sends everything again
             seen, self.hub.requests = self.hub.requests, []
             held = {name: [*repo.commits[repo.branches["main"]]] for name, repo in self.hub.repos.items()}
             private = [name for name, repo in self.hub.repos.items() if repo.private]
@@ -135,10 +127,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.json({"errors": [], "warnings": []})
         if line == "POST /api/repos/create":
             return self.create(json.loads(self.body))
-        if match := re.fullmatch(r"PUT /lfs/(\w+)", line):
-            return self.store(match[1])
         for pattern, method in (
-            (r"POST /NAME.git/info/lfs/objects/batch", self.batch),
             (r"(?:GET|HEAD) /NAME/resolve/([^/]+)/(.+)", self.resolve),
             (r"GET /api/models/NAME(?:/revision/([^/]+))?", self.info),
             (r"GET /api/models/NAME/tree/([^/]+)", self.tree),
@@ -176,33 +165,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def tree(self, revision: str):
         if oid := self.at(revision):
-            self.json([self.entry(*item) for item in self.repo.commits[oid].items()])
-
-    def entry(self, path: str, data: bytes) -> dict:
-        entry = {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)}
-        if path in self.repo.lfs:
-            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
-        return entry
+            files = self.repo.commits[oid].items()
+            self.json([{"type": "file", "path": p, "size": len(data), "oid": git_oid(data)} for p, data in files])
 
     def preupload(self):
         paths = [file["path"] for file in json.loads(self.body)["files"]]
-        modes = [("regular", "lfs")[path.endswith(LFS)] for path in paths]
-        self.json(
-            {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in zip(paths, modes, strict=True)]}
-        )
-
-    def batch(self):
-        objects = json.loads(self.body)["objects"]
-        for entry in objects:
-            if entry["oid"] not in self.hub.blobs:
-                entry["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{entry['oid']}"}}
-        self.json({"transfer": "basic", "objects": objects}, **{"Content-Type": "application/vnd.git-lfs+json"})
-
-    def store(self, oid: str):
-        if hashlib.sha256(self.body).hexdigest() != oid:
-            return self.json({"error": "checksum"}, 400)
-        self.hub.blobs[oid] = self.body
-        return self.json({})
+        self.json({"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]})
 
     def branch(self, branch: str):
         exists = branch in self.repo.branches
@@ -216,11 +184,6 @@ class Handler(BaseHTTPRequestHandler):
                 value = line["value"]
                 if line["key"] == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
-                elif line["key"] == "lfsFile":
-                    if value["oid"] not in self.hub.blobs:
-                        return self.json({"error": "LFS object missing"}, 400)
-                    files[value["path"]] = self.hub.blobs[value["oid"]]
-                    self.repo.lfs.add(value["path"])
                 elif line["key"] == "deletedFile":
                     files.pop(value["path"], None)
             oid = self.repo.commit(files, branch)
@@ -233,10 +196,7 @@ class Handler(BaseHTTPRequestHandler):
         data = self.repo.commits[oid].get(path)
         if data is None:
             return self.json({"error": "Entry not found"}, 404, **{"X-Error-Code": "EntryNotFound", **headers})
-        etag = hashlib.sha256(data).hexdigest() if path in self.repo.lfs else git_oid(data)
-        headers["ETag"] = f'"{etag}"'
-        if path in self.repo.lfs:
-            headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
+        headers["ETag"] = f'"{git_oid(data)}"'
         if self.kind == "flip":
             data = data[:-5] + bytes([data[-5] ^ 16]) + data[-4:]
         self.answer(200, data, {"Content-Type": "application/octet-stream", **headers})

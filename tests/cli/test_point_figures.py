@@ -6,15 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageSequence
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.cli import main
-from mnist_guided_pipeline.data.points import load_points
 from mnist_guided_pipeline.evaluation.records import read_runs
 from mnist_guided_pipeline.evaluation.tables import render_view
-from mnist_guided_pipeline.figures.points import evenly_moved
 from mnist_guided_pipeline.training.history import read_history, training_seconds
 from mnist_guided_pipeline.training.presets import PRESETS
 from mnist_guided_pipeline.weights import DEFAULT_FOLDER
@@ -65,14 +62,6 @@ class TestTraining:
         assert mixture.classifier.config.num_classes == 8
         assert mixture.id2label[2] == "N"
 
-    def test_a_class_is_where_its_name_says(self, runs):
-        pipe = mgp.ClassifierGuidedLatentPipeline.from_pretrained(runs["mixture"])
-        data = load_points("points:mixture")
-        samples = pipe(["N", "SW"], 200, output_type="latent", generator=torch.Generator().manual_seed(0)).images
-        north, south_west = (part.mean(dim=0) for part in data.to_data_units(samples).split(200))
-        assert north[1] > 0.7 > 0.3 > north[0].abs()
-        assert (south_west < -0.4).all()
-
 
 class TestFigures:
     def test_samples_over_data_and_their_distance(self, runs, tmp_path, capsys):
@@ -112,12 +101,6 @@ class TestFigures:
             assert len(film) == frames and picture.info["duration"] == 1600  # the last stays for 1.5 s more
             picture.seek(0)
             assert picture.info["duration"] == 100
-
-    def test_steps_are_chosen_by_how_far_samples_move(self):
-        positions = np.concatenate([np.zeros(50), np.arange(11.0)])
-        trajectory = np.broadcast_to(positions[:, None, None], (61, 4, 2))
-        assert evenly_moved(trajectory, 6) == [0, 52, 54, 56, 58, 60]
-        assert evenly_moved(trajectory[-3:], 50) == [0, 1, 2]
 
     def test_data_set_is_needed_where_the_folder_does_not_tell(self, runs, tmp_path, refused):
         mgp.ClassifierGuidedLatentPipeline.from_pretrained(runs["dino"]).save_pretrained(tmp_path / "bare")

@@ -96,10 +96,3 @@ class TestPaths:
             assert message in refused(*command.split(), "--model", model, *output, *given)
         assert "nobody/nothing" in refused(*command.split(), "--model", "nobody/nothing", *output, *given)
         assert not (tmp_path / "x.png").exists()
-
-    def test_forced_pictures_are_replaced(self, tiny_pipeline_folder, tmp_path):
-        output = tmp_path / "digits.png"
-        output.write_text("mine")
-        options = ["--class_labels", "1", "--output", str(output), "--force"]
-        main(["generate", "--model", str(tiny_pipeline_folder), *options])
-        assert output.read_bytes().startswith(b"\x89PNG")

@@ -265,6 +265,10 @@ class TestDrawing:
         assert bottom - top == 40
         for left, top, scale in ((0, 0, 6), (150, 100, 6), (60, 20, 12), (5, 5, 3)):
             assert like_mnist(self.drawing(left, top, scale)).tobytes() == expected.tobytes()
+        for size in ((1, 1), (1, 280), (280, 1), (280, 280)):  # any ink at all
+            canvas = Image.new("L", (280, 280))
+            canvas.paste(255, (0, 0, *size))
+            assert like_mnist(canvas).getbbox() is not None
 
     @pytest.mark.parametrize(
         ("url", "message"),

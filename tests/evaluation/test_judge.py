@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
-    ResNetConfig,
-    ResNetForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -54,15 +52,6 @@ def test_does_not_depend_on_the_batch(judge, images):
     together, apart = judge(images), judge(images, batch_size=4)
     assert torch.allclose(together.probabilities, apart.probabilities, atol=1e-5)
     assert torch.allclose(together.features, apart.features, atol=1e-4)
-
-
-def test_survives_saving(tmp_path, images):
-    torch.manual_seed(0)
-    config = ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1], num_labels=3)
-    original = Judge(ResNetForImageClassification(config))
-    original.model.save_pretrained(tmp_path)
-    assert torch.equal(Judge.from_pretrained(tmp_path).predict(images), original.predict(images))
-    assert original.settings == []
 
 
 @pytest.mark.parametrize(
