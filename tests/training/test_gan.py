@@ -1,8 +1,5 @@
 """The GAN: its networks, its losses against closed forms, and a training that no layout and no stop changes."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -12,7 +9,6 @@ from mnist_guided_pipeline.data.images import load_images
 from mnist_guided_pipeline.evaluation.judge import load_judge
 from mnist_guided_pipeline.evaluation.samples import draw_gan_images
 from mnist_guided_pipeline.evaluation.scores import Reference, score_images
-from mnist_guided_pipeline.training.config import GANConfig
 from mnist_guided_pipeline.training.losses import discriminator_loss, generator_loss, r1_penalty
 from tiny import noise
 from training_runs import make_config, train
@@ -96,46 +92,21 @@ class TestLosses:
         assert torch.allclose(gradient, gamma * weight, rtol=1e-5)
 
 
-@pytest.fixture
-def run(digits_folder, tmp_path):
-    """Train on the digits in this process; returns the run's folder."""
-
-    def run(name: str, **settings) -> Path:
-        defaults = {"max_train_steps": 4, "lr_warmup_steps": 1, "checkpointing_steps": None}
-        train("gan", make_config("gan", digits_folder, tmp_path / name, **defaults | settings))
-        return tmp_path / name
-
-    return run
-
-
-class TestTraining:
-    def test_writes_a_plain_folder_with_the_discriminator_beside(self, run):
-        folder = run("run")
-        generator = mgp.GANGenerator.from_pretrained(folder)
-        discriminator = mgp.GANDiscriminator.from_pretrained(folder / "discriminator")
-        assert generator.config.num_classes == discriminator.config.num_classes == 10
-        labels = torch.tensor([3, 7])
-        assert discriminator(generator(noise(2, 8), labels).sample, labels).logits.isfinite().all()
-        text = (folder / "train_config.json").read_text()
-        assert GANConfig.from_json(text).to_json() == text
-        lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-        assert {line["step"] for line in lines} == {4}
-        logged = set().union(*lines)
-        assert {"discriminator_loss", "generator_loss", "r1", "logits_real", "logits_fake"} <= logged
-
-    def test_the_generator_learns(self, run, digits_folder):
-        """Its images come nearer to the digits in the mean, which only the discriminator can tell it."""
-        real = load_images(digits_folder, "train").images.float() / 255
-        plain = {
-            "network_config": '{"latent_dim": 8, "hidden_sizes": [64]}',
-            "discriminator_config": '{"hidden_sizes": [64]}',
-        }
-        distance = {}
-        for steps in (1, 150):
-            folder = run(f"after {steps}", **plain, max_train_steps=steps, train_batch_size=64, ema_decay=0.98)
-            fake = draw_gan_images(mgp.GANGenerator.from_pretrained(folder), 500)[0].float() / 255
-            distance[steps] = (fake.mean(dim=0) - real.mean(dim=0)).norm()
-        assert distance[150] < 0.6 * distance[1]
+def test_the_generator_learns(digits_folder, tmp_path):
+    """Its images come nearer to the digits in the mean, which only the discriminator can tell it."""
+    real = load_images(digits_folder, "train").images.float() / 255
+    settings = {
+        "network_config": '{"latent_dim": 8, "hidden_sizes": [64]}',
+        "discriminator_config": '{"hidden_sizes": [64]}',
+        **{"train_batch_size": 64, "ema_decay": 0.98, "lr_warmup_steps": 1, "checkpointing_steps": None},
+    }
+    distance = {}
+    for steps in (1, 150):
+        folder = tmp_path / f"after {steps}"
+        train("gan", make_config("gan", digits_folder, folder, max_train_steps=steps, **settings))
+        fake = draw_gan_images(mgp.GANGenerator.from_pretrained(folder), 500)[0].float() / 255
+        distance[steps] = (fake.mean(dim=0) - real.mean(dim=0)).norm()
+    assert distance[150] < 0.6 * distance[1]
 
 
 @pytest.fixture
