@@ -14,6 +14,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from selenium import webdriver
+from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
+
+import mnist_guided_pipeline as mgp
+from mnist_guided_pipeline.seeding import keyed_generator
 
 STARTUP_SECONDS, ANSWER_SECONDS = 120, 20
 FLAGS = (
@@ -22,22 +27,16 @@ FLAGS = (
 )
 
 
-def find_programs() -> tuple[str, str] | None:
-    """The browser and its driver, or None where one is missing."""
+@pytest.fixture(scope="module")
+def programs() -> tuple[str, str]:
+    """The browser and its driver."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     beside = Path(os.environ.get("CHROMEWEBDRIVER", "/usr/bin")) / "chromedriver"
     driver = shutil.which("chromedriver") or (str(beside) if beside.is_file() else None)
-    return (chromium, driver) if chromium and driver else None
-
-
-@pytest.fixture(scope="module")
-def programs():
-    found = find_programs()
-    if found is None:
-        if os.environ.get("DEMO_NEEDS_BROWSER"):
-            pytest.fail("there is no Chromium with its driver: apt-get install chromium chromium-driver")
-        pytest.skip("there is no Chromium with its driver")
-    return found
+    if not (chromium and driver):
+        stop = pytest.fail if os.environ.get("DEMO_NEEDS_BROWSER") else pytest.skip
+        stop("there is no Chromium with its driver: apt-get install chromium chromium-driver")
+    return chromium, driver
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +84,6 @@ class Page:
 
     def until(self, condition):
         """Wait for something to be true, and return it; elements may come and go meanwhile."""
-        from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
-
         deadline = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -109,10 +106,8 @@ class Page:
         element.click()
 
     def fill(self, selector: str, text: str) -> None:
-        from selenium.webdriver import Keys
-
-        self.one(selector).send_keys(Keys.CONTROL, "a")
-        self.one(selector).send_keys(Keys.DELETE, text, Keys.TAB)
+        self.one(selector).send_keys(webdriver.Keys.CONTROL, "a")
+        self.one(selector).send_keys(webdriver.Keys.DELETE, text, webdriver.Keys.TAB)
 
     def tab(self, name: str) -> None:
         next(tab for tab in self.all("button[role=tab]") if tab.text == name).click()
@@ -137,11 +132,10 @@ class Page:
 
     def stroke(self, *moves: tuple[int, int]) -> None:
         """Draw on the canvas, from a little above its middle on the left."""
-        from selenium.webdriver import ActionChains
-
         canvas = self.one("#draw-canvas canvas")
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-        actions = ActionChains(self.driver, duration=20).move_to_element_with_offset(canvas, -60, -90).click_and_hold()
+        actions = webdriver.ActionChains(self.driver, duration=20)
+        actions.move_to_element_with_offset(canvas, -60, -90).click_and_hold()
         for move in moves:
             actions.move_by_offset(*move)
         actions.release().perform()
@@ -149,8 +143,6 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page(programs, address, tmp_path_factory):
-    from selenium import webdriver
-
     chromium, driver = programs
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
@@ -172,9 +164,6 @@ SEVEN = ((60, 0), (60, 5), (-30, 80), (-30, 100))
 
 
 def test_a_click_generates_what_the_pipeline_generates(page):
-    import mnist_guided_pipeline as mgp
-    from mnist_guided_pipeline.seeding import keyed_generator
-
     page.open()
     page.click("#generate-button")
     shown = page.generated(8)

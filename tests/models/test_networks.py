@@ -8,7 +8,7 @@ from torch import nn
 
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.models.dit import patchify, unpatchify
-from tiny import noise
+from tiny import noise, shaken
 
 RESIDUAL = {"hidden_size": 16, "num_layers": 2, "condition_dim": 8}
 OF_VECTORS = {
@@ -31,13 +31,8 @@ LATENT = (2, 7, 7)
 
 
 def make(name: str, **arguments) -> nn.Module:
-    """A network whose weights are all random, so that no zero initialisation hides a path."""
     torch.manual_seed(0)
-    network = getattr(mgp, name)(**{"sample_shape": LATENT, **NETWORKS[name], **arguments}).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return network
+    return shaken(getattr(mgp, name)(**{"sample_shape": LATENT, **NETWORKS[name], **arguments}))
 
 
 def out(network: nn.Module, *inputs) -> torch.Tensor:

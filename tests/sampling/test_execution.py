@@ -8,6 +8,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.sampling.denoiser import GuidedDenoiser
 from mnist_guided_pipeline.sampling.guidance import classifier_score
+from tiny import seeds, shaken
 
 SCHEDULE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"}
 
@@ -19,19 +20,15 @@ def pipe():
     classifier = mgp.ResidualMLPClassifier(
         [2, 7, 7], hidden_size=32, num_layers=2, condition_dim=16, noise_schedule=SCHEDULE
     )
-    for network in (denoiser, classifier):  # the gates of fresh networks are closed
-        for parameter in network.parameters():
-            torch.nn.init.normal_(parameter, std=0.05)
     scheduler = DDPMScheduler(**SCHEDULE, prediction_type="v_prediction", clip_sample=False)
-    pipe = mgp.ClassifierGuidedLatentPipeline(None, denoiser.eval(), classifier.eval(), scheduler)
+    pipe = mgp.ClassifierGuidedLatentPipeline(None, shaken(denoiser), shaken(classifier), scheduler)
     pipe.scheduler = pipe.make_scheduler(DDIMScheduler)
     return pipe
 
 
 def draw(pipe, scale=2.0):
-    generator = torch.Generator().manual_seed(0)
     arguments = {"guidance_scale": scale, "num_inference_steps": 5, "output_type": "latent"}
-    return pipe([0, 3, 9], generator=generator, **arguments).images
+    return pipe([0, 3, 9], generator=seeds(0)[0], **arguments).images
 
 
 def test_compiled_networks_trace_without_a_break(pipe):

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,10 +50,6 @@ class TestLoading:
     def test_diffusers_finds_the_class_that_the_folder_names(self, folder):
         pipe = DiffusionPipeline.from_pretrained(folder)
         assert type(pipe) is Pipeline and torch.equal(images(pipe), images(make()))
-        code = "import mnist_guided_pipeline; from diffusers import DiffusionPipeline; "
-        code += f"print(type(DiffusionPipeline.from_pretrained({str(folder)!r})).__module__)"  # first the package
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout.strip() == Pipeline.__module__, done.stderr
         with torch.inference_mode():
             pipe = Pipeline.from_pretrained(folder)
         assert torch.equal(images(pipe), images(make()))

@@ -7,20 +7,17 @@ from safetensors.torch import load_file
 import mnist_guided_pipeline as mgp
 from mnist_guided_pipeline.evaluation.oracle import LINEAR, PLANE, exact_pipeline
 from mnist_guided_pipeline.training.rollouts import VisitedStates, roll_out
+from tiny import seeds
 from training_runs import history, make_config, train
 
 NOISE = {"law": "preserving", "prediction_type": "epsilon", **LINEAR}
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_the_newest_states_are_kept_in_a_ring_and_only_what_was_visited_is_picked():
     visited = VisitedStates(5, (2,))
     for number in range(1, 5):
         visited.add(torch.full((2, 2), float(number)), torch.tensor(number), torch.full((2,), number))
-        assert visited.pick(torch.rand(50, generator=generator()))[2].min() >= 1
+        assert visited.pick(torch.rand(50, generator=seeds(0)[0]))[2].min() >= 1
     kept = visited.pick((torch.arange(5) + 0.5) / 5)
     assert sorted(kept[2].tolist()) == [2, 3, 3, 4, 4]
     assert torch.equal(kept[0][:, 0], kept[2].float()) and torch.equal(kept[1], kept[2])
@@ -30,7 +27,7 @@ def test_a_rollout_ends_where_its_labels_say():
     """With exact networks the last states are those of the classes that were asked for, and all levels are visited."""
     pipe = exact_pipeline(PLANE, "DDIMScheduler", "epsilon", conditional=True)
     visited = VisitedStates(12 * 400, (2,)).double()
-    roll_out(visited, pipe.denoiser, pipe.classifier, NOISE, 400, 12, generator())
+    roll_out(visited, pipe.denoiser, pipe.classifier, NOISE, 400, 12, seeds(0)[0])
     times = visited.rows.reshape(12, 400)[:, 0]
     assert times.tolist() == sorted(set(times.tolist()), reverse=True) and times[0] >= 870 and times[-1] < 170
     late = visited.rows == times[-1]
@@ -38,7 +35,7 @@ def test_a_rollout_ends_where_its_labels_say():
         believed = pipe.classifier(visited.samples[late], times[-1]).logits.argmax(dim=1)
     assert (believed == visited.labels[late]).float().mean() > 0.85
     again = VisitedStates(12 * 400, (2,)).double()
-    roll_out(again, pipe.denoiser, pipe.classifier, NOISE, 400, 12, generator())
+    roll_out(again, pipe.denoiser, pipe.classifier, NOISE, 400, 12, seeds(0)[0])
     assert torch.equal(again.samples, visited.samples)
 
 
