@@ -229,6 +229,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(page):
 
 
 def test_no_other_host_is_asked_and_the_console_is_clean(page):
+    page.open()
     events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
     asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     assert any(url.startswith(page.address) for url in asked)
