@@ -12,6 +12,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 
+from ..sampling.arguments import resolve_labels
 from ..sampling.networks import sample_shape
 from ..sampling.schedulers import check_steps
 from ..seeding import keyed_generator
@@ -74,11 +75,7 @@ def draw(pipe: Any, settings: DemoSettings, on_step: Callable[[int, int], None] 
     Raises:
         ValueError: settings that this pipeline or scheduler cannot follow.
     """
-    names = {name: index for index, name in pipe.id2label.items()}
-    unknown = [name for name in settings.class_labels if name not in names]
-    if unknown:
-        raise ValueError(f"{unknown[0]!r} is not a class of this model; its classes are {', '.join(names)}.")
-    rows = [names[name] for name in settings.class_labels]
+    rows = resolve_labels(settings.class_labels, pipe.id2label).tolist()
     steps, count, seed = int(settings.num_inference_steps), int(settings.num_images), int(settings.seed)
     own = settings.scheduler == type(pipe.scheduler).__name__
     fresh = fresh_pipeline(pipe, None if own else pipe.make_scheduler(settings.scheduler))

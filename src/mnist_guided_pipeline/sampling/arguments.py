@@ -120,10 +120,7 @@ def resolve_labels(class_labels: Any, id2label: Mapping[int, str], argument: str
         )
     if not class_labels:
         raise ValueError(f"{argument} is empty; give at least one label, or None for unconditional samples.")
-    if not all(type(label) in (int, str) for label in class_labels):
-        return torch.tensor([_index(label, id2label, argument) for label in class_labels], dtype=torch.int64)
-    known = {label: _index(label, id2label, argument) for label in set(class_labels)}  # thousands are few different
-    return torch.tensor([known[label] for label in class_labels], dtype=torch.int64)
+    return torch.tensor([_index(label, id2label, argument) for label in class_labels], dtype=torch.int64)
 
 
 def excluded_classes(labels: Tensor, num_classes: int) -> Tensor:

@@ -30,7 +30,7 @@ Particles come in groups, one per sample: they are compared and copied within th
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -160,17 +160,6 @@ def guided_course(scheduler: Any, guidance_interval: tuple[float, float]) -> tup
     return bool(guided) and guided[0] > 0, levels[guided[-1]].ratio if guided else 0.0
 
 
-class _Step(NamedTuple):
-    """What a guided step began with: the weight of the step is known at the level after it."""
-
-    sample: Tensor
-    guided_x0: Tensor
-    score: Tensor
-    excess: float | Tensor
-    level: NoiseLevel
-    potential: Tensor
-
-
 class Particles:
     """The particles of a call, with log-weights (G, K), weighed and resampled from one guided level to the next.
 
@@ -199,7 +188,7 @@ class Particles:
         self.log_weights = torch.zeros(num_groups, num_particles)
         several = isinstance(generator, (list, tuple))
         self._generators = [_apart(each) for each in (generator if several else [generator])]
-        self._step: _Step | None = None
+        self._step: tuple[Any, ...] | None = None  # how it began: its weight is known at the level after it
         self._rows: Tensor | None = None
 
     def arrive(
@@ -234,7 +223,7 @@ class Particles:
     ) -> None:
         """Remember how a guided step begins, after resampling; shapes as in :func:`log_kernel_ratio`."""
         excess = scale - self.base
-        self._step = _Step(sample, guided_x0, score, excess, level, excess * log_likelihood)
+        self._step = sample, guided_x0, score, excess, level, excess * log_likelihood
 
     def taken(self, latents: Tensor) -> Tensor:
         """The latents (N, ...) of the rows that the last step went on with."""
@@ -246,21 +235,26 @@ class Particles:
 
         A sample without a particle of the wanted class is a ValueError.
         """
-        return latents[self.pick(self._uniform(latents.device))]
+        lost = torch.isneginf(self.log_weights).all(dim=1).nonzero().flatten()
+        if len(lost):
+            raise ValueError(
+                f"No particle of sample {int(lost[0])} is of the wanted class: the classifier gives it probability 0."
+            )
+        chosen = systematic_resampling(self.log_weights, self._uniform(latents.device), 1).flatten()
+        groups = torch.arange(len(chosen), device=chosen.device)
+        return latents.unflatten(0, self.log_weights.shape)[groups, chosen]
 
     def weigh(self, sample: Tensor, level: NoiseLevel, scale: float | Tensor, log_likelihood: Tensor) -> None:
         """Weigh particles (N, ...), N = G K, that have come to a guided level, in model-input space.
 
         ``scale``, of the path at this level, is one number or one per particle (N,), as is ``log_likelihood``, log h.
         """
-        step = self._step
-        if step is None:
+        if self._step is None:
             gained = (scale if self._late else scale - self.base) * log_likelihood
         else:
-            gained = (scale - self.base) * log_likelihood - step.potential
-            gained = gained + log_kernel_ratio(
-                step.sample, sample, step.guided_x0, step.score, step.excess, step.level, level
-            )
+            before, guided_x0, score, excess, level_before, potential = self._step
+            gained = (scale - self.base) * log_likelihood - potential
+            gained = gained + log_kernel_ratio(before, sample, guided_x0, score, excess, level_before, level)
         weights = self.log_weights.to(gained) + gained.reshape(self.log_weights.shape)
         # where the class is impossible the gradient is not a number; such a particle weighs nothing
         self.log_weights = weights.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
@@ -279,19 +273,6 @@ class Particles:
         chosen = rows[:, :1] + systematic_resampling(self.log_weights, offsets)
         self.log_weights = torch.where(poor, 0.0, self.log_weights)
         return torch.where(poor, chosen, rows).flatten()
-
-    def pick(self, offsets: Tensor) -> Tensor:
-        """One row per group (G,), drawn by weight with ``offsets`` (G,), uniform in [0, 1).
-
-        A group without any weight is a ValueError.
-        """
-        lost = torch.isneginf(self.log_weights).all(dim=1).nonzero().flatten()
-        if len(lost):
-            raise ValueError(
-                f"No particle of sample {int(lost[0])} is of the wanted class: the classifier gives it probability 0."
-            )
-        first = torch.arange(len(offsets), device=self.log_weights.device) * self.log_weights.shape[1]
-        return first + systematic_resampling(self.log_weights, offsets, 1).flatten()
 
     def _uniform(self, device: torch.device) -> Tensor:
         """Numbers (G,) in [0, 1), each from its sample's own generator."""

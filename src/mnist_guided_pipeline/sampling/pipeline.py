@@ -52,7 +52,12 @@ from .schedulers import (
 logger = logging.get_logger(__name__)
 
 _DECODE_BATCH = 500
-_DEFAULTS = ("guidance_scale", "cfg_scale", "guidance_interval", "num_inference_steps")
+_DEFAULTS: dict[str, Any] = {
+    "guidance_scale": 1.0,
+    "cfg_scale": 1.0,
+    "guidance_interval": (0.0, math.inf),
+    "num_inference_steps": 25,
+}
 _PIPELINE_OF: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 """By denoiser, the pipeline that it was put into last, by a weak reference."""
 
@@ -200,9 +205,7 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         ``guidance_scale``, ``cfg_scale``, ``guidance_interval`` and ``num_inference_steps``: those of
         ``config.sampling_defaults``, else 1 (0 without a classifier), 1, every level and 25.
         """
-        general: dict[str, Any] = {"guidance_scale": 1.0, "cfg_scale": 1.0}
-        general |= {"guidance_interval": (0.0, math.inf), "num_inference_steps": 25}
-        defaults = {**general, **self.config.sampling_defaults}
+        defaults = {**_DEFAULTS, **self.config.sampling_defaults}
         defaults["guidance_interval"] = tuple(defaults["guidance_interval"])
         return defaults if self.classifier is not None else {**defaults, "guidance_scale": 0.0, "cfg_scale": 1.0}
 
@@ -399,17 +402,17 @@ class ClassifierGuidedLatentPipeline(DiffusionPipeline):
         if self.scheduler.config.get("use_flow_sigmas", False):  # with which those that take timesteps do not read them
             accepted -= {"timesteps"}
         for name, value in (("timesteps", timesteps), ("sigmas", sigmas)):
-            if value is not None and name not in accepted:
+            if value is None:
+                continue
+            if name not in accepted:
                 raise ValueError(f"{type(self.scheduler).__name__} does not take custom {name}; leave it None.")
-        for name, value in (("timesteps", timesteps), ("sigmas", sigmas)):
-            if value is not None:
-                low, high = trained_range(self.scheduler, name)
-                numbers = check_falling(name, value, low, high)
-                if name == "sigmas" and low == 0.0 and (numbers[-1] or numbers == [0.0]):
-                    raise ValueError(
-                        f"sigmas must lead to 0 under {type(self.scheduler).__name__}, which leaves the noise of the "
-                        f"last one in the samples, got {value!r}."
-                    )
+            low, high = trained_range(self.scheduler, name)
+            numbers = check_falling(name, value, low, high)
+            if name == "sigmas" and low == 0.0 and (numbers[-1] or numbers == [0.0]):
+                raise ValueError(
+                    f"sigmas must lead to 0 under {type(self.scheduler).__name__}, which leaves the noise of the last "
+                    f"one in the samples, got {value!r}."
+                )
         if timesteps is None and sigmas is None:
             check_steps(self.scheduler, num_inference_steps)
         generators = generator if isinstance(generator, list) else [generator]
@@ -606,7 +609,7 @@ def _flat_defaults(defaults: dict[str, Any], scheduler: Any) -> dict[str, Any]:
     flat = {name: value for name, value in defaults.items() if name not in ("schedulers", "classifier_alone")}
     flat |= defaults.get("schedulers", {}).get(type(scheduler).__name__, {})
     for name in flat:
-        check_choice("a name in sampling_defaults", name, _DEFAULTS)
+        check_choice("a name in sampling_defaults", name, tuple(_DEFAULTS))
     return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in flat.items()}
 
 

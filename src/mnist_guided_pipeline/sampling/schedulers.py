@@ -17,11 +17,10 @@ a flow scheduler, through :func:`~mnist_guided_pipeline.sampling.noise.preservin
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import diffusers
@@ -197,7 +196,7 @@ def describe_noise(scheduler: Any) -> dict[str, Any]:
         described["sigma_data"] = config.sigma_data
     elif law == "preserving":
         described.update({name: config[name] for name in _BETA_SETTINGS if config.get(name) is not None})
-        if not _same_table(scheduler, described):  # the class makes its table in a way of its own
+        if not same_table(scheduler.alphas_cumprod, preserving_table(described)):  # made in a way of its own
             described = {name: described[name] for name in ("law", "prediction_type", "num_train_timesteps")}
             described["trained_betas"] = _betas(scheduler.alphas_cumprod)
     return described
@@ -207,6 +206,12 @@ def preserving_table(training_noise: dict[str, Any]) -> Tensor:
     """``alphas_cumprod`` (num_train_timesteps,) of a preserving noise schedule from :func:`describe_noise`."""
     settings = {name: value for name, value in training_noise.items() if name in _BETA_SETTINGS}
     return DDPMScheduler(**settings).alphas_cumprod
+
+
+def same_table(first: Tensor, second: Tensor) -> bool:
+    """Whether two tables ``alphas_cumprod`` are of one noise schedule; those of its classes differ by rounding."""
+    first, second = first.double().cpu(), second.double().cpu()
+    return first.shape == second.shape and torch.allclose(first, second, rtol=1e-3, atol=1e-6)
 
 
 def check_scheduler(scheduler: Any, training_noise: dict[str, Any]) -> None:
@@ -302,13 +307,12 @@ def build_scheduler(scheduler_class: type[SchedulerMixin] | str, training_noise:
     an option that it does not have is a ValueError.
     """
     find_support(scheduler_class)
-    if isinstance(scheduler_class, str):
-        return build_scheduler(getattr(diffusers, scheduler_class), training_noise, **options)
-    parameters = inspect.signature(scheduler_class.__init__).parameters
+    kind = getattr(diffusers, scheduler_class) if isinstance(scheduler_class, str) else scheduler_class
+    parameters = inspect.signature(kind.__init__).parameters
     unknown = sorted(options.keys() - parameters.keys())
     if unknown:
         known = ", ".join(list(parameters)[1:])
-        raise ValueError(f"{scheduler_class.__name__} has no setting {', '.join(unknown)}; it has {known}.")
+        raise ValueError(f"{kind.__name__} has no setting {', '.join(unknown)}; it has {known}.")
     settings = {**training_noise, "clip_sample": False, "timestep_spacing": "leading", "snr_shift_scale": 1.0}
     if training_noise["law"] == "flow":
         settings["use_flow_sigmas"] = True
@@ -316,14 +320,14 @@ def build_scheduler(scheduler_class: type[SchedulerMixin] | str, training_noise:
         settings["prediction_type"] = _F
     settings.update(options)
     accepted = {name: value for name, value in settings.items() if name in parameters}
-    with _blamed_on(scheduler_class, options):
+    try:
         try:
-            scheduler = scheduler_class(**accepted)
+            scheduler = kind(**accepted)
         except NotImplementedError:  # the class does not know this beta_schedule by name, but takes its betas
             if "trained_betas" not in parameters:
                 raise
             accepted["trained_betas"] = _betas(preserving_table(training_noise))
-            scheduler = scheduler_class(**accepted)
+            scheduler = kind(**accepted)
         # settings that this class has no use for stay in its config: Other.from_config(scheduler.config) finds them
         kept = ("clip_sample", "timestep_spacing", *_BETA_SETTINGS)
         unused = {name: settings[name] for name in kept if name in settings and name not in parameters}
@@ -331,21 +335,14 @@ def build_scheduler(scheduler_class: type[SchedulerMixin] | str, training_noise:
         check_scheduler(scheduler, training_noise)
         if options:
             _try_steps(copy.deepcopy(scheduler))
-    return scheduler
-
-
-@contextlib.contextmanager
-def _blamed_on(scheduler_class: type, options: dict[str, Any]) -> Iterator[None]:
-    """What a class makes of wrong values is an error that names them; a package that is missing stays one."""
-    try:
-        yield
-    except ImportError:
+    except ImportError:  # of a package that the class needs
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a class makes of wrong values
         if not options:
             raise
         problem = str(error) or type(error).__name__
-        raise ValueError(f"{scheduler_class.__name__} does not work with {options}: {problem}") from error
+        raise ValueError(f"{kind.__name__} does not work with {options}: {problem}") from error
+    return scheduler
 
 
 def _try_steps(scheduler: Any) -> None:
@@ -380,16 +377,11 @@ def _fits(scheduler_class: type, training_noise: dict[str, Any]) -> bool:
     return True
 
 
-def _same_table(scheduler: Any, training_noise: dict[str, Any]) -> bool:
-    expected, found = preserving_table(training_noise).double(), scheduler.alphas_cumprod.double().cpu()
-    return expected.shape == found.shape and torch.allclose(expected, found, rtol=1e-3, atol=1e-6)
-
-
 def _check_settings(scheduler: Any, training_noise: dict[str, Any], fix: str) -> None:
     """The settings that define the schedule must be those of training."""
     config, name = scheduler.config, type(scheduler).__name__
     if training_noise["law"] == "preserving":
-        fits = _same_table(scheduler, training_noise)
+        fits = same_table(scheduler.alphas_cumprod, preserving_table(training_noise))
     else:
         fits = all(config.get(key, value) == value for key, value in training_noise.items())
     if not fits:

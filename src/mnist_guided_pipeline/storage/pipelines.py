@@ -96,10 +96,7 @@ class ClassifierGuidedLatentPipeline(sampling.ClassifierGuidedLatentPipeline):
         """A pipeline on the components and settings of another; see ``DiffusionPipeline.from_pipe`` for the options.
 
         The networks are shared, not copied, and brought to ``torch_dtype``, which is float32 where it is left out.
-
-        Args:
-            pipeline: the other one.
-            kwargs: components and settings in place of its own, and ``torch_dtype``.
+        ``kwargs`` are components and settings in place of the other's.
         """
         # diffusers takes over a network whose very class a type hint names; here any class will do, so all are given
         known = inspect.signature(cls.__init__).parameters
@@ -282,24 +279,18 @@ def _keep_other_files(old: Path, new: Path, variant: str | None) -> None:
     Stale weights of the variant that is written anew stay behind; other variants stay, and stay listed.
     """
     written = {file.relative_to(new).as_posix() for file in new.rglob("*") if file.is_file()}
-    others = {
-        file.relative_to(old).as_posix(): file
-        for file in old.rglob("*")
-        if (file.is_symlink() or file.is_file()) and file != old / MANIFEST
-    }
-    others = {
-        name: file for name, file in others.items() if name not in written and not _is_stale(name, written, variant)
-    }
+    present = {file.relative_to(old).as_posix() for file in old.rglob("*") if file.is_symlink() or file.is_file()}
+    others = [name for name in present - written - {MANIFEST} if not _is_stale(name, written, variant)]
     known: dict[str, str] = {}
     with contextlib.suppress(IntegrityError):  # a damaged old manifest has nothing to say about the new folder
         known = {name: sum for name, sum in (read_manifest(old) or {}).items() if name in others}
     write_manifest(new, sorted(written), known)
-    for name, file in others.items():
+    for name in others:
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(file, new / name, follow_symlinks=False)
+            os.link(old / name, new / name, follow_symlinks=False)
         except OSError:  # a file system without links
-            shutil.copy2(file, new / name, follow_symlinks=False)
+            shutil.copy2(old / name, new / name, follow_symlinks=False)
     if old.is_dir():
         shutil.copymode(old, new)
 

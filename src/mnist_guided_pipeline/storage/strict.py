@@ -26,7 +26,7 @@ from torch import nn
 
 from ..sampling.arguments import check_class_names
 from ..sampling.networks import check_space, num_classes
-from ..sampling.schedulers import check_scheduler, preserving_table
+from ..sampling.schedulers import check_scheduler, preserving_table, same_table
 from .atomic import IntegrityError, verify_manifest
 
 logger = logging.get_logger(__name__)
@@ -128,8 +128,7 @@ def check_fit(components: Mapping[str, Any], training_noise: Mapping[str, Any], 
         check_scheduler(components["scheduler"], dict(training_noise))
     gate = networks["classifier"].config.get("noise_schedule") if "classifier" in networks else None
     if gate is not None and training_noise["law"] == "preserving":
-        tables = preserving_table(dict(gate)), preserving_table(dict(training_noise))
-        if tables[0].shape != tables[1].shape or not torch.allclose(*tables, rtol=1e-3, atol=1e-6):
+        if not same_table(preserving_table(dict(gate)), preserving_table(dict(training_noise))):
             raise ValueError("the classifier's noise_schedule is not the training_noise of the pipeline.")
 
 
