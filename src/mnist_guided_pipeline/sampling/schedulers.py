@@ -17,6 +17,7 @@ a flow scheduler, through :func:`~mnist_guided_pipeline.sampling.noise.preservin
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import math
@@ -180,7 +181,11 @@ def trained_range(scheduler: Any, name: str) -> tuple[float, float]:
 
 def compatible_schedulers(training_noise: dict[str, Any]) -> list[type]:
     """The diffusers classes that can run networks of this noise schedule."""
-    return [found for found in (getattr(diffusers, name) for name in SUPPORTED) if _fits(found, training_noise)]
+    fitting = []
+    for name in SUPPORTED:  # others have another schedule or prediction type, or need a package that is missing
+        with contextlib.suppress(ValueError, ImportError):
+            fitting.append(type(build_scheduler(name, training_noise)))
+    return fitting
 
 
 def describe_noise(scheduler: Any) -> dict[str, Any]:
@@ -367,14 +372,6 @@ def _betas(alphas_cumprod: Tensor) -> list[float]:
     """The betas of a table ``alphas_cumprod`` (T,)."""
     table = alphas_cumprod.double()
     return (1.0 - table / torch.cat([table.new_ones(1), table[:-1]])).tolist()
-
-
-def _fits(scheduler_class: type, training_noise: dict[str, Any]) -> bool:
-    try:
-        build_scheduler(scheduler_class, training_noise)
-    except (ValueError, ImportError):  # another schedule or prediction type; a package it needs is missing
-        return False
-    return True
 
 
 def _check_settings(scheduler: Any, training_noise: dict[str, Any], fix: str) -> None:
