@@ -1,7 +1,7 @@
 """Stop and starve trainings in every way a machine can, and count: survived / tried.
 
     python tests/reliability.py
-    python tests/reliability.py --kills 4 --two_process_kills 0
+    python tests/reliability.py --kills 4 --two_process_kills 0 --every 0
 
 A run survives where, resumed until it ends, it has the weights of the run that was never stopped, bit for bit, or where
 there is a clear error and nothing is lost. A run that had ended before its kill does not count as tried.
@@ -31,7 +31,7 @@ from mnist_guided_pipeline.storage.atomic import verify_manifest
 from mnist_guided_pipeline.training.checkpoints import checkpoint_folders
 from survival import HANGS, Course, after_saving, send, wait
 
-COUNTS = {"kills": 25, "terminations": 5, "two_process_kills": 10, "two_process_terminations": 3, "seed": 0}
+COUNTS = {"kills": 25, "terminations": 5, "two_process_kills": 10, "two_process_terminations": 3, "every": 3, "seed": 0}
 Stop = Callable[[Course, Path, random.Random, list[int]], "bool | None"]
 
 
@@ -43,14 +43,22 @@ def while_training(course: Course, folder: Path, dice: random.Random) -> None:
     time.sleep(dice.uniform(0.0, 0.5 * course.duration))
 
 
-def killed(whole: bool) -> Stop:
-    """Kill all processes of a run at any moment, its start included, or one of them while all train."""
+def while_saving(course: Course, folder: Path, dice: random.Random) -> None:
+    """Wait for a random moment of one of the first checkpoints' being written."""
+    looks, until = 1 + dice.randrange(30), time.monotonic() + course.duration
+    while looks and time.monotonic() < until:
+        looks -= any(folder.glob(".checkpoint-*.partial"))
+        time.sleep(dice.uniform(0.0, 0.004))
+
+
+def killed(wait_for: Callable | None = None, whole: bool = True) -> Stop:
+    """Kill all processes of a run, or one of them, at any moment, its start included, or at that one."""
 
     def stop(course: Course, folder: Path, dice: random.Random, children: list[int]) -> bool | None:
-        if whole:
+        if wait_for is None:
             time.sleep(dice.uniform(0.0, course.duration))
         else:
-            while_training(course, folder, dice)
+            wait_for(course, folder, dice)
         send(signal.SIGKILL, children if whole else [dice.choice(children)])
         statuses = wait(children)
         good = HANGS not in statuses and course.goes_on(folder)
@@ -85,6 +93,17 @@ def stopped_runs(course: Course, tries: int, dice: random.Random, stop: Stop) ->
             yield outcome
         if not tries:
             return
+
+
+def exact_resumes(course: Course, every: int) -> Iterator[bool]:
+    """Kill the process that saves right after each checkpoint, a run each, and resume it."""
+    for update in range(every, course.settings["max_train_steps"] + 1, every):
+        folder = course.root / f"stopped-{update}"
+        kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+        ended = wait(course.start(folder, lambda: after_saving(update, kill)))  # noqa: B023 - called at once
+        good = ended[0] == -signal.SIGKILL and checkpoint_folders(folder)[-1].name == f"checkpoint-{update}"
+        yield good and course.goes_on(folder)
+        shutil.rmtree(folder)
 
 
 def full_disks(course: Course) -> Iterator[bool]:
@@ -194,7 +213,9 @@ def sources(options: argparse.Namespace, root: Path) -> Iterator[tuple[str, Iter
     gc.collect()
     gc.freeze()  # objects of the parent are no work for the children's collectors
     one = Course(root / "one")
-    yield "run killed at any moment", stopped_runs(one, options.kills, dice, killed(whole=True))
+    half = options.kills // 2
+    yield "run killed at any moment", stopped_runs(one, options.kills - half, dice, killed())
+    yield "run killed while it saves", stopped_runs(one, half, dice, killed(while_saving))
     yield "run asked to stop", stopped_runs(one, options.terminations, dice, asked_to_stop)
     yield "disk full", full_disks(one)
     yield "folder read-only", read_only_folders(one)
@@ -202,9 +223,15 @@ def sources(options: argparse.Namespace, root: Path) -> Iterator[tuple[str, Iter
     if options.two_process_kills or options.two_process_terminations:
         two = Course(root / "two", processes=2)
         half = options.two_process_kills // 2
-        yield "two processes, both killed", stopped_runs(two, half, dice, killed(whole=True))
-        yield "two processes, one killed", stopped_runs(two, half, dice, killed(whole=False))
+        yield "two processes, both killed", stopped_runs(two, options.two_process_kills - half, dice, killed())
+        yield "two processes, one killed", stopped_runs(two, half, dice, killed(while_training, whole=False))
         yield "two processes, asked to stop", stopped_runs(two, options.two_process_terminations, dice, asked_to_stop)
+    for processes, accumulation in ((1, 1), (1, 2), (2, 1), (2, 2)) if options.every else ():
+        updates = {"max_train_steps": 30, "checkpointing_steps": options.every}
+        folder = root / f"exact-{processes}-{accumulation}"
+        course = Course(folder, processes=processes, accumulation=accumulation, **updates)
+        name = f"killed at a checkpoint, {processes} processes, {accumulation} batches per update"
+        yield name, exact_resumes(course, options.every)
 
 
 def main() -> None:

@@ -50,13 +50,15 @@ class Course:
         name: of the script.
         data: ``dataset_name``.
         processes: that train together; the global batch is the same for any number.
+        accumulation: batches of an update.
         changes: settings that differ from those of ``training_runs``.
     """
 
-    def __init__(self, root, name="denoiser", data=POINTS, *, processes=1, **changes: Any):
+    def __init__(self, root, name="denoiser", data=POINTS, *, processes=1, accumulation=1, **changes: Any):
         self.root, self.name, self.data, self.processes = root, name, data, processes
-        self.settings = (POINT_SETTINGS if data == POINTS else {}) | changes
-        self.settings |= {"train_batch_size": 8 // processes, "resume_from_checkpoint": "latest"}
+        self.settings = POINT_SETTINGS if data == POINTS else {}
+        self.settings = self.settings | {"gradient_accumulation_steps": accumulation} | changes
+        self.settings |= {"train_batch_size": 8 // (processes * accumulation), "resume_from_checkpoint": "latest"}
         self.reference, self.log = root / "reference", root / "log"
         root.mkdir()
         started = time.perf_counter()

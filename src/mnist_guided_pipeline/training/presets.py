@@ -86,7 +86,7 @@ _CLASSIFIER = ClassifierConfig(
     mixed_precision="bf16",
 )
 _PAIR = PairConfig("", max_train_steps=9_000, validation_steps=1_000, mixed_precision="bf16")
-_ALONE = {"guidance_scale": 1.3, "cfg_scale": 0.0, "num_inference_steps": 6}
+_ALONE = {"guidance_scale": 1.33, "cfg_scale": 0.0, "num_inference_steps": 6}
 _TOLD = {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 10}
 # The networks of default, trained for some minutes.
 _LAPTOP = Preset(
