@@ -195,12 +195,25 @@ class TrainingState:
         self.update = scalars["update"]
 
 
-_FREE_SETTINGS = (
-    "output_dir resume_from_checkpoint checkpointing_steps checkpoints_total_limit validation_steps force dry_run "
-    "num_validation_images max_eval_samples report_to tracker_project_name cache_dir push_to_hub hub_model_id "
-    "hub_private_repo train_batch_size gradient_accumulation_steps"
-).split()
-"""May differ between a run and its continuation; of the last two the global batch size says what must not."""
+_FREE_SETTINGS = {  # may differ between a run and its continuation
+    "output_dir",
+    "resume_from_checkpoint",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "validation_steps",
+    "num_validation_images",
+    "report_to",
+    "cache_dir",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "tracker_project_name",
+    "force",
+    "dry_run",
+    "max_eval_samples",
+    "train_batch_size",  # only their product with the number of processes matters, global_batch_size
+    "gradient_accumulation_steps",
+}
 
 
 def _compare_settings(folder: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
