@@ -140,6 +140,16 @@ class _ResidualConv(nn.Module):
         return x + self.layers(x)
 
 
+class _ToPositions(nn.Unflatten):
+    """Features to positions; for float32 convolutions on a CPU, which are faster so, with the channels last in memory."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        positions = super().forward(input)
+        if positions.device.type == "cpu" and positions.dtype == torch.float32:
+            return positions.contiguous(memory_format=torch.channels_last)
+        return positions
+
+
 class ConvVAE(_Autoencoder):
     """Convolutional VAE, each side halved twice, with a spatial latent (C, H / 4, W / 4) or a vector latent.
 
@@ -175,7 +185,7 @@ class ConvVAE(_Autoencoder):
             from_latent = [nn.Conv2d(latent_channels, inner, 3, padding=1)]
         else:
             to_latent = [nn.Flatten(), nn.Linear(math.prod(spatial), 2 * latent_dim)]
-            from_latent = [nn.Linear(latent_dim, math.prod(spatial)), nn.Unflatten(1, spatial)]
+            from_latent = [nn.Linear(latent_dim, math.prod(spatial)), _ToPositions(1, spatial)]
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, outer, 4, stride=2, padding=1),
             nn.SiLU(),

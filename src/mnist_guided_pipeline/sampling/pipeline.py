@@ -51,7 +51,7 @@ from .schedulers import (
 
 logger = logging.get_logger(__name__)
 
-_DECODE_BATCH = 500
+_DECODE_BATCH = 250
 _DEFAULTS: dict[str, Any] = {
     "guidance_scale": 1.0,
     "cfg_scale": 1.0,
