@@ -141,7 +141,7 @@ class _ResidualConv(nn.Module):
 
 
 class _ToPositions(nn.Unflatten):
-    """Features to positions; for float32 convolutions on a CPU, which are faster so, with the channels last in memory."""
+    """Features to positions; float32 ones on a CPU have their channels last in memory, which convolutions like."""
 
     def forward(self, input: Tensor) -> Tensor:
         positions = super().forward(input)
