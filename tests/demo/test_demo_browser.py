@@ -174,7 +174,7 @@ def test_a_click_generates_what_the_pipeline_generates(page):
         assert difference <= 1  # the server may use another number of threads
     assert "8 of 8" in page.until(lambda: page.one("#generate-verdict").text)
     assert all("judge: 3" in caption.text for caption in page.all("#generate-gallery figcaption"))
-    page.until(lambda: len(page.pictures("#generate-path")) == 16)
+    page.until(lambda: len(page.pictures("#generate-path")) == 2 * pipe.sampling_defaults["num_inference_steps"])
     page.until(lambda: page.pictures("#generate-beliefs"))
     first = page.pictures("#generate-path")
     page.click("#generate-gallery button[data-index='4']")
