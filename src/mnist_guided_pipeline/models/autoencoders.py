@@ -141,7 +141,7 @@ class _ResidualConv(nn.Module):
 
 
 class _ToPositions(nn.Unflatten):
-    """Features to positions; float32 ones on a CPU have their channels last in memory, which convolutions like."""
+    """Features to positions; float32 ones on a CPU get channels last in memory, which makes convolutions faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         positions = super().forward(input)
