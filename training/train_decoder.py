@@ -5,7 +5,9 @@
 A decoder that is trained by likelihood alone answers with the mean of all images that a latent may stand for, which is
 smoother than any of them. With an adversarial loss beside the reconstruction it answers with one that could be real
 (Esser et al. 2021, https://arxiv.org/abs/2012.09841, equation 5; Rombach et al. 2022,
-https://arxiv.org/abs/2112.10752, section 3.1). The discriminator is told the class, so the decoder keeps to it.
+https://arxiv.org/abs/2112.10752, section 3.1). The discriminator reads the image, and what the VAE's own frozen encoder
+makes of it (Sauer et al. 2021, https://arxiv.org/abs/2111.01007, equation 4); it is told the class, so the decoder
+keeps to it.
 
 The result in output_dir is a plain folder for ``ConvVAE.from_pretrained`` (or ``MLPVAE``), to use in place of the VAE
 before or after the training of a denoiser. Beside it are the discriminator in ``discriminator/`` and the VAE's own
@@ -42,6 +44,16 @@ class Objective(torch.nn.Module):
         return self.vae.decode_logits(denormalise(latents, self.vae.config))
 
 
+def encoder_stages(encoder: torch.nn.Sequential, images: Tensor) -> list[Tensor]:
+    """What the activations of an encoder give for images (B, C, H, W) in [-1, 1], and its output, (B, ...) each."""
+    stages, hidden = [], images
+    for layer in encoder:
+        hidden = layer(hidden)
+        if isinstance(layer, torch.nn.SiLU | torch.nn.ReLU):
+            stages.append(hidden)
+    return [*stages, hidden]
+
+
 def as_images(logits: Tensor) -> Tensor:
     """Decoder logits to images in [-1, 1]."""
     return 2.0 * torch.sigmoid(logits) - 1.0
@@ -57,7 +69,9 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
 
-    arguments = {"image_shape": train.image_shape, "num_classes": len(train.class_names)}
+    pixels, all_labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
+    shapes = [tuple(stage.shape[1:]) for stage in encoder_stages(vae.encoder, to_model_range(pixels[:1]))]
+    arguments = {"image_shape": train.image_shape, "num_classes": len(train.class_names), "feature_shapes": shapes}
     discriminator = make_network(config, mgp.GANDiscriminator, train, arguments, setting="discriminator_config")
     networks = {"decoder": vae.decoder, "discriminator": discriminator}
     models = {"decoder": Objective(vae), "discriminator": DiscriminatorObjective(discriminator)}
@@ -66,7 +80,6 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
     frozen_critic = accelerator.unwrap_model(critic.model)  # no gradients of it are exchanged
     samples = encode_images(vae, train.images, progress=accelerator.is_local_main_process).to(accelerator.device)
     test_samples = encode_images(vae, test.images, progress=False).to(accelerator.device)
-    pixels, all_labels = train.images.to(accelerator.device), train.labels.to(accelerator.device)
     reconstruction_weight = config.reconstruction_weight / pixels[0].numel()
 
     def draw(indices: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -74,30 +87,32 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
 
     for parts in run.updates(draw):
         discriminator.requires_grad_(True)
+        decoded = []  # once for both networks
         for rows, noise in parts:
             labels = all_labels[rows]
             real = to_model_range(pixels.index_select(0, rows))
-            latents = samples.draw(rows, noise)
             with accelerator.autocast():
-                with torch.no_grad():
-                    fake = as_images(run.model(latents))
-                terms = discriminator_terms(critic.model, real, fake, labels, config.r1_gamma)
-            accelerator.backward(terms["discriminator_loss"] + terms["r1"])
+                decoded.append(run.model(samples.draw(rows, noise)))
+                fake = as_images(decoded[-1].detach())
+                logits_real, r1 = critic.model(real, labels, config.r1_gamma, encoder_stages(vae.encoder, real))
+                logits_fake, _ = critic.model(fake, labels, features=encoder_stages(vae.encoder, fake))
+                terms = discriminator_terms(logits_real, logits_fake)
+            accelerator.backward(terms["discriminator_loss"] + r1)
         d_norm = critic.step()
 
         discriminator.requires_grad_(False)  # the decoder's loss passes through it and leaves it as it is
-        for rows, noise in parts:
-            latents = samples.draw(rows, noise)
+        for (rows, _), logits in zip(parts, decoded, strict=True):
             with accelerator.autocast():
-                logits = run.model(latents)
-                adversarial = generator_loss(frozen_critic(as_images(logits), all_labels[rows])[0])
+                fake = as_images(logits)
+                features = encoder_stages(vae.encoder, fake)
+                adversarial = generator_loss(frozen_critic(fake, all_labels[rows], features=features)[0])
             images = to_unit_range(pixels.index_select(0, rows))
             reconstruction = reconstruction_loss(logits, images, config.reconstruction).mean()
             accelerator.backward(adversarial + reconstruction_weight * reconstruction)
         grad_norm = run.learners["decoder"].step()
 
         norms = {"discriminator_grad_norm": d_norm, "grad_norm": grad_norm}
-        run.log({**terms, "adversarial": adversarial, "reconstruction": reconstruction}, norms)
+        run.log({**terms, "r1": r1, "adversarial": adversarial, "reconstruction": reconstruction}, norms)
         run.validate(lambda: validate(vae, discriminator, test, test_samples, config))
 
     run.finish(vae.eval(), {"vae": config.vae_path}, discriminator=discriminator)
@@ -120,7 +135,8 @@ def validate(
         images, labels = test.images[rows].to(vae.device), test.labels[rows].to(vae.device)
         logits = vae.decode_logits(denormalise(samples.draw(rows, noise[rows]), vae.config))
         terms = [reconstruction_loss(logits, to_unit_range(images), config.reconstruction)]
-        terms += [discriminator(given, labels).logits for given in (to_model_range(images), as_images(logits))]
+        for given in (to_model_range(images), as_images(logits)):
+            terms.append(discriminator(given, labels, features=encoder_stages(vae.encoder, given)).logits)
         sums += torch.stack([term.double().sum() for term in terms]).cpu()
         shown.append(to_uint8(as_images(logits[:num_shown])).cpu())
     names = ("test/reconstruction", "test/logits_real", "test/logits_fake")

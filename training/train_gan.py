@@ -9,6 +9,8 @@ against is beside it in ``discriminator/``.
 Every update is one step of the discriminator, then one of the generator against it, on fresh noise.
 """
 
+from collections.abc import Sequence
+
 import torch
 from accelerate import Accelerator
 from diffusers import ModelMixin
@@ -31,13 +33,15 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.discriminator: ModelMixin = discriminator
 
-    def forward(self, images: Tensor, labels: Tensor | None, r1_gamma: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Images in [-1, 1] and their labels to logits (B,) and the R1 penalty ()."""
+    def forward(
+        self, images: Tensor, labels: Tensor | None, r1_gamma: float = 0.0, features: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Images in [-1, 1], their labels and features to logits (B,) and the R1 penalty (), of the pixels alone."""
+        if r1_gamma > 0:
+            images = images.detach().requires_grad_()
+        logits = self.discriminator(images, labels, features=features).logits
         if r1_gamma == 0:
-            logits = self.discriminator(images, labels).logits
             return logits, logits.new_zeros(())
-        images = images.detach().requires_grad_()
-        logits = self.discriminator(images, labels).logits
         with torch.autocast(images.device.type, enabled=False):  # for forward passes, not for gradients
             return logits, r1_penalty(logits, images, r1_gamma)
 
@@ -68,8 +72,9 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
             with accelerator.autocast():
                 with torch.no_grad():
                     fake = run.model(noise, labels, return_dict=False)[0]
-                terms = discriminator_terms(critic.model, real, fake, labels, config.r1_gamma)
-            accelerator.backward(terms["discriminator_loss"] + terms["r1"])
+                logits_real, r1 = critic.model(real, labels, config.r1_gamma)
+                terms = discriminator_terms(logits_real, critic.model(fake, labels)[0])
+            accelerator.backward(terms["discriminator_loss"] + r1)
         d_norm = critic.step()
 
         discriminator.requires_grad_(False)  # the generator's loss passes through it and leaves it as it is
@@ -82,7 +87,7 @@ def main(config: GANConfig, accelerator: Accelerator) -> None:
         g_norm = run.learners["generator"].step()
 
         norms = {"discriminator_grad_norm": d_norm, "generator_grad_norm": g_norm}
-        run.log({**terms, "generator_loss": g_loss}, norms)
+        run.log({**terms, "r1": r1, "generator_loss": g_loss}, norms)
         run.validate(lambda: validate(generator, discriminator, test, config))
     run.finish(generator, discriminator=discriminator)
 

@@ -11,7 +11,9 @@ from mnist_guided_pipeline.data.images import load_images
 from mnist_guided_pipeline.data.posteriors import encode_images, latent_statistics
 from mnist_guided_pipeline.storage.assemble import keep_recipes
 from mnist_guided_pipeline.storage.atomic import verify_manifest
+from mnist_guided_pipeline.storage.pipelines import load_network
 from mnist_guided_pipeline.training.history import read_history
+from tiny import noise
 from training_runs import make_config, train
 
 
@@ -64,6 +66,20 @@ def test_an_untrained_decoder_takes_the_adversarial_loss_too(vae_folder, digits_
         weights.append(load_file(folder / "diffusion_pytorch_model.safetensors")["decoder.0.weight"])
     start = load_file(vae_folder / "diffusion_pytorch_model.safetensors")["decoder.0.weight"]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], start)
+
+
+def test_the_discriminator_reads_what_the_encoder_makes_of_an_image(vae_folder, sharpened):
+    from train_decoder import encoder_stages
+
+    vae, discriminator = (mgp.MLPVAE.from_pretrained(vae_folder), load_network(sharpened, subfolder="discriminator"))
+    images = noise(3, 1, 28, 28).clamp(-1, 1)
+    stages = encoder_stages(vae.encoder, images)
+    assert [tuple(stage.shape) for stage in stages] == [(3, 32), (3, 16)]
+    assert torch.equal(stages[-1], vae.encoder(images))
+    assert [tuple(shape) for shape in discriminator.config.feature_shapes] == [(32,), (16,)]
+    labels = torch.arange(3)
+    logits = discriminator(images, labels, features=stages).logits
+    assert not torch.allclose(logits, discriminator(images, labels, features=[0 * stage for stage in stages]).logits)
 
 
 def test_both_recipes_stay_beside_it(vae_folder, sharpened, tiny_pipeline_folder, tmp_path):

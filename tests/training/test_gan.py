@@ -69,6 +69,15 @@ class TestNetworks:
                 with pytest.raises(ValueError, match="class_labels are missing: this .* has 3 classes"):
                     network(sample)
 
+    def test_features_of_another_network_are_judged_too(self):
+        discriminator = mgp.GANDiscriminator(feature_shapes=((3, 5, 5), (6,)))
+        images, maps, vectors = noise(2, 1, 28, 28), noise(2, 3, 5, 5), noise(2, 6)
+        logits = discriminator(images, features=(maps, vectors)).logits
+        for features in ((maps.flip(0), vectors), (maps, vectors.flip(0))):
+            assert (discriminator(images, features=features).logits - logits).abs().min() > 1e-4
+        with pytest.raises(ValueError, match="features has 0 parts, this discriminator judges by 2"):
+            discriminator(images)
+
 
 class TestLosses:
     def test_are_cross_entropies(self):

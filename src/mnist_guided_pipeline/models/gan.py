@@ -15,6 +15,8 @@ Images are in model range [-1, 1].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
@@ -88,6 +90,8 @@ class GANDiscriminator(Network):
     Args:
         hidden_channels: channels at half and at a quarter of each side; ignored with ``hidden_sizes``.
         num_features: width of the features that are judged; ignored with ``hidden_sizes``, whose last is that width.
+        feature_shapes: shapes, (C, H, W) or (D,), of what another network makes of the image and that is judged with it
+            (Sauer et al. 2021, https://arxiv.org/abs/2111.01007, equation 4); ``num_features`` of each.
     """
 
     @register_to_config
@@ -98,6 +102,7 @@ class GANDiscriminator(Network):
         hidden_sizes: tuple[int, ...] | None = None,
         num_classes: int | None = None,
         image_shape: tuple[int, int, int] = (1, 28, 28),
+        feature_shapes: tuple[tuple[int, ...], ...] = (),
     ):
         super().__init__()
         channels, height, breadth = check_image_shape(image_shape, multiple=4 if hidden_sizes is None else 1)
@@ -121,23 +126,41 @@ class GANDiscriminator(Network):
                 layers += [nn.Linear(width, size), nn.LeakyReLU(0.2)]
                 width = size
         self.layers = nn.Sequential(*layers)
+        self.feature_layers = nn.ModuleList()
+        for shape in feature_shapes:
+            layers, size = [], shape[0]
+            if len(shape) == 3:
+                layers += [nn.Conv2d(size, 32, 3, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Flatten()]
+                size = 32 * -(-shape[1] // 2) * -(-shape[2] // 2)
+            self.feature_layers.append(nn.Sequential(*layers, nn.Linear(size, num_features), nn.LeakyReLU(0.2)))
+        width += len(feature_shapes) * num_features
         self.head = nn.Linear(width, 1)
         self.class_embedding = nn.Embedding(num_classes, width) if num_classes is not None else None
         if self.class_embedding is not None:
             nn.init.normal_(self.class_embedding.weight, std=width**-0.5)  # logits of order one, as those of the head
 
     def forward(
-        self, sample: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+        self,
+        sample: Tensor,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+        features: Sequence[Tensor] = (),
     ) -> ClassifierOutput | tuple[Tensor]:
         """Images (B, *image_shape) in [-1, 1] to ``.logits`` (B,), above 0 for real.
 
-        Labels int64 (B,) that are missing, or are given to a discriminator without classes, are a ValueError.
+        ``features`` are those of ``feature_shapes``, (B, ...) each; another number of them, and labels int64 (B,) that
+        are missing, or are given to a discriminator without classes, are a ValueError.
         """
         _check_labels(self.class_embedding, class_labels, "discriminator")
-        features = self.layers(sample)
-        logits = self.head(features).squeeze(1)
+        if len(features) != len(self.feature_layers):
+            raise ValueError(
+                f"features has {len(features)} parts, this discriminator judges by {len(self.feature_layers)}."
+            )
+        read = [layer(given) for layer, given in zip(self.feature_layers, features, strict=True)]
+        judged = torch.cat([self.layers(sample), *read], dim=1)
+        logits = self.head(judged).squeeze(1)
         if self.class_embedding is not None:
-            logits = logits + (self.class_embedding(class_labels) * features).sum(dim=1)
+            logits = logits + (self.class_embedding(class_labels) * judged).sum(dim=1)
         return ClassifierOutput(logits=logits) if return_dict else (logits,)
 
 

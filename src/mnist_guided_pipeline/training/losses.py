@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -107,19 +105,11 @@ def generator_loss(logits_fake: Tensor) -> Tensor:
     return F.softplus(-logits_fake.float()).mean()
 
 
-def discriminator_terms(
-    critic: Callable[..., tuple[Tensor, Tensor]], real: Tensor, fake: Tensor, labels: Tensor | None, r1_gamma: float
-) -> dict[str, Tensor]:
-    """What a discriminator's update minimises, the sum of its loss and the R1 penalty, and its mean logits, () each.
-
-    ``critic`` makes of images (B, C, H, W) in [-1, 1], their labels (B,) and the penalty's weight logits (B,) and the
-    penalty (). The generated images carry no gradient.
-    """
-    logits_real, r1 = critic(real, labels, r1_gamma)
-    logits_fake, _ = critic(fake, labels)
+def discriminator_terms(logits_real: Tensor, logits_fake: Tensor) -> dict[str, Tensor]:
+    """A discriminator's loss of logits (B,) each, and their means, () each."""
     loss = discriminator_loss(logits_real, logits_fake)
     means = {"logits_real": logits_real.detach().mean(), "logits_fake": logits_fake.detach().mean()}
-    return {"discriminator_loss": loss, "r1": r1, **means}
+    return {"discriminator_loss": loss, **means}
 
 
 def r1_penalty(logits_real: Tensor, images: Tensor, gamma: float) -> Tensor:
