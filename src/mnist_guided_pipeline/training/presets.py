@@ -59,13 +59,10 @@ _TUNED_CLASSIFIER = replace(_NOTEBOOK_CLASSIFIER, **_TUNED, learning_rate=5e-3, 
 # What the package ships, and what is trained in its way
 
 _VAE = VAEConfig("", **_of("ConvVAE", latent_dim=32), kl_weight=0.3, learning_rate=2e-3, mixed_precision="bf16")
-_VAE = replace(_VAE, num_train_epochs=4)
+_VAE = replace(_VAE, num_train_epochs=8)
 _SPATIAL_VAE = replace(_VAE, **_of("ConvVAE", latent_channels=2))  # 7x7 positions, as convolutions want them
 _DECODER = DecoderConfig(
-    "",
-    discriminator_config=json.dumps({"hidden_channels": [32, 64]}),
-    num_train_epochs=2,
-    mixed_precision="bf16",
+    "", discriminator_config=json.dumps({"hidden_channels": [32, 64]}), num_train_epochs=4, mixed_precision="bf16"
 )
 _DENOISER = DenoiserConfig(
     "",
@@ -75,7 +72,7 @@ _DENOISER = DenoiserConfig(
     label_dropout=0.2,
     train_batch_size=512,
     learning_rate=2e-3,
-    num_train_epochs=45,
+    num_train_epochs=150,
     mixed_precision="bf16",
 )
 _CLASSIFIER = ClassifierConfig(
@@ -83,12 +80,12 @@ _CLASSIFIER = ClassifierConfig(
     **_of("ResidualMLPClassifier", hidden_size=320, num_layers=3, condition_dim=64),
     train_batch_size=512,
     learning_rate=2e-3,
-    num_train_epochs=4,
+    num_train_epochs=36,
     score_matching_weight=20.0,
     random_label_share=0.5,
     mixed_precision="bf16",
 )
-_PAIR = PairConfig("", max_train_steps=3_300, validation_steps=1_100, mixed_precision="bf16")
+_PAIR = PairConfig("", max_train_steps=9_000, validation_steps=1_000, mixed_precision="bf16")
 _ALONE = {"guidance_scale": 1.33, "cfg_scale": 0.0, "num_inference_steps": 6}
 _TOLD = {"guidance_scale": 1.0, "guidance_interval": [0.0, 1.0], "num_inference_steps": 10}
 # The networks of default, trained for some minutes.
@@ -154,10 +151,10 @@ PRESETS = {
         classifier=replace(_NOTEBOOK_CLASSIFIER, **_T20),
         sampling_defaults={"guidance_scale": 7.0, "num_inference_steps": 20},
     ),
-    # What the package ships, trained for a quarter of an hour: the classifier alone guides. The denoiser is told what
-    # it believes of the present sample, never the wanted class.
-    "default": Preset(
-        replace(_DENOISER, validation_steps=1_755), _VAE, _DECODER, _CLASSIFIER, _PAIR, sampling_defaults=_ALONE
+    # What the package ships, trained for most of an hour: the classifier alone guides. The denoiser is told what it
+    # believes of the present sample, never the wanted class.
+    "default": _LAPTOP._replace(
+        denoiser=_DENOISER, vae=_VAE, decoder=_DECODER, classifier=_CLASSIFIER, pair=_PAIR, sampling_defaults=_ALONE
     ),
     "laptop": _LAPTOP,
     # Like laptop, with a U-Net, 7x7 -> 4x4, on spatial latents.
