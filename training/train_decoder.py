@@ -87,13 +87,13 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
 
     for parts in run.updates(draw):
         discriminator.requires_grad_(True)
-        decoded = []  # once for both networks
         for rows, noise in parts:
             labels = all_labels[rows]
             real = to_model_range(pixels.index_select(0, rows))
+            latents = samples.draw(rows, noise)
             with accelerator.autocast():
-                decoded.append(run.model(samples.draw(rows, noise)))
-                fake = as_images(decoded[-1].detach())
+                with torch.no_grad():
+                    fake = as_images(run.model(latents))
                 logits_real, r1 = critic.model(real, labels, config.r1_gamma, encoder_stages(vae.encoder, real))
                 logits_fake, _ = critic.model(fake, labels, features=encoder_stages(vae.encoder, fake))
                 terms = discriminator_terms(logits_real, logits_fake)
@@ -101,8 +101,10 @@ def main(config: DecoderConfig, accelerator: Accelerator) -> None:
         d_norm = critic.step()
 
         discriminator.requires_grad_(False)  # the decoder's loss passes through it and leaves it as it is
-        for (rows, _), logits in zip(parts, decoded, strict=True):
+        for rows, noise in parts:
+            latents = samples.draw(rows, noise)
             with accelerator.autocast():
+                logits = run.model(latents)
                 fake = as_images(logits)
                 features = encoder_stages(vae.encoder, fake)
                 adversarial = generator_loss(frozen_critic(fake, all_labels[rows], features=features)[0])
