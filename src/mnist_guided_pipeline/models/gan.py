@@ -89,7 +89,7 @@ class GANDiscriminator(Network):
 
     Args:
         hidden_channels: channels at half and at a quarter of each side; ignored with ``hidden_sizes``.
-        num_features: width of the features that are judged; ignored with ``hidden_sizes``, whose last is that width.
+        num_features: width of the features that are judged; with ``hidden_sizes`` the last of these for the image.
         feature_shapes: shapes, (C, H, W) or (D,), of what another network makes of the image and that is judged with it
             (Sauer et al. 2021, https://arxiv.org/abs/2111.01007, equation 4); ``num_features`` of each.
     """
