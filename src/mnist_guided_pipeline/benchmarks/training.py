@@ -37,7 +37,7 @@ _DRAWS = 10  # of noise per test image
 def benchmark_training(
     scripts: Path, dataset_name: str, epochs: int | None, rounds: int, folder: Path
 ) -> dict[str, Any]:
-    """Train each network both ways, in turn, round after round; the scripts write in ``folder``.
+    """Train each network both ways, in turn, round after round, each of another seed; scripts write in ``folder``.
 
     Returns:
         ``rows``, one per network, of medians: ``loss`` on the test set, ``seconds`` of the updates, ``whole_seconds``
@@ -70,10 +70,10 @@ def benchmark_training(
             return plain_loss(network, latents[1].repeat(_DRAWS, 1), test.labels.repeat(_DRAWS)).item()
 
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in _NETWORKS}
-    for _ in range(rounds):
+    for seed in range(rounds):
         for name, network_class in _NETWORKS.items():
             config: TrainingConfig = getattr(tuned, name)
-            changes: dict[str, Any] = {"dataset_name": dataset_name}
+            changes: dict[str, Any] = {"dataset_name": dataset_name, "seed": seed}
             changes["num_train_epochs"] = epochs or config.num_train_epochs
             if name != "vae":
                 changes["vae_path"] = str(folder / "vae")
