@@ -102,7 +102,8 @@ def main(config: PipelineConfig) -> None:
         elif "classifier" in folders:
             classifier = folders["classifier"]
         pipeline = assemble_pipeline(vae, denoiser, classifier, class_names)
-        pipeline.scheduler = pipeline.make_scheduler(UniPCMultistepScheduler, solver_order=3)
+        order = 3 if preset.pair else 2  # better in the few steps of a pair (training/RESULTS.md, Notes)
+        pipeline.scheduler = pipeline.make_scheduler(UniPCMultistepScheduler, solver_order=order)
         pipeline.register_to_config(sampling_defaults=preset.sampling_defaults)
         pipeline.save_pretrained(config.output_dir)
         keep_recipes(config.output_dir, {"vae": vae, "denoiser": denoiser, "classifier": classifier})
